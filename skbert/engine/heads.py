@@ -1,0 +1,81 @@
+"""Hidden states -> one vector a text -> logits. No loss and no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BertModel
+
+from skbert.engine.dropout import Dropout, no_dropout
+from skbert.engine.encoder import encode, encode_first_token
+from skbert.engine.packing import PackedBatch
+
+POOLINGS = ("cls", "mean")
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """An encoder, how its hidden states become one vector a text, and a linear head.
+
+    Attributes
+    ----------
+    encoder : transformers.BertModel
+    head : torch.nn.Linear
+        (d_model) -> (n_classes).
+    pooling : {"cls", "mean"}
+    """
+
+    encoder: BertModel
+    head: nn.Linear
+    pooling: str
+
+    def logits(self, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+        """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
+        pooled = pooled_states(self.encoder, batch, self.pooling, dropout)
+        return self.head(dropout(pooled))
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """All weights that `logits` depends on, each with a unique name."""
+        return [
+            *self.encoder.named_parameters(prefix="encoder"),
+            *self.head.named_parameters(prefix="head"),
+        ]
+
+    def to(self, device: torch.device) -> TextClassifier:
+        """Move all weights to `device`, in place."""
+        self.encoder.to(device)
+        self.head.to(device)
+        return self
+
+
+def pooled_states(
+    model: BertModel, batch: PackedBatch, pooling: str, dropout: Dropout = no_dropout
+) -> torch.Tensor:
+    """One vector for each text of the batch, in its order: (n_texts, d_model).
+
+    "cls" is the last hidden state of [CLS]; "mean" the average over all tokens of the text,
+    special tokens included, as sentence-transformers computes it.
+    """
+    if pooling == "cls":
+        return encode_first_token(model, batch, dropout)
+    return mean_of_tokens(encode(model, batch, dropout), batch.cu_seqlens)
+
+
+def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
+    """Average of each text's tokens: (n_tokens, d_model) -> (n_texts, d_model)."""
+    lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
+    text_of_token = torch.repeat_interleave(lengths)
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, text_of_token, hidden)
+    return sums / lengths[:, None]
+
+
+def random_head(d_model: int, n_classes: int, std: float, rng: np.random.Generator) -> nn.Linear:
+    """Make a linear head with weights from N(0, std^2) and zero biases, BERT's own start."""
+    head = nn.Linear(d_model, n_classes, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(rng.normal(0, std, (n_classes, d_model))))
+        head.bias.zero_()
+    return head

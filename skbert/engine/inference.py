@@ -1,0 +1,38 @@
+"""Tokens -> one row of logits a text, in the caller's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from skbert.engine.heads import TextClassifier
+from skbert.engine.packing import budgeted_batches, pack
+from skbert.engine.tokens import Tokens
+
+# Large enough for the matrix products to run at full speed, small enough that a layer's
+# activations (4096 x 4 d_model floats) stay near the processor.
+_TOKEN_BUDGET = 4096
+
+
+def predict_logits(
+    classifier: TextClassifier, tokens: Tokens, token_budget: int = _TOKEN_BUDGET
+) -> np.ndarray:
+    """Logits of each text, without dropout and without gradients.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+    tokens : Tokens
+    token_budget : int
+        The most tokens in a batch, unless one text alone has more.
+
+    Returns
+    -------
+    ndarray of shape (n_texts, n_classes), float32
+    """
+    logits = np.empty((len(tokens), classifier.head.out_features), dtype=np.float32)
+    with torch.inference_mode():
+        for rows in budgeted_batches(tokens.lengths, token_budget):
+            batch = pack(tokens, rows)
+            logits[batch.rows] = classifier.logits(batch).float().cpu().numpy()
+    return logits

@@ -1,0 +1,58 @@
+"""Which weights decay, and how large each step is. Knows neither texts nor labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def adamw(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> torch.optim.AdamW:
+    """Make AdamW (Loshchilov and Hutter, 2019) with decay on matrices only.
+
+    Biases and LayerNorm weights are vectors; they do not decay, as in the BERT paper's own
+    code. The learning rate is set before each step, see `learning_rate_factor`.
+    """
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for _, parameter in named_parameters:
+        (decayed if parameter.ndim > 1 else others).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set one learning rate for all weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> float:
+    """Linear warm-up, then linear decay (Devlin et al., 2019, appendix A.2).
+
+    Parameters
+    ----------
+    step : int
+        From 0 to ``n_steps - 1``.
+    n_steps : int
+        Steps of the whole training.
+    warmup_fraction : float
+        Share of the steps, rounded up, in which the learning rate rises.
+
+    Returns
+    -------
+    float
+        In (0, 1]. Neither the first step nor the last is 0, so that even a training of one
+        step learns; the schedules of transformers begin with a step of 0.
+    """
+    n_warmup = math.ceil(warmup_fraction * n_steps)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return (n_steps - step) / (n_steps - n_warmup)

@@ -1,0 +1,79 @@
+"""Tokens in, `PackedBatch` out: texts laid end to end without padding, and the batches' order.
+
+numpy only. Every row given comes out in exactly one batch; no text is dropped, whatever its
+length and however many are left for the last batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skbert.engine.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Some texts, longest first, laid end to end.
+
+    Attributes
+    ----------
+    ids, positions, segment_ids : ndarray of shape (n_tokens,), int32
+        Of each token: its WordPiece id, its place in its own text (from 0), its segment.
+    cu_seqlens : ndarray of shape (n_texts + 1,), int32
+        Cumulative lengths: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
+    rows : ndarray of shape (n_texts,), int64
+        The row of each text in the caller's order.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    cu_seqlens: np.ndarray
+    rows: np.ndarray
+
+
+def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
+    """Lay the texts of `rows` end to end.
+
+    They are sorted by length so that neighbours, which share a padded block in attention,
+    are of similar length; the sum over the batch does not depend on their order.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
+    lengths = tokens.lengths[rows]
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    source = np.repeat(tokens.offsets[rows], lengths) + positions
+    return PackedBatch(
+        ids=tokens.ids[source],
+        positions=positions.astype(np.int32),
+        segment_ids=tokens.segment_ids[source],
+        cu_seqlens=cu_seqlens.astype(np.int32),
+        rows=rows,
+    )
+
+
+def shuffled_batches(n_texts: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of each training batch: a fresh permutation, cut every `batch_size` texts."""
+    rows = rng.permutation(n_texts)
+    return [rows[i : i + batch_size] for i in range(0, n_texts, batch_size)]
+
+
+def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Rows of each inference batch: longest texts first, at most `token_budget` tokens each.
+
+    A text longer than the budget makes a batch of its own.
+    """
+    rows = np.argsort(-lengths, kind="stable")
+    batches: list[np.ndarray] = []
+    start = n_tokens = 0
+    for i, length in enumerate(lengths[rows]):
+        if n_tokens + length > token_budget and i > start:
+            batches.append(rows[start:i])
+            start, n_tokens = i, 0
+        n_tokens += length
+    if len(rows):
+        batches.append(rows[start:])
+    return batches

@@ -1,0 +1,190 @@
+"""What may come in: texts, labels, fitted or not. Checks and conversions, no learning.
+
+The one place that leans on scikit-learn's private helpers. Every error says what came, what
+is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+MAX_CLASSES = 1000
+
+
+class TruncationWarning(UserWarning):
+    """Some texts were longer than `max_length` tokens and were cut."""
+
+
+def check_texts(X: Any) -> list[str]:
+    """Turn the accepted containers into a list of str.
+
+    Parameters
+    ----------
+    X : list, tuple, ndarray, Series, or one column of a frame or array
+        n_texts texts, each a str. Empty texts are allowed, missing ones are not.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    TypeError
+        If X is a single string, is not a sequence, or holds anything but str.
+    ValueError
+        If X is empty, has several columns, or a text is missing.
+    """
+    if isinstance(X, (str, bytes)):
+        raise TypeError(
+            f"X is one {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such "
+            "as a list or a pandas Series of str. Put a single text into a list: [text]."
+        )
+    if not hasattr(X, "__len__") or isinstance(X, (dict, set, frozenset)):
+        raise TypeError(
+            f"X is a {type(X).__name__}; a sequence of texts is expected, such as a list or a "
+            "pandas Series of str. Turn it into a list of texts."
+        )
+    texts = _column(X)
+    if len(texts) == 0:
+        raise ValueError(
+            f"X holds 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the "
+            "filter or file it came from."
+        )
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise _not_a_text(row, text)
+    return [str(text) for text in texts]  # numpy.str_ becomes str
+
+
+def _column(X: Any) -> Sequence[Any]:
+    """Get the one column of texts as a flat sequence of objects."""
+    shape = getattr(X, "shape", None)
+    if shape is None or len(shape) == 1:
+        return X.tolist() if hasattr(X, "tolist") else list(X)
+    if len(shape) == 2 and shape[1] == 1:
+        return [row[0] for row in np.asarray(X, dtype=object).tolist()]
+    columns = f", columns {list(X.columns)}" if hasattr(X, "columns") else ""
+    raise ValueError(
+        f"X has shape {tuple(shape)}{columns}; one column of texts is expected. Choose it, for "
+        "example X['text'] of a frame or X[:, 0] of an array."
+    )
+
+
+def _not_a_text(row: int, text: Any) -> Exception:
+    if _is_missing(text):
+        return ValueError(
+            f"X[{row}] is {text!r} ({type(text).__name__}); every text must be a str. Replace "
+            'missing texts, for example with "".'
+        )
+    return TypeError(
+        f"X[{row}] is {_shown(text)} ({type(text).__name__}); every text must be a str. Convert "
+        "X to strings, or choose the column that holds the texts."
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT and pandas.NA: all that does not equal itself, and None."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return np.isscalar(value) and value != value
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the classes and turn labels into class numbers.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_texts,)
+        Strings, integers or booleans.
+    n_texts : int
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted, in the type of `y`.
+    numbers : ndarray of shape (n_texts,), int64
+        ``classes[numbers] == y``.
+    """
+    if y is None:
+        raise ValueError(
+            "y is None, but this estimator requires y to be passed, but the target y is None: "
+            "one label for each text. Call fit(X, y)."
+        )
+    labels = column_or_1d(y, warn=True)
+    if len(labels) != n_texts:
+        raise ValueError(
+            f"X has {n_texts} texts and y has {len(labels)} labels; they must be as many. Check "
+            "that both come from the same rows."
+        )
+    for row, label in enumerate(labels.tolist()):
+        if _is_missing(label):
+            raise ValueError(
+                f"y[{row}] is {label!r} ({type(label).__name__}); every text needs a label: a "
+                "str, an int or a bool. Leave out the rows without one."
+            )
+    check_classification_targets(labels)
+    try:
+        classes, numbers = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise TypeError(
+            f"y mixes labels of types {kinds}, which have no common order; all must be of one "
+            "type: str, int or bool. Convert them, for example with y.astype(str)."
+        ) from error
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise ValueError(
+            f"y has {len(classes)} class{'es' if len(classes) > 1 else ''}"
+            f"{f': {classes[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} classes are "
+            "allowed. Check that y is the column of sentiments and that no filter took one away."
+        )
+    return classes, numbers.astype(np.int64)
+
+
+def check_max_length(max_length: int, n_positions: int) -> None:
+    """Refuse texts longer than the model has positions for."""
+    if max_length > n_positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has {n_positions} positions; allowed are 3 "
+            f"to {n_positions} tokens, special ones included. Lower max_length; "
+            "truncation='head+tail' keeps both ends of a long text."
+        )
+
+
+def warn_truncated(n_truncated: int, n_texts: int, n_lost: int, n_kept: int, limit: int) -> None:
+    """Say once how much was cut off, if anything was."""
+    if n_truncated:
+        share = n_lost / (n_lost + n_kept)
+        warnings.warn(
+            f"{n_truncated} of {n_texts} texts are longer than max_length={limit} tokens and "
+            f"were cut; {n_lost} tokens were left out, {share:.1%} of all. Raise max_length, or "
+            "choose with `truncation` which part is kept.",
+            TruncationWarning,
+            stacklevel=3,
+        )
+
+
+def seed_of(random_state: Any) -> np.random.SeedSequence:
+    """Make a seed for the engine from a scikit-learn `random_state`.
+
+    None gives fresh entropy of the operating system, not numpy's global random state: fitting
+    leaves that as it was.
+    """
+    if random_state is None:
+        return np.random.SeedSequence()
+    if isinstance(random_state, Integral):
+        return np.random.SeedSequence(int(random_state))
+    drawn = check_random_state(random_state).randint(2**31, size=4)
+    return np.random.SeedSequence(drawn.tolist())

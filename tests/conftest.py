@@ -1,0 +1,70 @@
+"""A BERT small enough for tests, with a vocabulary of its own, made on the spot."""
+
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from skbert.engine import checkpoint
+
+WORDS = (
+    "the a this that was is it film movie not very good great fun joy love loved bad dull awful "
+    "boring waste hate hated and but i my your app best ever nothing everything"
+).split()
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def save_bert(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
+    """Save a BERT with random weights and a small WordPiece vocabulary."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    vocabulary += [*characters, *(f"##{c}" for c in string.ascii_lowercase + string.digits)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    } | sizes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(BertConfig(vocab_size=len(vocabulary), **settings))
+        for parameter in model.parameters():  # biases and LayerNorms too, lest errors hide
+            if parameter.ndim == 1:
+                torch.nn.init.normal_(parameter, 1.0 if parameter.mean() == 1 else 0.0, 0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> str:
+    """Folder of a BERT with 3 layers of 32 and 4 heads, 64 positions, 140 word pieces."""
+    return str(save_bert(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> str:
+    """Name of the default model, whose files the [offline] extra has put on this machine."""
+    checkpoint.load_pretrained(DEFAULT_MODEL)  # fails, and says how to install them
+    return DEFAULT_MODEL
+
+
+@pytest.fixture(scope="session")
+def toy_reviews() -> tuple[list[str], np.ndarray]:
+    """80 texts whose sentiment one word decides, of 3 to 12 tokens."""
+    rng = np.random.default_rng(0)
+    kind = {"good": "good great fun joy love".split(), "bad": "bad dull awful boring waste".split()}
+    fillers = "the a this that was is it film movie and i my".split()
+    labels = np.array(["good", "bad"] * 40)
+    texts = []
+    for label in labels:
+        words = [*rng.choice(fillers, rng.integers(0, 9)), rng.choice(kind[label])]
+        texts.append(" ".join(rng.permutation(words)))
+    return texts, labels

@@ -1,0 +1,97 @@
+"""The packed encoder against `transformers.BertModel`, value by value and gradient by gradient."""
+
+import numpy as np
+import pytest
+import torch
+
+from skbert.engine import checkpoint
+from skbert.engine.encoder import encode, encode_first_token
+from skbert.engine.heads import mean_of_tokens, pooled_states
+from skbert.engine.packing import pack
+
+# 21 texts make two length groups, one of them of unequal lengths; one text is empty.
+TEXTS = [
+    "",
+    "a film",
+    "this film is not good",
+    "loved it, loved it; the best movie ever made, and then some more words to make it long!",
+    *(f"movie {'very ' * n}dull" for n in range(13)),
+    *["same length"] * 4,
+]
+
+
+def padded_reference(pretrained, model, texts, max_length):
+    """What transformers itself gives: padded, with its own attention mask and pooling."""
+    tokenizer = pretrained.new_tokenizer()
+    inputs = tokenizer(
+        texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+    )
+    hidden = model(**inputs).last_hidden_state
+    return hidden, inputs["attention_mask"].bool()
+
+
+@pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.weights)])
+def pretrained(request):
+    name = {"tiny": "tiny_bert", "real": "real_weights"}[request.param]
+    return checkpoint.load_pretrained(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def batch(pretrained):
+    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    return pack(tokens, np.random.default_rng(0).permutation(len(TEXTS)))
+
+
+def test_hidden_states_are_those_of_transformers(pretrained, batch):
+    model = pretrained.new_encoder()
+    with torch.no_grad():
+        hidden, mask = padded_reference(pretrained, model, TEXTS, 64)
+        ours = encode(model, batch)
+    expected = torch.cat([hidden[row][mask[row]] for row in batch.rows])
+    assert ours.shape == expected.shape
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_first_token_is_the_first_row_of_the_full_encoder(pretrained, batch):
+    model = pretrained.new_encoder()
+    with torch.no_grad():
+        full = encode(model, batch)[torch.from_numpy(batch.cu_seqlens[:-1]).long()]
+        torch.testing.assert_close(encode_first_token(model, batch), full, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_gradients_are_those_of_transformers(pretrained, batch, pooling):
+    ours, theirs = pretrained.new_encoder(), pretrained.new_encoder()
+    target = torch.from_numpy(
+        np.random.default_rng(1).normal(size=(len(TEXTS), pretrained.config.hidden_size))
+    ).float()
+    (pooled_states(ours, batch, pooling) * target[batch.rows]).mean().backward()
+
+    hidden, mask = padded_reference(pretrained, theirs, TEXTS, 64)
+    if pooling == "cls":
+        pooled = hidden[:, 0]
+    else:
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    (pooled * target).mean().backward()
+
+    for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert reference.grad is not None, name
+        torch.testing.assert_close(mine.grad, reference.grad, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_text_does_not_see_its_neighbours(pretrained):
+    tokens = pretrained.wordpiece(
+        ["a good film", "dull dull dull dull"], max_length=64, truncation="head"
+    )
+    model = pretrained.new_encoder()
+    with torch.no_grad():
+        together = encode(model, pack(tokens, np.array([0, 1])))
+        alone = encode(model, pack(tokens, np.array([0])))
+    # the longer text comes first in the batch
+    torch.testing.assert_close(together[-len(alone) :], alone, rtol=0, atol=1e-5)
+
+
+def test_mean_of_tokens_by_hand():
+    hidden = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 7.0]])
+    means = mean_of_tokens(hidden, np.array([0, 2, 3], dtype=np.int32))
+    assert means.tolist() == [[2.0, 1.0], [5.0, 7.0]]
