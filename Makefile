@@ -1,0 +1,72 @@
+# Each verb makes .venv and installs what it needs when that is missing or out of date.
+# PYTHON chooses the interpreter of a new .venv, WORKERS the number of test processes.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
+
+# Figures are drawn to files, also where there is no screen.
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check docs bench fix lint types wheel docs-quick bench-smoke clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/plot_quickstart.py)
+	$(BIN)/python examples/plot_quickstart.py
+
+# One thread a worker: two workers with two threads each are slower than that on two cores.
+test: export OMP_NUM_THREADS := 1
+test: export MKL_NUM_THREADS := 1
+test: $(VENV)/.installed-dev ## tests and doctests; ARGS="-k name" is passed to pytest
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: lint types test demo wheel docs-quick bench-smoke ## everything that CI runs
+
+docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
+	$(SPHINX) docs docs/_build/html
+
+bench: $(VENV)/.installed-benchmarks ## run every benchmark
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.installed-dev ## formatting and ruff rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev ## mypy on skbert/engine
+	$(BIN)/python -m mypy
+
+wheel: $(VENV)/.installed-dev ## build sdist and wheel into dist/ and check what they hold
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
+
+docs-quick: $(VENV)/.installed-docs ## build docs/_build/quick, examples not executed
+	$(SPHINX) -D plot_gallery=0 docs docs/_build/quick
+
+bench-smoke: $(VENV)/.installed-benchmarks ## run every benchmark on a few rows
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script --smoke"; \
+		$(BIN)/python "$$script" --smoke; done
+
+clean: ## remove what was built, but not .venv
+	rm -rf dist docs/_build docs/auto_examples docs/generated
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find skbert tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing skbert[$*] into $(VENV); the first time this takes minutes"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@

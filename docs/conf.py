@@ -1,0 +1,68 @@
+"""Sphinx configuration. Nothing is fetched while the pages are built."""
+
+import os
+import re
+from pathlib import Path
+
+# The examples must not ask the hub for anything: the weights come from the installed package.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+_init = Path(__file__).parents[1] / "skbert" / "__init__.py"
+
+project = "skbert"
+author = "the skbert developers"
+copyright = "2026, the skbert developers"
+release = re.search(r'^__version__ = "(.+)"$', _init.read_text(encoding="utf-8"), re.M)[1]
+version = release
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+default_role = "code"
+
+autodoc_typehints = "none"  # numpydoc writes the types
+autosummary_generate = True
+numpydoc_show_class_members = False  # the class template lists them
+
+# `-D plot_gallery=0` builds the pages of the examples without executing them.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"/plot_",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "min_reported_time": float("inf"),
+    "remove_config_comments": True,
+    "write_computation_times": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skbert {release}"
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": False,
+}
+
+
+def _skip_member(app, what, name, member, skip, options):
+    """Leave out scikit-learn's metadata routing, which every estimator inherits."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+
+
+def _unlink(app, what, name, member, options, lines):
+    """Turn inherited links to pages of scikit-learn's manual, not built here, into text."""
+    if (getattr(member, "__module__", None) or "").startswith("sklearn."):
+        lines[:] = [re.sub(r":ref:`([^`<]*?)(?: <[^>]*>)?`", r"\1", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", _skip_member)
+    app.connect("autodoc-process-docstring", _unlink)
