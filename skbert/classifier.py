@@ -23,6 +23,7 @@ from skbert.engine.training import Progress, TrainingOptions, train
 from skbert.validation import (
     check_labels,
     check_max_length,
+    check_n_frozen_layers,
     check_texts,
     seed_of,
     warn_truncated,
@@ -66,6 +67,10 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
     dropout : float, default=0.1
         Probability of dropping an element of the hidden states, in [0, 1). Attention
         probabilities are not dropped, unlike in transformers.
+    n_frozen_layers : int, default=0
+        Train neither the embeddings nor the first `n_frozen_layers` layers; less than the
+        model has. Their hidden states are computed once, without dropout, and kept for all
+        epochs: 4 * d_model bytes a token. 0 trains everything, the embeddings too.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
@@ -129,6 +134,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "n_frozen_layers": [Interval(Integral, 0, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -147,6 +153,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
+        n_frozen_layers: int = 0,
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
@@ -161,6 +168,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.warmup_fraction = warmup_fraction
         self.dropout = dropout
+        self.n_frozen_layers = n_frozen_layers
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -201,6 +209,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         device = resolve_device(self.device)
         pretrained = checkpoint.load_pretrained(self.model)
         check_max_length(self.max_length, pretrained.config.max_position_embeddings)
+        check_n_frozen_layers(self.n_frozen_layers, pretrained.config.num_hidden_layers)
         tokens = self._tokenize(texts, pretrained.wordpiece)
 
         head_seed, training_seed = seed_of(self.random_state).spawn(2)
@@ -235,6 +244,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
             weight_decay=self.weight_decay,
             warmup_fraction=self.warmup_fraction,
             dropout=self.dropout,
+            n_frozen_layers=self.n_frozen_layers,
         )
 
     def _progress(self) -> Progress:

@@ -163,6 +163,15 @@ def check_max_length(max_length: int, n_positions: int) -> None:
         )
 
 
+def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
+    """Refuse to freeze all layers."""
+    if n_frozen_layers >= n_layers:
+        raise ValueError(
+            f"n_frozen_layers={n_frozen_layers}, but the model has {n_layers} layers; allowed "
+            f"are 0 to {n_layers - 1}. At least one layer must be left to train."
+        )
+
+
 def warn_truncated(n_truncated: int, n_texts: int, n_lost: int, n_kept: int, limit: int) -> None:
     """Say once how much was cut off, if anything was."""
     if n_truncated:

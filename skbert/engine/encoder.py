@@ -6,9 +6,11 @@ other tool for the module keep working. No pooling, no loss, no padding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
@@ -19,10 +21,33 @@ from skbert.engine.attention import (
     self_attention,
 )
 from skbert.engine.dropout import Dropout, no_dropout
+from skbert.engine.linear import linear
 from skbert.engine.packing import PackedBatch
 
 
-def encode(model: BertModel, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+@dataclass(frozen=True)
+class HiddenStates:
+    """Where to go on, when the first layers have been computed before.
+
+    Attributes
+    ----------
+    states : Tensor of shape (n_tokens, d_model)
+        What enters layer `layer`, for the tokens of one batch.
+    layer : int
+        How many layers are done.
+    """
+
+    states: Tensor
+    layer: int
+
+
+def encode(
+    model: BertModel,
+    batch: PackedBatch,
+    dropout: Dropout = no_dropout,
+    start: HiddenStates | None = None,
+    n_layers: int | None = None,
+) -> Tensor:
     """Hidden states of the last layer for every token.
 
     Parameters
@@ -32,21 +57,30 @@ def encode(model: BertModel, batch: PackedBatch, dropout: Dropout = no_dropout) 
     dropout : Dropout
         Applied where BERT applies its hidden dropout: after the embeddings and before each
         residual sum. Attention probabilities are never dropped.
+    start : HiddenStates or None
+        None starts from the embeddings.
+    n_layers : int or None
+        Stop after so many layers; None goes through all.
 
     Returns
     -------
     Tensor of shape (n_tokens, d_model)
         Texts in the order of the batch.
     """
-    hidden, groups = _embed_batch(model, batch, dropout)
-    for layer in model.encoder.layer:
+    start = start or _embedded(model, batch, dropout)
+    groups = length_groups(batch.cu_seqlens, start.states.device)
+    hidden = start.states
+    for layer in model.encoder.layer[start.layer : n_layers]:
         hidden = _full_layer(layer, hidden, groups, dropout)
     return hidden
 
 
 def encode_first_token(
-    model: BertModel, batch: PackedBatch, dropout: Dropout = no_dropout
-) -> torch.Tensor:
+    model: BertModel,
+    batch: PackedBatch,
+    dropout: Dropout = no_dropout,
+    start: HiddenStates | None = None,
+) -> Tensor:
     """Hidden state of the last layer for each text's [CLS] alone.
 
     In the last layer the other tokens are needed as keys and values only; leaving out the
@@ -56,22 +90,22 @@ def encode_first_token(
     -------
     Tensor of shape (n_texts, d_model)
     """
-    hidden, groups = _embed_batch(model, batch, dropout)
-    *lower, last = model.encoder.layer
+    start = start or _embedded(model, batch, dropout)
+    groups = length_groups(batch.cu_seqlens, start.states.device)
+    first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
+    hidden = start.states
+    *lower, last = model.encoder.layer[start.layer :]
     for layer in lower:
         hidden = _full_layer(layer, hidden, groups, dropout)
-    first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
     return _first_token_layer(last, hidden, first, groups, dropout)
 
 
-def _embed_batch(
-    model: BertModel, batch: PackedBatch, dropout: Dropout
-) -> tuple[torch.Tensor, list[LengthGroup]]:
+def _embedded(model: BertModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:
     device = model.embeddings.word_embeddings.weight.device
-    return dropout(_embed(model.embeddings, batch, device)), length_groups(batch.cu_seqlens, device)
+    return HiddenStates(dropout(_embed(model.embeddings, batch, device)), layer=0)
 
 
-def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device) -> torch.Tensor:
+def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device) -> Tensor:
     """Word + position + segment embeddings, normalised; shape (n_tokens, d_model)."""
     ids, positions, segment_ids = (
         torch.from_numpy(a).to(device) for a in (batch.ids, batch.positions, batch.segment_ids)
@@ -85,8 +119,8 @@ def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device)
 
 
 def _full_layer(
-    layer: BertLayer, hidden: torch.Tensor, groups: list[LengthGroup], dropout: Dropout
-) -> torch.Tensor:
+    layer: BertLayer, hidden: Tensor, groups: list[LengthGroup], dropout: Dropout
+) -> Tensor:
     """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     attention = layer.attention.self
     query_key_value = _fused_linear(hidden, attention.query, attention.key, attention.value)
@@ -96,33 +130,35 @@ def _full_layer(
 
 def _first_token_layer(
     layer: BertLayer,
-    hidden: torch.Tensor,
-    first: torch.Tensor,
+    hidden: Tensor,
+    first: Tensor,
     groups: list[LengthGroup],
     dropout: Dropout,
-) -> torch.Tensor:
+) -> Tensor:
     """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""
     attention = layer.attention.self
     key_value = _fused_linear(hidden, attention.key, attention.value)
     hidden = hidden.index_select(0, first)
     context = first_token_attention(
-        attention.query(hidden), key_value, groups, attention.num_attention_heads
+        _apply(attention.query, hidden), key_value, groups, attention.num_attention_heads
     )
     return _after_attention(layer, hidden, context, dropout)
 
 
-def _fused_linear(hidden: torch.Tensor, *linears: torch.nn.Linear) -> torch.Tensor:
+def _fused_linear(hidden: Tensor, *linears: torch.nn.Linear) -> Tensor:
     """All `linears` of `hidden` side by side, as one matrix product."""
     weight = torch.cat([linear.weight for linear in linears])
     bias = torch.cat([linear.bias for linear in linears])
-    return F.linear(hidden, weight, bias)
+    return linear(hidden, weight, bias)
 
 
-def _after_attention(
-    layer: BertLayer, hidden: torch.Tensor, context: torch.Tensor, dropout: Dropout
-) -> torch.Tensor:
+def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
     """Attention's output projection and the feed-forward network, each with its residual."""
-    attended = layer.attention.output
-    hidden = attended.LayerNorm(dropout(attended.dense(context)) + hidden)
-    inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(hidden))
-    return layer.output.LayerNorm(dropout(layer.output.dense(inner)) + hidden)
+    attended, feed_forward, output = layer.attention.output, layer.intermediate, layer.output
+    hidden = attended.LayerNorm(dropout(_apply(attended.dense, context)) + hidden)
+    inner = feed_forward.intermediate_act_fn(_apply(feed_forward.dense, hidden))
+    return output.LayerNorm(dropout(_apply(output.dense, inner)) + hidden)
+
+
+def _apply(layer: torch.nn.Linear, hidden: Tensor) -> Tensor:
+    return linear(hidden, layer.weight, layer.bias)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertModel
 
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.encoder import encode, encode_first_token
+from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.packing import PackedBatch
 
 POOLINGS = ("cls", "mean")
@@ -32,17 +32,22 @@ class TextClassifier:
     head: nn.Linear
     pooling: str
 
-    def logits(self, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+    def logits(
+        self,
+        batch: PackedBatch,
+        dropout: Dropout = no_dropout,
+        start: HiddenStates | None = None,
+    ) -> torch.Tensor:
         """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
-        pooled = pooled_states(self.encoder, batch, self.pooling, dropout)
+        pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start)
         return self.head(dropout(pooled))
 
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """All weights that `logits` depends on, each with a unique name."""
-        return [
-            *self.encoder.named_parameters(prefix="encoder"),
-            *self.head.named_parameters(prefix="head"),
-        ]
+    def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
+        """Weights to train: all, or those above the embeddings and the first layers."""
+        if n_frozen_layers == 0:
+            return [*self.encoder.parameters(), *self.head.parameters()]
+        trained = self.encoder.encoder.layer[n_frozen_layers:]
+        return [*trained.parameters(), *self.head.parameters()]
 
     def to(self, device: torch.device) -> TextClassifier:
         """Move all weights to `device`, in place."""
@@ -52,7 +57,11 @@ class TextClassifier:
 
 
 def pooled_states(
-    model: BertModel, batch: PackedBatch, pooling: str, dropout: Dropout = no_dropout
+    model: BertModel,
+    batch: PackedBatch,
+    pooling: str,
+    dropout: Dropout = no_dropout,
+    start: HiddenStates | None = None,
 ) -> torch.Tensor:
     """One vector for each text of the batch, in its order: (n_texts, d_model).
 
@@ -60,8 +69,8 @@ def pooled_states(
     special tokens included, as sentence-transformers computes it.
     """
     if pooling == "cls":
-        return encode_first_token(model, batch, dropout)
-    return mean_of_tokens(encode(model, batch, dropout), batch.cu_seqlens)
+        return encode_first_token(model, batch, dropout, start)
+    return mean_of_tokens(encode(model, batch, dropout, start), batch.cu_seqlens)
 
 
 def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:

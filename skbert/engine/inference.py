@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ _TOKEN_BUDGET = 4096
 def predict_logits(
     classifier: TextClassifier, tokens: Tokens, token_budget: int = _TOKEN_BUDGET
 ) -> np.ndarray:
-    """Logits of each text, without dropout and without gradients.
+    """Logits of each text, without dropout and without gradients; equal texts only once.
 
     Parameters
     ----------
@@ -30,9 +32,21 @@ def predict_logits(
     -------
     ndarray of shape (n_texts, n_classes), float32
     """
+    distinct, inverse = _distinct(tokens)
     logits = np.empty((len(tokens), classifier.head.out_features), dtype=np.float32)
     with torch.inference_mode():
-        for rows in budgeted_batches(tokens.lengths, token_budget):
-            batch = pack(tokens, rows)
+        for part in budgeted_batches(tokens.lengths[distinct], token_budget):
+            batch = pack(tokens, distinct[part])
             logits[batch.rows] = classifier.logits(batch).float().cpu().numpy()
-    return logits
+    return logits[inverse]
+
+
+def _distinct(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the distinct texts, and for each text the row that stands for it."""
+    first_row: dict[bytes, int] = {}
+    content = np.stack([tokens.ids, tokens.segment_ids], axis=1)
+    stands_for = [
+        first_row.setdefault(content[start:stop].tobytes(), row)
+        for row, (start, stop) in enumerate(itertools.pairwise(tokens.offsets.tolist()))
+    ]
+    return np.array([*first_row.values()], dtype=np.int64), np.array(stands_for, dtype=np.int64)

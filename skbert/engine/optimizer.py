@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 
-def adamw(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
-) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter, 2019) with decay on matrices only.
 
     Biases and LayerNorm weights are vectors; they do not decay, as in the BERT paper's own
@@ -19,7 +17,7 @@ def adamw(
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for _, parameter in named_parameters:
+    for parameter in parameters:
         (decayed if parameter.ndim > 1 else others).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},

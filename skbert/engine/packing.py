@@ -61,19 +61,24 @@ def shuffled_batches(n_texts: int, batch_size: int, rng: np.random.Generator) ->
     return [rows[i : i + batch_size] for i in range(0, n_texts, batch_size)]
 
 
-def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Rows of each inference batch: longest texts first, at most `token_budget` tokens each.
+def split_by_tokens(lengths: np.ndarray, rows: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Cut `rows`, longest text first, into parts of at most `token_budget` tokens each.
 
-    A text longer than the budget makes a batch of its own.
+    A text longer than the budget makes a part of its own.
     """
-    rows = np.argsort(-lengths, kind="stable")
-    batches: list[np.ndarray] = []
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    parts: list[np.ndarray] = []
     start = n_tokens = 0
     for i, length in enumerate(lengths[rows]):
         if n_tokens + length > token_budget and i > start:
-            batches.append(rows[start:i])
+            parts.append(rows[start:i])
             start, n_tokens = i, 0
         n_tokens += length
     if len(rows):
-        batches.append(rows[start:])
-    return batches
+        parts.append(rows[start:])
+    return parts
+
+
+def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Rows of each inference batch: longest texts first, at most `token_budget` tokens each."""
+    return split_by_tokens(lengths, np.arange(len(lengths)), token_budget)

@@ -1,0 +1,78 @@
+"""Hidden states of layers that are not trained: computed once, read in every epoch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertModel
+
+from skbert.engine.encoder import HiddenStates, encode
+from skbert.engine.packing import PackedBatch, budgeted_batches, pack
+from skbert.engine.tokens import Tokens
+
+_TOKEN_BUDGET = 4096
+_LARGEST_CACHE = 4 * 2**30  # bytes
+
+
+class FrozenLayers:
+    """The embeddings and first layers of an encoder, without dropout and without gradients.
+
+    Parameters
+    ----------
+    model : transformers.BertModel
+    n_layers : int
+        How many layers are frozen; at least 1.
+    tokens : Tokens
+        All texts that batches will be made of.
+
+    Warns
+    -----
+    UserWarning
+        If the hidden states of all tokens take more than 4 GiB; then they are computed anew
+        for each batch instead of being kept.
+    """
+
+    def __init__(self, model: BertModel, n_layers: int, tokens: Tokens) -> None:
+        self._model = model
+        self._n_layers = n_layers
+        self._tokens = tokens
+        self._states: Tensor | None = None
+        n_bytes = len(tokens.ids) * model.config.hidden_size * 4
+        if n_bytes <= _LARGEST_CACHE:
+            self._states = self._all_states()
+        else:
+            warnings.warn(
+                f"The hidden states of {n_layers} frozen layers for {len(tokens.ids)} tokens "
+                f"would take {n_bytes / 2**30:.1f} GiB, more than the "
+                f"{_LARGEST_CACHE / 2**30:.0f} GiB that are kept; they are computed again in "
+                "each epoch, which is slower. Lower max_length or train on fewer texts.",
+                stacklevel=2,
+            )
+
+    def states(self, batch: PackedBatch) -> HiddenStates:
+        """Return what leaves the frozen layers, for the tokens of `batch`."""
+        if self._states is None:
+            return HiddenStates(self._compute(batch), self._n_layers)
+        kept = torch.from_numpy(_token_index(self._tokens, batch)).to(self._states.device)
+        return HiddenStates(self._states.index_select(0, kept), self._n_layers)
+
+    def _all_states(self) -> Tensor:
+        weight = self._model.embeddings.word_embeddings.weight
+        states = weight.detach().new_empty(len(self._tokens.ids), weight.shape[1])
+        for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
+            batch = pack(self._tokens, rows)
+            index = torch.from_numpy(_token_index(self._tokens, batch)).to(weight.device)
+            states.index_copy_(0, index, self._compute(batch))
+        return states
+
+    def _compute(self, batch: PackedBatch) -> Tensor:
+        with torch.no_grad():
+            return encode(self._model, batch, n_layers=self._n_layers)
+
+
+def _token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
+    """Where the tokens of `batch` stand in `tokens`; shape (n_tokens,)."""
+    return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions
