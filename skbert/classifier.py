@@ -18,9 +18,10 @@ from skbert.engine import checkpoint
 from skbert.engine.device import resolve_device
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import predict_logits
-from skbert.engine.tokens import TRUNCATIONS, Tokens
+from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
 from skbert.engine.training import Progress, TrainingOptions, train
 from skbert.validation import (
+    Texts,
     check_labels,
     check_max_length,
     check_n_frozen_layers,
@@ -100,6 +101,10 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         How many of the training texts were cut.
     device_ : str
         The device that `device` stood for.
+    n_features_in_ : int
+        Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names; only where X was a frame with names.
 
     See Also
     --------
@@ -179,8 +184,9 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of str, of length n_texts
-            List, tuple, numpy array, pandas or polars Series; or one column of a frame or
-            two-dimensional array. Empty texts are allowed, missing ones are not.
+            List, tuple, numpy array, pandas or polars Series, pyarrow array; or one column of
+            a frame or two-dimensional array. Two columns, or a list of pairs, are read as
+            ``[CLS] first [SEP] second [SEP]``. Empty texts are allowed, missing ones are not.
         y : array-like of shape (n_texts,)
             Strings, integers or booleans; 2 to 1000 classes.
 
@@ -192,7 +198,8 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter, a label or the number of rows is not allowed, or a text is missing.
+            If a parameter, a label, or the number of rows or columns is not allowed, or a
+            text is missing.
         TypeError
             If X is one string, or something in it is not a string.
         OSError
@@ -204,7 +211,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
             If texts are longer than `max_length`.
         """
         self._validate_params()
-        texts = check_texts(X)
+        texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
         device = resolve_device(self.device)
         pretrained = checkpoint.load_pretrained(self.model)
@@ -254,8 +261,10 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
 
         return progress
 
-    def _tokenize(self, texts: list[str], wordpiece: Any) -> Tokens:
-        tokens = wordpiece(texts, max_length=self.max_length, truncation=self.truncation)
+    def _tokenize(self, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
+        tokens = wordpiece(
+            texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
+        )
         warn_truncated(
             tokens.n_truncated,
             len(tokens),
@@ -268,7 +277,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         """Unnormalised scores, shape (n_texts, n_classes), float32."""
         check_is_fitted(self)
-        tokens = self._tokenize(check_texts(X), self._wordpiece)
+        tokens = self._tokenize(check_texts(self, X, reset=False), self._wordpiece)
         return predict_logits(TextClassifier(self.model_, self.head_, self.pooling), tokens)
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import _check_feature_names, column_or_1d
 
 MAX_CLASSES = 1000
 
@@ -23,24 +24,50 @@ class TruncationWarning(UserWarning):
     """Some texts were longer than `max_length` tokens and were cut."""
 
 
-def check_texts(X: Any) -> list[str]:
-    """Turn the accepted containers into a list of str.
+@dataclass(frozen=True)
+class Texts:
+    """What came in as X.
+
+    Attributes
+    ----------
+    first : list of str
+        The texts, or the first text of each pair.
+    second : list of str or None
+        The second text of each pair.
+    """
+
+    first: list[str]
+    second: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
+    """Turn the accepted containers into lists of str.
 
     Parameters
     ----------
-    X : list, tuple, ndarray, Series, or one column of a frame or array
-        n_texts texts, each a str. Empty texts are allowed, missing ones are not.
+    estimator : estimator
+        Gets `n_features_in_` and `feature_names_in_` where X is two-dimensional, as
+        scikit-learn does; or is asked whether X agrees with them.
+    X : list, tuple, array, Series or frame
+        n_texts texts, each a str; or as many pairs of texts, as two columns or as a list of
+        tuples. Empty texts are allowed, missing ones are not.
+    reset : bool
+        True in `fit`.
 
     Returns
     -------
-    list of str
+    Texts
 
     Raises
     ------
     TypeError
         If X is a single string, is not a sequence, or holds anything but str.
     ValueError
-        If X is empty, has several columns, or a text is missing.
+        If X is empty, has more than two columns, misses a text, or if the estimator was
+        fitted to pairs and X holds single texts, or the other way round.
     """
     if isinstance(X, (str, bytes)):
         raise TypeError(
@@ -52,40 +79,99 @@ def check_texts(X: Any) -> list[str]:
             f"X is a {type(X).__name__}; a sequence of texts is expected, such as a list or a "
             "pandas Series of str. Turn it into a list of texts."
         )
-    texts = _column(X)
-    if len(texts) == 0:
+    columns = _columns(X)
+    if len(columns[0]) == 0:
         raise ValueError(
             f"X holds 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the "
             "filter or file it came from."
         )
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise _not_a_text(row, text)
-    return [str(text) for text in texts]  # numpy.str_ becomes str
+    for number, column in enumerate(columns):
+        for row, text in enumerate(column):
+            if not isinstance(text, str):
+                place = f"X[{row}]" if len(columns) == 1 else f"X[{row}][{number}]"
+                raise _not_a_text(place, text)
+    _check_columns(estimator, X, len(columns), reset=reset)
+    first, *second = ([str(text) for text in column] for column in columns)  # numpy.str_ too
+    return Texts(first, second[0] if second else None)
 
 
-def _column(X: Any) -> Sequence[Any]:
-    """Get the one column of texts as a flat sequence of objects."""
+def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> None:
+    """Remember, or compare, how many texts a row has and what their columns are called."""
+    kinds = {1: "single texts", 2: "pairs of texts"}
+    if reset:
+        estimator._n_columns = n_columns
+    elif n_columns != estimator._n_columns:
+        raise ValueError(
+            f"X holds {kinds[n_columns]}, but {type(estimator).__name__} was fitted to "
+            f"{kinds[estimator._n_columns]}. Give the same columns as to fit."
+        )
+    if len(getattr(X, "shape", ())) == 2:
+        _check_feature_names(estimator, X, reset=reset)
+        if reset:
+            estimator.n_features_in_ = n_columns
+    elif reset:
+        for name in ("n_features_in_", "feature_names_in_"):
+            estimator.__dict__.pop(name, None)
+
+
+def _columns(X: Any) -> list[list[Any]]:
+    """Get the one or two columns of texts as flat lists."""
     shape = getattr(X, "shape", None)
-    if shape is None or len(shape) == 1:
-        return X.tolist() if hasattr(X, "tolist") else list(X)
-    if len(shape) == 2 and shape[1] == 1:
-        return [row[0] for row in np.asarray(X, dtype=object).tolist()]
-    columns = f", columns {list(X.columns)}" if hasattr(X, "columns") else ""
-    raise ValueError(
-        f"X has shape {tuple(shape)}{columns}; one column of texts is expected. Choose it, for "
-        "example X['text'] of a frame or X[:, 0] of an array."
-    )
+    if shape is not None and len(shape) == 2:
+        return _columns_of_table(X)
+    for to_list in ("tolist", "to_list", "to_pylist"):  # pandas and numpy, polars, pyarrow
+        if hasattr(X, to_list):
+            texts = getattr(X, to_list)()
+            break
+    else:
+        texts = list(X)
+    if shape is not None and len(shape) != 1:
+        raise ValueError(
+            f"X has shape {tuple(shape)}; one or two columns of texts are expected. Reshape it, "
+            "for example with X.ravel()."
+        )
+    if len(texts) and isinstance(texts[0], (list, tuple)):
+        return _columns_of_pairs(texts)
+    return [texts]
 
 
-def _not_a_text(row: int, text: Any) -> Exception:
+def _columns_of_table(X: Any) -> list[list[Any]]:
+    n_columns = X.shape[1]
+    names = list(getattr(X, "column_names", getattr(X, "columns", [])))
+    if n_columns not in (1, 2):
+        shown = f", columns {names}" if names else ""
+        raise ValueError(
+            f"X has shape {tuple(X.shape)}{shown}; one column of texts, or two columns of pairs, "
+            "are expected. Choose them, for example X['text'] of a frame or X[:, 0] of an array."
+        )
+    if hasattr(X, "iloc"):
+        return [X.iloc[:, i].tolist() for i in range(n_columns)]
+    if hasattr(X, "column_names"):  # pyarrow
+        return [X.column(i).to_pylist() for i in range(n_columns)]
+    if names:  # polars
+        return [X[name].to_list() for name in names]
+    return [np.asarray(X)[:, i].tolist() for i in range(n_columns)]
+
+
+def _columns_of_pairs(rows: Sequence[Any]) -> list[list[Any]]:
+    for i, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or len(row) not in (1, 2) or len(row) != len(rows[0]):
+            raise ValueError(
+                f"X[{i}] is {_shown(row)} ({type(row).__name__}), after X[0] of {len(rows[0])} "
+                "text(s); rows must all be one str, or all be pairs of str. Give pairs as "
+                "[(first, second), ...]."
+            )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _not_a_text(place: str, text: Any) -> Exception:
     if _is_missing(text):
         return ValueError(
-            f"X[{row}] is {text!r} ({type(text).__name__}); every text must be a str. Replace "
+            f"{place} is {text!r} ({type(text).__name__}); every text must be a str. Replace "
             'missing texts, for example with "".'
         )
     return TypeError(
-        f"X[{row}] is {_shown(text)} ({type(text).__name__}); every text must be a str. Convert "
+        f"{place} is {_shown(text)} ({type(text).__name__}); every text must be a str. Convert "
         "X to strings, or choose the column that holds the texts."
     )
 

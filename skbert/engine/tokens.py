@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -72,6 +71,23 @@ def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
     return [*ids[:n_head], *ids[len(ids) - (limit - n_head) :]]
 
 
+def share_room(lengths: list[int], room: int) -> list[int]:
+    """How many tokens of each text to keep so that together they are at most `room`.
+
+    Of a pair, the longer text is shortened first; if both are longer than half of the room,
+    each gets half, and of two equally long ones the second gets the odd token.
+    """
+    if sum(lengths) <= room:
+        return lengths
+    if len(lengths) == 1:
+        return [room]
+    shorter, longer = (0, 1) if lengths[0] <= lengths[1] else (1, 0)
+    kept = [0, 0]
+    kept[shorter] = min(lengths[shorter], room // 2)
+    kept[longer] = room - kept[shorter]
+    return kept
+
+
 class WordPieceTokenizer:
     """A private copy of a fast tokenizer that never pads and never truncates.
 
@@ -105,15 +121,25 @@ class WordPieceTokenizer:
             )
         return token_id
 
-    def __call__(self, texts: Iterable[str], *, max_length: int, truncation: str) -> Tokens:
-        """Tokenise `texts`.
+    def __call__(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int,
+        truncation: str,
+    ) -> Tokens:
+        """Tokenise `texts`, or pairs of texts.
 
         Parameters
         ----------
-        texts : iterable of str
+        texts : sequence of str
             Lone surrogates are read as U+FFFD, which BERT's normalizer removes.
+        pairs : sequence of str or None
+            The second text of each row: ``[CLS] text [SEP] pair [SEP]``. A row that is too
+            long loses tokens of the longer of its two texts first, as in transformers.
         max_length : int
-            The most tokens a text may have, ``[CLS]`` and ``[SEP]`` included; at least 3.
+            The most tokens a row may have, special ones included; at least 3.
         truncation : {"head", "tail", "head+tail"}
             Which part of a longer text is kept, see `truncate`.
 
@@ -121,23 +147,32 @@ class WordPieceTokenizer:
         -------
         Tokens
         """
-        limit = max_length - 2
-        bodies = []
+        segments = [texts] if pairs is None else [texts, pairs]
+        room = max_length - 1 - len(segments)
+        ids: list[int] = []
+        segment_ids: list[int] = []
+        offsets = [0]
         n_truncated = n_tokens_lost = 0
-        for text in texts:
-            ids = self._ids(text)
-            if len(ids) > limit:
-                n_truncated += 1
-                n_tokens_lost += len(ids) - limit
-                ids = truncate(ids, limit, truncation)
-            bodies.append(ids)
-        lengths = np.fromiter(map(len, bodies), dtype=np.int64, count=len(bodies)) + 2
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        framed = chain.from_iterable(
-            part for body in bodies for part in ((self._cls_id,), body, (self._sep_id,))
+        for row in zip(*segments, strict=True):
+            bodies = [self._ids(text) for text in row]
+            lengths = [len(body) for body in bodies]
+            n_kept = share_room(lengths, room)
+            n_truncated += n_kept != lengths
+            n_tokens_lost += sum(lengths) - sum(n_kept)
+            ids.append(self._cls_id)
+            segment_ids.append(0)
+            for segment, (body, n) in enumerate(zip(bodies, n_kept, strict=True)):
+                ids.extend(truncate(body, n, truncation))
+                ids.append(self._sep_id)
+                segment_ids.extend([segment] * (n + 1))
+            offsets.append(len(ids))
+        return Tokens(
+            np.array(ids, dtype=np.int32),
+            np.array(segment_ids, dtype=np.int32),
+            np.array(offsets, dtype=np.int64),
+            n_truncated,
+            n_tokens_lost,
         )
-        ids_flat = np.fromiter(framed, dtype=np.int32, count=int(offsets[-1]))
-        return Tokens(ids_flat, np.zeros_like(ids_flat), offsets, n_truncated, n_tokens_lost)
 
     def _ids(self, text: str) -> Sequence[int]:
         """WordPiece ids of one text, without special tokens."""

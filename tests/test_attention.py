@@ -1,0 +1,79 @@
+"""Packed attention against one softmax a text, and its written-out derivative."""
+
+import numpy as np
+import pytest
+import torch
+
+from skbert.engine import attention
+from skbert.engine.attention import first_token_attention, length_groups, self_attention
+
+N_HEADS, D_HEAD = 3, 4
+LENGTHS = [7, 7, 5, 2]  # sorted, as in a batch; with groups of 2 the first has no padding
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    monkeypatch.setattr(attention, "_GROUP_SIZE", 2)
+    return length_groups(np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int32), CPU)
+
+
+def one_text(query, key, value):
+    """(L, n_heads, d_head) each -> (L, n_heads * d_head), by the definition."""
+    scores = torch.einsum("qhd,khd->hqk", query, key) / D_HEAD**0.5
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).flatten(1)
+
+
+def by_definition(query_key_value):
+    parts = query_key_value.view(-1, 3, N_HEADS, D_HEAD).split(LENGTHS)
+    return torch.cat([one_text(*part.unbind(1)) for part in parts])
+
+
+def random_input(columns):
+    generator = torch.Generator().manual_seed(0)
+    shape = (sum(LENGTHS), columns)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def test_groups_by_hand(groups):
+    full, padded = groups
+    assert (full.n_texts, full.n_tokens, full.max_length) == (2, 14, 7)
+    assert full.places is None and full.visible is None
+    assert (padded.n_texts, padded.n_tokens, padded.max_length) == (2, 7, 5)
+    assert padded.places.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert padded.visible[:, 0, 0].tolist() == [[True] * 5, [True, True, False, False, False]]
+
+
+@pytest.mark.parametrize("longest_written_out", [128, 0], ids=["written out", "fused kernel"])
+def test_self_attention_by_definition(groups, monkeypatch, longest_written_out):
+    monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", longest_written_out)
+    x = random_input(3 * N_HEADS * D_HEAD)
+    ours, theirs = self_attention(x, groups, N_HEADS), by_definition(x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    weights = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
+    (ours_gradient,) = torch.autograd.grad((ours * weights).sum(), x)
+    (theirs_gradient,) = torch.autograd.grad((theirs * weights).sum(), x)
+    torch.testing.assert_close(ours_gradient, theirs_gradient, rtol=0, atol=1e-12)
+
+
+def test_written_out_derivative_numerically(groups):
+    x = random_input(3 * N_HEADS * D_HEAD)
+    assert torch.autograd.gradcheck(lambda x: self_attention(x, groups, N_HEADS), x)
+
+
+def test_self_attention_leaves_its_input_as_it_was(groups):
+    x = random_input(3 * N_HEADS * D_HEAD)
+    before = x.detach().clone()
+    self_attention(x, groups, N_HEADS)
+    assert torch.equal(x.detach(), before)
+
+
+def test_first_token_attention_is_the_first_row_of_self_attention(groups):
+    x = random_input(3 * N_HEADS * D_HEAD)
+    firsts = torch.tensor(np.cumsum([0, *LENGTHS[:-1]]))
+    query, key_value = x[firsts, : N_HEADS * D_HEAD], x[:, N_HEADS * D_HEAD :]
+    ours = first_token_attention(query, key_value, groups, N_HEADS)
+    torch.testing.assert_close(ours, by_definition(x)[firsts], rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda q, kv: first_token_attention(q, kv, groups, N_HEADS), (query, key_value)
+    )

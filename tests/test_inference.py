@@ -1,0 +1,54 @@
+"""Predictions in the caller's order, each distinct text once."""
+
+import numpy as np
+import pytest
+
+from skbert.engine import checkpoint, inference
+from skbert.engine.heads import TextClassifier, random_head
+from skbert.engine.inference import predict_logits
+
+TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
+
+
+@pytest.fixture
+def classifier_and_tokens(tiny_bert):
+    pretrained = checkpoint.load_pretrained(tiny_bert)
+    head = random_head(pretrained.config.hidden_size, 3, 0.5, np.random.default_rng(0))
+    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    return TextClassifier(pretrained.new_encoder(), head, "cls"), tokens
+
+
+def test_each_distinct_text_is_encoded_once(classifier_and_tokens, monkeypatch):
+    classifier, tokens = classifier_and_tokens
+    encoded = []
+
+    def counting(tokens, rows):
+        encoded.extend(rows.tolist())
+        return plain(tokens, rows)
+
+    plain = inference.pack
+    monkeypatch.setattr(inference, "pack", counting)
+    logits = predict_logits(classifier, tokens)
+    # "A  FILM" has the tokens of "a film"
+    assert sorted(encoded) == [0, 1, 4, 6]
+    assert logits.shape == (7, 3)
+    for row, same in [(2, 0), (3, 0), (5, 1)]:
+        assert logits[row].tolist() == logits[same].tolist()
+    assert len({tuple(row) for row in logits.tolist()}) == 4
+
+
+@pytest.mark.parametrize("token_budget", [1, 5, 12, 10_000])
+def test_token_budget_changes_nothing(classifier_and_tokens, token_budget):
+    classifier, tokens = classifier_and_tokens
+    np.testing.assert_allclose(
+        predict_logits(classifier, tokens, token_budget),
+        predict_logits(classifier, tokens),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_no_texts_give_no_rows(classifier_and_tokens, tiny_bert):
+    classifier, _ = classifier_and_tokens
+    none = checkpoint.load_pretrained(tiny_bert).wordpiece([], max_length=64, truncation="head")
+    assert predict_logits(classifier, none).shape == (0, 3)

@@ -1,0 +1,113 @@
+"""The compact embedding table: by hand, then against training with the whole table."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from skbert.engine import checkpoint, training
+from skbert.engine.heads import TextClassifier, random_head
+from skbert.engine.tokens import Tokens
+from skbert.engine.training import TrainingOptions, train
+from skbert.engine.vocabulary import CompactVocabulary
+
+TEXTS = ["a good film", "not a good film", "great fun", "", "dull [PAD] and boring"] * 4
+LABELS = np.array([1, 0, 1, 0, 0] * 4)
+OPTIONS = TrainingOptions(
+    max_epochs=4,
+    batch_size=8,
+    learning_rate=1e-3,
+    weight_decay=0.3,
+    warmup_fraction=0.1,
+    dropout=0.1,
+)
+
+
+class WholeVocabulary:
+    """Stands in for `CompactVocabulary`: every row, every step, by AdamW itself."""
+
+    def __init__(self, embedding, tokens):
+        self.tokens, self.weight = tokens, embedding.weight
+
+    def in_place(self):
+        return nullcontext()
+
+    def decay_absent(self, factor):
+        pass
+
+
+def trained(folder):
+    pretrained = checkpoint.load_pretrained(folder)
+    head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
+    classifier = TextClassifier(pretrained.new_encoder(), head, "cls")
+    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    seed = np.random.SeedSequence(0)
+    losses = [
+        r.train_loss for r in train(classifier, tokens, LABELS, OPTIONS, seed, lambda b, _: b)
+    ]
+    return classifier, losses
+
+
+def test_training_on_the_rows_that_occur_equals_training_on_all(tiny_bert, monkeypatch):
+    ours, ours_losses = trained(tiny_bert)
+    monkeypatch.setattr(training, "CompactVocabulary", WholeVocabulary)
+    theirs, theirs_losses = trained(tiny_bert)
+    assert ours_losses == pytest.approx(theirs_losses, abs=1e-6)
+    for (name, mine), reference in zip(
+        ours.encoder.named_parameters(), theirs.encoder.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-6, msg=name)
+
+
+def test_rows_by_hand():
+    embedding = torch.nn.Embedding(6, 2, padding_idx=0)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.arange(12.0).view(6, 2))
+    ids = np.array([5, 2, 5], dtype=np.int32)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    compact = CompactVocabulary(embedding, tokens)
+    assert compact.tokens.ids.tolist() == [1, 0, 1]
+    assert compact.weight.tolist() == [[4.0, 5.0], [10.0, 11.0]]
+
+    whole = embedding.weight
+    with compact.in_place():
+        assert embedding.weight is compact.weight
+        assert embedding.padding_idx is None  # [PAD] is not among the rows
+        with torch.no_grad():
+            compact.weight += 1
+        compact.decay_absent(0.5)
+        compact.decay_absent(0.5)
+    assert embedding.weight is whole and embedding.padding_idx == 0
+    assert whole[[2, 5]].tolist() == [[5.0, 6.0], [11.0, 12.0]]
+    assert whole[[0, 1, 3, 4]].tolist() == [[0.0, 0.25], [0.5, 0.75], [1.5, 1.75], [2.0, 2.25]]
+
+
+def test_the_padding_row_keeps_its_meaning():
+    embedding = torch.nn.Embedding(6, 2, padding_idx=3)
+    ids = np.array([5, 3, 1], dtype=np.int32)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    compact = CompactVocabulary(embedding, tokens)
+    with compact.in_place():
+        assert embedding.padding_idx == 1
+        embedding(torch.tensor([0, 1, 2])).sum().backward()
+    assert compact.weight.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+
+
+def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
+    pretrained = checkpoint.load_pretrained(tiny_bert)
+    model = pretrained.new_encoder()
+    table = model.embeddings.word_embeddings
+    before = table.weight.detach().clone()
+    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    with pytest.raises(KeyboardInterrupt), CompactVocabulary(table, tokens).in_place():
+        raise KeyboardInterrupt
+    assert torch.equal(table.weight, before)
+
+
+def test_tokens_are_not_changed():
+    ids = np.array([5, 3, 1], dtype=np.int32)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    compact = CompactVocabulary(torch.nn.Embedding(6, 2), tokens)
+    assert tokens.ids.tolist() == [5, 3, 1]
+    assert compact.tokens.ids.tolist() == [2, 1, 0]
