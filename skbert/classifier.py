@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
 from skbert.engine.device import resolve_device
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
-from skbert.engine.inference import predict_logits
+from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.stopping import EarlyStopping
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
-from skbert.engine.training import Progress, TrainingOptions, train
+from skbert.engine.training import (
+    LabelledTexts,
+    Progress,
+    TrainingOptions,
+    open_ended_trainer,
+    train,
+)
 from skbert.validation import (
     Texts,
+    check_classes,
     check_labels,
     check_max_length,
     check_n_frozen_layers,
     check_texts,
+    check_weights,
+    class_numbers,
     seed_of,
     warn_truncated,
 )
 
 
-class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
+@dataclass(frozen=True)
+class _State:
+    """What is learned, before it becomes attributes of the estimator."""
+
+    network: TextClassifier
+    tokenizer: Any
+    wordpiece: WordPieceTokenizer
+    history: list[dict[str, Any]]
+
+
+def _fitted_attributes(
+    state: _State, classes: np.ndarray, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All that a fitted estimator needs to predict."""
+    return {
+        "classes_": classes,
+        "model_": state.network.encoder,
+        "head_": state.network.head,
+        "tokenizer_": state.tokenizer,
+        "_wordpiece": state.wordpiece,
+        "history_": history,
+        "n_epochs_": len(history),
+        "device_": str(state.network.head.weight.device),
+    }
+
+
+def _labelled(tokens: Tokens, numbers: np.ndarray, weights: np.ndarray) -> LabelledTexts:
+    """Put labels to tokens, their weights divided by the average weight."""
+    return LabelledTexts(tokens, numbers, (weights / weights.mean()).astype(np.float32))
+
+
+class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
     All layers of a pretrained BERT encoder and a new linear layer on top are trained
@@ -72,6 +116,21 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         Train neither the embeddings nor the first `n_frozen_layers` layers; less than the
         model has. Their hidden states are computed once, without dropout, and kept for all
         epochs: 4 * d_model bytes a token. 0 trains everything, the embeddings too.
+    class_weight : dict, "balanced" or None, default=None
+        How much the texts of each class count in the loss: a weight for each label, or
+        "balanced" for weights inversely proportional to the frequencies in `y`.
+    label_smoothing : float, default=0.0
+        Share of the target probability that is spread over all classes, in [0, 1).
+    early_stopping : bool, default=False
+        Stop when the loss on validation texts no longer improves, and restore the weights of
+        the best epoch. The texts are `X_val` of `fit`, or a part of X set aside.
+    validation_fraction : float, default=0.1
+        Share of the texts that is set aside, stratified by class, in (0, 1). Used only with
+        `early_stopping` and without `X_val`.
+    n_iter_no_change : int, default=2
+        Epochs without improvement after which training stops, with `early_stopping`.
+    warm_start : bool, default=False
+        Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
@@ -94,9 +153,10 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         The tokenizer of the model.
     history_ : list of dict
         For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, nats),
-        ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``.
+        ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; with validation texts
+        also ``val_loss`` and ``val_score`` (accuracy).
     n_epochs_ : int
-        Epochs trained.
+        Epochs trained, the length of `history_`.
     n_truncated_ : int
         How many of the training texts were cut.
     device_ : str
@@ -140,6 +200,12 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_frozen_layers": [Interval(Integral, 0, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -159,6 +225,12 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
         n_frozen_layers: int = 0,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 2,
+        warm_start: bool = False,
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
@@ -174,11 +246,25 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         self.warmup_fraction = warmup_fraction
         self.dropout = dropout
         self.n_frozen_layers = n_frozen_layers
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> BertSentimentClassifier:
+    @with_callbacks
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> BertSentimentClassifier:
         """Fine-tune a fresh copy of the pretrained model.
 
         Parameters
@@ -189,6 +275,14 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
             ``[CLS] first [SEP] second [SEP]``. Empty texts are allowed, missing ones are not.
         y : array-like of shape (n_texts,)
             Strings, integers or booleans; 2 to 1000 classes.
+        sample_weight : array-like of shape (n_texts,), default=None
+            How much each text counts in the loss; only their proportions matter. A text of
+            weight 0 is left out.
+        X_val : sequence of str, default=None
+            Validation texts, as X: their loss and accuracy go into `history_`, and decide
+            with `early_stopping`.
+        y_val : array-like, default=None
+            The labels of `X_val`; all must occur in `y`.
 
         Returns
         -------
@@ -198,8 +292,8 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter, a label, or the number of rows or columns is not allowed, or a
-            text is missing.
+            If a parameter, a label, a weight, or the number of rows or columns is not allowed,
+            or a text is missing.
         TypeError
             If X is one string, or something in it is not a string.
         OSError
@@ -213,35 +307,178 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
+        weights = check_weights(sample_weight, self.class_weight, classes, numbers)
+        head_seed, training_seed, split_seed = seed_of(self.random_state).spawn(3)
+        start = self._start(classes, head_seed)
+
+        tokens = self._tokenize(texts, start.wordpiece)
+        rows, validation_rows = self._split(numbers, weights, split_seed, X_val)
+        training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
+        if X_val is not None or y_val is not None:
+            validation = self._given_validation(X_val, y_val, classes, start.wordpiece)
+        elif len(validation_rows):
+            validation = _labelled(
+                tokens.take(validation_rows), numbers[validation_rows], weights[validation_rows]
+            )
+        else:
+            validation = None
+
+        metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+        tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
+        history = self._train(start, classes, training, validation, training_seed, tasks)
+        self._set_fitted(start, classes, history)
+        self.n_truncated_ = tokens.n_truncated
+        self.__dict__.pop("_trainer", None)
+        tasks.end_fit()
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> BertSentimentClassifier:
+        """Train one epoch on some more texts, going on from where the last call ended.
+
+        The optimizer's state is kept from call to call, but not in a pickle, and it starts
+        anew when a parameter was changed in between. As the number of steps to come is not
+        known, the learning rate rises over `warmup_fraction` of the first call's steps and
+        then stays; `max_epochs`, `early_stopping` and `warm_start` have no part in this.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+        y : array-like of shape (n_texts,)
+            Labels out of `classes`.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come; necessary in the first call, and not to be changed.
+        sample_weight : array-like of shape (n_texts,), default=None
+            As in `fit`. With ``class_weight="balanced"`` the frequencies are those of this
+            call's `y`.
+
+        Returns
+        -------
+        self : BertSentimentClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            As `fit`; also if `classes` is missing in the first call or differs later.
+        """
+        self._validate_params()
+        is_first = not hasattr(self, "classes_")
+        texts = check_texts(self, X, reset=is_first)
+        known = check_classes(classes, getattr(self, "classes_", None))
+        numbers = class_numbers(y, len(texts), known)
+        weights = check_weights(sample_weight, self.class_weight, known, numbers)
+        head_seed, training_seed = seed_of(self.random_state).spawn(2)
+        start = self._start(known, head_seed) if is_first else self._current()
+
+        tokens = self._tokenize(texts, start.wordpiece)
+        rows = np.flatnonzero(weights)
+        training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
+        options = self._options()
+        trainer = getattr(self, "_trainer", None)
+        if trainer is None or trainer.options != options:
+            trainer = open_ended_trainer(start.network, training, options, training_seed)
+        frozen = trainer.frozen_layers(training)
+        record = trainer.epoch(training, frozen, self._progress())
+        history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
+        self._set_fitted(start, known, history)
+        self.n_truncated_ = tokens.n_truncated
+        self._trainer = trainer
+        return self
+
+    def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
+        """Where training starts: the pretrained model with a new head, or the last fit."""
+        if self.warm_start and hasattr(self, "classes_"):
+            if not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"y has the classes {list(classes)}, but with warm_start=True they must be "
+                    f"those of the last fit, {list(self.classes_)}. Give all of them, or set "
+                    "warm_start=False."
+                )
+            return replace(self._current(), network=copy.deepcopy(self._current().network))
         device = resolve_device(self.device)
         pretrained = checkpoint.load_pretrained(self.model)
         check_max_length(self.max_length, pretrained.config.max_position_embeddings)
         check_n_frozen_layers(self.n_frozen_layers, pretrained.config.num_hidden_layers)
-        tokens = self._tokenize(texts, pretrained.wordpiece)
-
-        head_seed, training_seed = seed_of(self.random_state).spawn(2)
-        classifier = TextClassifier(
-            encoder=pretrained.new_encoder(),
-            head=random_head(
-                pretrained.config.hidden_size,
-                len(classes),
-                pretrained.config.initializer_range,
-                np.random.default_rng(head_seed),
-            ),
-            pooling=self.pooling,
-        ).to(device)
-        epochs = train(
-            classifier, tokens, numbers, self._options(), training_seed, self._progress()
+        head = random_head(
+            pretrained.config.hidden_size,
+            len(classes),
+            pretrained.config.initializer_range,
+            np.random.default_rng(head_seed),
         )
-        self.history_ = [asdict(record) for record in epochs]
+        network = TextClassifier(pretrained.new_encoder(), head, self.pooling).to(device)
+        return _State(network, pretrained.new_tokenizer(), pretrained.wordpiece, [])
 
-        self.classes_ = classes
-        self.model_, self.head_ = classifier.encoder, classifier.head
-        self.tokenizer_, self._wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
-        self.n_epochs_ = len(self.history_)
-        self.n_truncated_ = tokens.n_truncated
-        self.device_ = str(device)
-        return self
+    def _current(self) -> _State:
+        """Collect what this estimator has learned so far."""
+        network = TextClassifier(self.model_, self.head_, self.pooling)
+        return _State(network, self.tokenizer_, self._wordpiece, self.history_)
+
+    def _set_fitted(self, state: _State, classes: np.ndarray, history: list[Any]) -> None:
+        for name, value in _fitted_attributes(state, classes, history).items():
+            setattr(self, name, value)
+
+    def _split(
+        self,
+        numbers: np.ndarray,
+        weights: np.ndarray,
+        seed: np.random.SeedSequence,
+        X_val: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and rows set aside for validation."""
+        rows = np.flatnonzero(weights)
+        if not self.early_stopping or X_val is not None:
+            return rows, rows[:0]
+        train_rows, validation_rows = train_test_split(
+            rows,
+            test_size=self.validation_fraction,
+            stratify=numbers[rows],
+            random_state=int(seed.generate_state(1)[0]),
+        )
+        return train_rows, validation_rows
+
+    def _given_validation(
+        self, X_val: Any, y_val: Any, classes: np.ndarray, wordpiece: WordPieceTokenizer
+    ) -> LabelledTexts:
+        if X_val is None or y_val is None:
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(
+                f"{missing} is None, but the other of X_val and y_val is given; they go "
+                "together. Give both or neither."
+            )
+        texts = check_texts(self, X_val, reset=False)
+        numbers = class_numbers(y_val, len(texts), classes)
+        return _labelled(self._tokenize(texts, wordpiece), numbers, np.ones(len(texts)))
+
+    def _train(
+        self,
+        start: _State,
+        classes: np.ndarray,
+        training: LabelledTexts,
+        validation: LabelledTexts | None,
+        seed: np.random.SeedSequence,
+        tasks: EpochTasks,
+    ) -> list[dict[str, Any]]:
+        """Train `start` in place and return the history."""
+        network = start.network
+        history = list(start.history)
+        stopping = EarlyStopping(network, self.n_iter_no_change) if self.early_stopping else None
+        epochs = train(network, training, self._options(), seed, self._progress())
+        for _ in range(self.max_epochs):
+            tasks.begin_epoch()
+            record = asdict(next(epochs)) | {"epoch": len(history) + 1}
+            if validation is not None:
+                found = evaluate(network, validation)
+                record |= {"val_loss": found.loss, "val_score": found.accuracy}
+            history.append(record)
+            stop = tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history)))
+            if stop or (stopping and stopping.should_stop(record["val_loss"])):
+                break
+        if stopping:
+            stopping.restore()
+        return history
 
     def _options(self) -> TrainingOptions:
         return TrainingOptions(
@@ -252,6 +489,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
             warmup_fraction=self.warmup_fraction,
             dropout=self.dropout,
             n_frozen_layers=self.n_frozen_layers,
+            label_smoothing=self.label_smoothing,
         )
 
     def _progress(self) -> Progress:
@@ -265,13 +503,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
         tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        warn_truncated(
-            tokens.n_truncated,
-            len(tokens),
-            tokens.n_tokens_lost,
-            len(tokens.ids),
-            self.max_length,
-        )
+        warn_truncated(tokens, self.max_length)
         return tokens
 
     def _logits(self, X: Any) -> np.ndarray:
@@ -354,6 +586,7 @@ class BertSentimentClassifier(ClassifierMixin, BaseEstimator):
             state["model_"] = checkpoint.pack_encoder(state["model_"])
             state["head_"] = checkpoint.to_arrays(state["head_"])
             del state["_wordpiece"]
+            state.pop("_trainer", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

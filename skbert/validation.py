@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
+
+from skbert.engine.tokens import Tokens
 
 MAX_CLASSES = 1000
 
@@ -204,6 +207,26 @@ def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
     numbers : ndarray of shape (n_texts,), int64
         ``classes[numbers] == y``.
     """
+    labels = _labels(y, n_texts)
+    try:
+        classes, numbers = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise TypeError(
+            f"y mixes labels of types {kinds}, which have no common order; all must be of one "
+            "type: str, int or bool. Convert them, for example with y.astype(str)."
+        ) from error
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise ValueError(
+            f"y has {len(classes)} class{'es' if len(classes) > 1 else ''}"
+            f"{f': {classes[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} classes are "
+            "allowed. Check that y is the column of sentiments and that no filter took one away."
+        )
+    return classes, numbers.astype(np.int64)
+
+
+def _labels(y: Any, n_texts: int) -> np.ndarray:
+    """Get `y` as one label a text, none of them missing."""
     if y is None:
         raise ValueError(
             "y is None, but this estimator requires y to be passed, but the target y is None: "
@@ -222,21 +245,88 @@ def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
                 "str, an int or a bool. Leave out the rows without one."
             )
     check_classification_targets(labels)
-    try:
-        classes, numbers = np.unique(labels, return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise TypeError(
-            f"y mixes labels of types {kinds}, which have no common order; all must be of one "
-            "type: str, int or bool. Convert them, for example with y.astype(str)."
-        ) from error
-    if not 2 <= len(classes) <= MAX_CLASSES:
+    return labels
+
+
+def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
+    """Find all labels that may ever come to partial_fit: said now, or known from before."""
+    if classes is None and known is None:
         raise ValueError(
-            f"y has {len(classes)} class{'es' if len(classes) > 1 else ''}"
-            f"{f': {classes[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} classes are "
-            "allowed. Check that y is the column of sentiments and that no filter took one away."
+            "classes is None in the first call of partial_fit; it must list all labels that "
+            "will ever come. Call partial_fit(X, y, classes=[...])."
         )
-    return classes, numbers.astype(np.int64)
+    if classes is None:
+        return known
+    found, _ = check_labels(classes, len(classes))
+    if known is not None and not np.array_equal(found, known):
+        raise ValueError(
+            f"classes={list(found)} differs from the classes of earlier calls, {list(known)}; "
+            "they cannot change. Leave classes out, or make a new estimator."
+        )
+    return found
+
+
+def class_numbers(y: Any, n_texts: int, classes: np.ndarray) -> np.ndarray:
+    """Turn labels into numbers of given classes; see `check_labels`."""
+    labels = _labels(y, n_texts)
+    known = np.isin(labels, classes)
+    if not known.all():
+        row = int(np.flatnonzero(~known)[0])
+        raise ValueError(
+            f"y[{row}] is {labels[row]!r}, which is not one of the classes "
+            f"{_shown(classes.tolist())}. Leave out such rows, or fit with all classes."
+        )
+    return np.searchsorted(classes, labels).astype(np.int64)
+
+
+def check_weights(
+    sample_weight: Any, class_weight: Any, classes: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """How much each text counts in the loss.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_texts,) or None
+    class_weight : dict, "balanced" or None
+        "balanced" gives each class the same total weight.
+    classes : ndarray of shape (n_classes,)
+    numbers : ndarray of shape (n_texts,)
+        The class number of each text.
+
+    Returns
+    -------
+    ndarray of shape (n_texts,), float32
+        Their products.
+    """
+    weights = np.ones(len(numbers))
+    if sample_weight is not None:
+        weights = np.array(sample_weight, dtype=np.float64)
+        if weights.ndim == 0:
+            weights = np.full(len(numbers), float(weights))
+        if weights.shape != numbers.shape:
+            raise ValueError(
+                f"sample_weight has shape {weights.shape}; expected is {numbers.shape}, one "
+                "number for each text. Give as many weights as there are texts."
+            )
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            row = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
+            raise ValueError(
+                f"sample_weight[{row}] is {weights[row]}; every weight must be a finite number, "
+                "0 or larger. Correct it, or give 0 to leave the text out."
+            )
+    if class_weight is not None:
+        present = np.unique(numbers)
+        of_class = np.ones(len(classes))
+        of_class[present] = compute_class_weight(
+            class_weight, classes=classes[present], y=classes[numbers]
+        )
+        weights = weights * of_class[numbers]
+    if not weights.any():
+        raise ValueError(
+            "All weights are zero, so no text counts; at least one must be larger than 0. Check "
+            "sample_weight and class_weight."
+        )
+    return weights.astype(np.float32)
 
 
 def check_max_length(max_length: int, n_positions: int) -> None:
@@ -258,14 +348,15 @@ def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
         )
 
 
-def warn_truncated(n_truncated: int, n_texts: int, n_lost: int, n_kept: int, limit: int) -> None:
+def warn_truncated(tokens: Tokens, max_length: int) -> None:
     """Say once how much was cut off, if anything was."""
-    if n_truncated:
-        share = n_lost / (n_lost + n_kept)
+    if tokens.n_truncated:
+        n_lost = int(tokens.n_lost.sum())
+        share = n_lost / (n_lost + len(tokens.ids))
         warnings.warn(
-            f"{n_truncated} of {n_texts} texts are longer than max_length={limit} tokens and "
-            f"were cut; {n_lost} tokens were left out, {share:.1%} of all. Raise max_length, or "
-            "choose with `truncation` which part is kept.",
+            f"{tokens.n_truncated} of {len(tokens)} texts are longer than max_length={max_length} "
+            f"tokens and were cut; {n_lost} tokens were left out, {share:.1%} of all. Raise "
+            "max_length, or choose with `truncation` which part is kept.",
             TruncationWarning,
             stacklevel=3,
         )

@@ -12,7 +12,7 @@ from skbert.engine.tokens import Tokens
 def tokens_of(*texts):
     ids = np.array([i for text in texts for i in text], dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
-    return Tokens(ids, np.zeros_like(ids), offsets, n_truncated=0, n_tokens_lost=0)
+    return Tokens(ids, np.zeros_like(ids), offsets, n_lost=np.zeros(len(texts)))
 
 
 def test_pack_by_hand():

@@ -10,7 +10,7 @@ import torch
 from skbert.engine import checkpoint, frozen, training
 from skbert.engine.heads import TextClassifier, random_head
 from skbert.engine.optimizer import learning_rate_factor
-from skbert.engine.training import TrainingOptions, train
+from skbert.engine.training import LabelledTexts, Trainer, TrainingOptions, train
 
 TEXTS = [
     "a good film",
@@ -38,6 +38,10 @@ def new_classifier(folder, pooling="cls"):
     return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
 
 
+def labelled(tokens):
+    return LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
+
+
 def weights_of(classifier):
     return {**classifier.encoder.state_dict(), **classifier.head.state_dict()}
 
@@ -51,7 +55,7 @@ def assert_same_weights(ours, theirs, atol):
 
 def run(classifier, tokens, options=OPTIONS, seed=0):
     return list(
-        train(classifier, tokens, LABELS, options, np.random.SeedSequence(seed), lambda b, _: b)
+        train(classifier, labelled(tokens), options, np.random.SeedSequence(seed), lambda b, _: b)
     )
 
 
@@ -131,16 +135,16 @@ def test_records_by_hand(tiny_bert):
 def test_micro_batches_give_the_gradients_of_the_whole_batch(tiny_bert, monkeypatch):
     whole, tokens = new_classifier(tiny_bert)
     parts = copy.deepcopy(whole)
-    run_whole = training._Run(whole, tokens, LABELS, lambda x: x, OPTIONS)
+    data, seed = labelled(tokens), np.random.SeedSequence(0)
+    at_once = Trainer(whole, OPTIONS, lambda _: 1.0, seed)
     monkeypatch.setattr(training, "_MICRO_BATCH_TOKENS", 9)
-    run_parts = training._Run(parts, tokens, LABELS, lambda x: x, OPTIONS)
+    in_parts = Trainer(parts, OPTIONS, lambda _: 1.0, seed)
     rows = np.arange(8)
-    with run_whole.ready(), run_parts.ready():
-        loss_whole = run_whole._accumulate_gradients(rows)
-        loss_parts = run_parts._accumulate_gradients(rows)
-        assert loss_parts == pytest.approx(loss_whole, abs=1e-5)
-        for a, b in zip(run_whole._parameters, run_parts._parameters, strict=True):
-            torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-6)
+    loss_at_once = at_once._accumulate_gradients(data, rows, None)
+    loss_in_parts = in_parts._accumulate_gradients(data, rows, None)
+    assert loss_in_parts == pytest.approx(loss_at_once, abs=1e-5)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-6)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tiny_bert, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from skbert.engine import checkpoint, training
 from skbert.engine.heads import TextClassifier, random_head
 from skbert.engine.tokens import Tokens
-from skbert.engine.training import TrainingOptions, train
+from skbert.engine.training import LabelledTexts, TrainingOptions, train
 from skbert.engine.vocabulary import CompactVocabulary
 
 TEXTS = ["a good film", "not a good film", "great fun", "", "dull [PAD] and boring"] * 4
@@ -43,9 +43,8 @@ def trained(folder):
     classifier = TextClassifier(pretrained.new_encoder(), head, "cls")
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
     seed = np.random.SeedSequence(0)
-    losses = [
-        r.train_loss for r in train(classifier, tokens, LABELS, OPTIONS, seed, lambda b, _: b)
-    ]
+    data = LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
+    losses = [r.train_loss for r in train(classifier, data, OPTIONS, seed, lambda b, _: b)]
     return classifier, losses
 
 
@@ -65,7 +64,7 @@ def test_rows_by_hand():
     with torch.no_grad():
         embedding.weight.copy_(torch.arange(12.0).view(6, 2))
     ids = np.array([5, 2, 5], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactVocabulary(embedding, tokens)
     assert compact.tokens.ids.tolist() == [1, 0, 1]
     assert compact.weight.tolist() == [[4.0, 5.0], [10.0, 11.0]]
@@ -86,7 +85,7 @@ def test_rows_by_hand():
 def test_the_padding_row_keeps_its_meaning():
     embedding = torch.nn.Embedding(6, 2, padding_idx=3)
     ids = np.array([5, 3, 1], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactVocabulary(embedding, tokens)
     with compact.in_place():
         assert embedding.padding_idx == 1
@@ -107,7 +106,7 @@ def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
 
 def test_tokens_are_not_changed():
     ids = np.array([5, 3, 1], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_truncated=0, n_tokens_lost=0)
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactVocabulary(torch.nn.Embedding(6, 2), tokens)
     assert tokens.ids.tolist() == [5, 3, 1]
     assert compact.tokens.ids.tolist() == [2, 1, 0]

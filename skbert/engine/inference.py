@@ -1,8 +1,9 @@
-"""Tokens -> one row of logits a text, in the caller's order."""
+"""Tokens -> one row of logits a text, in the caller's order; and what they are worth."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from skbert.engine.heads import TextClassifier
 from skbert.engine.packing import budgeted_batches, pack
 from skbert.engine.tokens import Tokens
+from skbert.engine.training import LabelledTexts, weighted_loss
 
 # Large enough for the matrix products to run at full speed, small enough that a layer's
 # activations (4096 x 4 d_model floats) stay near the processor.
@@ -39,6 +41,34 @@ def predict_logits(
             batch = pack(tokens, distinct[part])
             logits[batch.rows] = classifier.logits(batch).float().cpu().numpy()
     return logits[inverse]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well some texts are classified.
+
+    Attributes
+    ----------
+    loss : float
+        Weighted mean cross-entropy, nats a text, in evaluation mode.
+    accuracy : float
+        Weighted share of the texts whose highest logit is that of their label.
+    """
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
+    """Measure `classifier` on labelled texts, without changing it."""
+    logits = predict_logits(classifier, data.tokens)
+    rows = np.arange(len(logits))
+    total = data.weights.sum()
+    loss_sum = weighted_loss(torch.from_numpy(logits), data, rows)
+    return Evaluation(
+        loss=loss_sum.item() / float(total),
+        accuracy=float(data.weights[logits.argmax(axis=1) == data.labels].sum() / total),
+    )
 
 
 def _distinct(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:

@@ -54,3 +54,16 @@ def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> flo
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)
     return (n_steps - step) / (n_steps - n_warmup)
+
+
+def constant_after_warmup(step: int, n_warmup: int) -> float:
+    """Linear warm-up, then always 1: for a training whose end is not known.
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    n_warmup : int
+        Steps in which the learning rate rises.
+    """
+    return min(1.0, (step + 1) / (n_warmup + 1))

@@ -38,25 +38,34 @@ class Tokens:
         0 for the first text of a pair and for single texts, 1 for the second.
     offsets : ndarray of shape (n_texts + 1,), int64
         Text i is ``ids[offsets[i]:offsets[i + 1]]``.
-    n_truncated : int
-        How many texts were longer than allowed.
-    n_tokens_lost : int
-        How many of their tokens were left out.
+    n_lost : ndarray of shape (n_texts,), int64
+        How many tokens of each text were left out because it was longer than allowed.
     """
 
     ids: np.ndarray
     segment_ids: np.ndarray
     offsets: np.ndarray
-    n_truncated: int
-    n_tokens_lost: int
+    n_lost: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens in each text, special ones included; shape (n_texts,)."""
         return np.diff(self.offsets)
 
+    @property
+    def n_truncated(self) -> int:
+        """How many texts were cut."""
+        return int(np.count_nonzero(self.n_lost))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Tokens:
+        """Choose some texts, in the order of `rows`."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[source], self.segment_ids[source], offsets, self.n_lost[rows])
 
 
 def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
@@ -152,13 +161,12 @@ class WordPieceTokenizer:
         ids: list[int] = []
         segment_ids: list[int] = []
         offsets = [0]
-        n_truncated = n_tokens_lost = 0
+        n_lost: list[int] = []
         for row in zip(*segments, strict=True):
             bodies = [self._ids(text) for text in row]
             lengths = [len(body) for body in bodies]
             n_kept = share_room(lengths, room)
-            n_truncated += n_kept != lengths
-            n_tokens_lost += sum(lengths) - sum(n_kept)
+            n_lost.append(sum(lengths) - sum(n_kept))
             ids.append(self._cls_id)
             segment_ids.append(0)
             for segment, (body, n) in enumerate(zip(bodies, n_kept, strict=True)):
@@ -170,8 +178,7 @@ class WordPieceTokenizer:
             np.array(ids, dtype=np.int32),
             np.array(segment_ids, dtype=np.int32),
             np.array(offsets, dtype=np.int64),
-            n_truncated,
-            n_tokens_lost,
+            np.array(n_lost, dtype=np.int64),
         )
 
     def _ids(self, text: str) -> Sequence[int]:

@@ -6,21 +6,28 @@ scikit-learn, no decision when to stop: the caller stops by not asking for the n
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from skbert.engine.dropout import Dropout, seeded_dropout
+from skbert.engine.dropout import seeded_dropout
 from skbert.engine.frozen import FrozenLayers
 from skbert.engine.heads import TextClassifier
-from skbert.engine.optimizer import adamw, learning_rate_factor, set_learning_rate
+from skbert.engine.optimizer import (
+    adamw,
+    constant_after_warmup,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from skbert.engine.packing import pack, shuffled_batches, split_by_tokens
 from skbert.engine.tokens import Tokens
 from skbert.engine.vocabulary import CompactVocabulary
@@ -44,7 +51,27 @@ class TrainingOptions:
     warmup_fraction: float
     dropout: float
     n_frozen_layers: int = 0
+    label_smoothing: float = 0.0
     max_gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """What to learn from, or to be measured on.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        n_texts tokenised texts.
+    labels : ndarray of shape (n_texts,), int64
+        Class numbers, from 0.
+    weights : ndarray of shape (n_texts,), float32
+        How much each text counts; 1 on average.
+    """
+
+    tokens: Tokens
+    labels: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,7 +83,7 @@ class EpochRecord:
     epoch : int
         From 1.
     train_loss : float
-        Mean cross-entropy (nats a text) over the epoch, in training mode.
+        Weighted mean cross-entropy (nats a text) over the epoch, in training mode.
     learning_rate : float
         At the epoch's last step.
     seconds : float
@@ -74,8 +101,7 @@ class EpochRecord:
 
 def train(
     classifier: TextClassifier,
-    tokens: Tokens,
-    labels: np.ndarray,
+    data: LabelledTexts,
     options: TrainingOptions,
     seed: np.random.SeedSequence,
     progress: Progress,
@@ -85,115 +111,164 @@ def train(
     Parameters
     ----------
     classifier : TextClassifier
-        Changed in place.
-    tokens : Tokens
-        n_texts tokenised texts.
-    labels : ndarray of shape (n_texts,), int64
-        Class numbers, from 0.
+        Changed in place; between two epochs it is whole and can predict.
+    data : LabelledTexts
     options : TrainingOptions
     seed : numpy.random.SeedSequence
         Decides the order of the texts and the dropout.
     progress : callable
     """
-    order_seed, dropout_seed = seed.spawn(2)
-    order = np.random.default_rng(order_seed)
-    dropout = seeded_dropout(options.dropout, dropout_seed, classifier.head.weight.device)
-    run = _Run(classifier, tokens, labels, dropout, options)
-    for epoch in range(1, options.max_epochs + 1):
-        start = time.perf_counter()
-        loss_sum = 0.0
-        with run.ready():
-            for rows in progress(shuffled_batches(len(tokens), options.batch_size, order), epoch):
-                loss_sum += run.step(rows)
-        yield EpochRecord(
-            epoch=epoch,
-            train_loss=loss_sum / len(tokens),
-            learning_rate=run.learning_rate,
-            seconds=time.perf_counter() - start,
-            n_tokens=len(tokens.ids),
-        )
+    vocabulary = None
+    if not options.n_frozen_layers:
+        word_embeddings = classifier.encoder.embeddings.word_embeddings
+        vocabulary = CompactVocabulary(word_embeddings, data.tokens)
+        data = replace(data, tokens=vocabulary.tokens)
+    n_steps = options.max_epochs * -(-len(data.tokens) // options.batch_size)
+    schedule = partial(
+        learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
+    )
+    trainer = Trainer(classifier, options, schedule, seed, vocabulary)
+    frozen = trainer.frozen_layers(data)
+    for _ in range(options.max_epochs):
+        yield trainer.epoch(data, frozen, progress)
 
 
-class _Run:
-    """One training run: its optimizer, its schedule, and what makes its steps cheap."""
+def open_ended_trainer(
+    classifier: TextClassifier,
+    data: LabelledTexts,
+    options: TrainingOptions,
+    seed: np.random.SeedSequence,
+) -> Trainer:
+    """Make a trainer for more epochs than are known, the first of them on `data`."""
+    n_steps = -(-len(data.tokens) // options.batch_size)
+    n_warmup = math.ceil(options.warmup_fraction * n_steps)
+    return Trainer(classifier, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
+
+
+class Trainer:
+    """An optimizer with its schedule and random state, which takes one epoch after the other.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+    options : TrainingOptions
+    schedule : callable
+        Number of the step, from 0 -> factor of the learning rate.
+    seed : numpy.random.SeedSequence
+    vocabulary : CompactVocabulary or None
+        Made of all texts that will come, or None to train the whole embedding table.
+    """
 
     def __init__(
         self,
         classifier: TextClassifier,
-        tokens: Tokens,
-        labels: np.ndarray,
-        dropout: Dropout,
         options: TrainingOptions,
+        schedule: Callable[[int], float],
+        seed: np.random.SeedSequence,
+        vocabulary: CompactVocabulary | None = None,
     ) -> None:
+        order_seed, dropout_seed = seed.spawn(2)
+        self._order = np.random.default_rng(order_seed)
+        self._dropout = seeded_dropout(options.dropout, dropout_seed, classifier.head.weight.device)
         self._classifier = classifier
-        self._labels = labels
-        self._dropout = dropout
-        self._options = options
-        self._tokens = tokens
-        self._frozen: FrozenLayers | None = None
-        self._vocabulary: CompactVocabulary | None = None
-        if options.n_frozen_layers:
-            self._frozen = FrozenLayers(classifier.encoder, options.n_frozen_layers, tokens)
-        else:
-            word_embeddings = classifier.encoder.embeddings.word_embeddings
-            self._vocabulary = CompactVocabulary(word_embeddings, tokens)
-            self._tokens = self._vocabulary.tokens
-        with self.ready():
+        self.options = options
+        self._schedule = schedule
+        self._vocabulary = vocabulary
+        with self._steps_possible():
             self._parameters = classifier.parameters(options.n_frozen_layers)
         self._optimizer = adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
-        self._n_steps = options.max_epochs * -(-len(tokens) // options.batch_size)
-        self._n_done = 0
-        self.learning_rate = 0.0
+        self._n_steps = self._n_epochs = 0
+        self._learning_rate = 0.0
 
-    def ready(self) -> AbstractContextManager[None]:
-        """Make steps possible inside; outside, the encoder is whole and can predict."""
+    def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
+        """Compute what leaves the frozen layers, if there are any."""
+        n_frozen = self.options.n_frozen_layers
+        return FrozenLayers(self._classifier.encoder, n_frozen, data.tokens) if n_frozen else None
+
+    def epoch(
+        self, data: LabelledTexts, frozen: FrozenLayers | None, progress: Progress
+    ) -> EpochRecord:
+        """Take every text once, in a new order."""
+        start = time.perf_counter()
+        self._n_epochs += 1
+        n_texts = len(data.tokens)
+        batches = shuffled_batches(n_texts, self.options.batch_size, self._order)
+        with self._steps_possible():
+            loss_sum = sum(
+                self.step(data, rows, frozen) for rows in progress(batches, self._n_epochs)
+            )
+        return EpochRecord(
+            epoch=self._n_epochs,
+            train_loss=loss_sum / n_texts,
+            learning_rate=self._learning_rate,
+            seconds=time.perf_counter() - start,
+            n_tokens=len(data.tokens.ids),
+        )
+
+    def _steps_possible(self) -> AbstractContextManager[None]:
+        """Inside, the model has the compact vocabulary; outside, it is whole."""
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
 
-    def step(self, rows: np.ndarray) -> float:
-        """Take one optimizer step and return the summed loss of the texts before it."""
-        options = self._options
-        factor = learning_rate_factor(self._n_done, self._n_steps, options.warmup_fraction)
-        self.learning_rate = options.learning_rate * factor
-        set_learning_rate(self._optimizer, self.learning_rate)
-        loss_sum = self._accumulate_gradients(rows)
+    def step(
+        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None = None
+    ) -> float:
+        """Take one optimizer step and return the weighted loss before it, summed over `rows`."""
+        options = self.options
+        self._learning_rate = options.learning_rate * self._schedule(self._n_steps)
+        set_learning_rate(self._optimizer, self._learning_rate)
+        loss_sum = self._accumulate_gradients(data, rows, frozen)
         nn.utils.clip_grad_norm_(self._parameters, options.max_gradient_norm)
         self._optimizer.step()
         if self._vocabulary:
-            self._vocabulary.decay_absent(1 - self.learning_rate * options.weight_decay)
-        self._n_done += 1
+            self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
+        self._n_steps += 1
         return loss_sum
 
-    def _accumulate_gradients(self, rows: np.ndarray) -> float:
+    def _accumulate_gradients(
+        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None
+    ) -> float:
         """Gradients of the mean loss of the batch, whatever the number of micro-batches."""
+        lengths = data.tokens.lengths
         while True:
             self._optimizer.zero_grad(set_to_none=True)
             try:
                 return sum(
-                    self._backward(micro_rows, len(rows))
-                    for micro_rows in split_by_tokens(
-                        self._tokens.lengths, rows, self._token_budget
-                    )
+                    self._backward(data, micro_rows, frozen, batch_size=len(rows))
+                    for micro_rows in split_by_tokens(lengths, rows, self._token_budget)
                 )
             except torch.OutOfMemoryError:
-                longest = int(self._tokens.lengths[rows].max())
-                if self._token_budget <= longest:
+                longest_text = int(lengths[rows].max())
+                if self._token_budget <= longest_text:
                     raise
-                self._token_budget = max(self._token_budget // 2, longest)
-                warnings.warn(
-                    f"Out of memory on {self._classifier.head.weight.device}: the step is "
-                    f"repeated in micro-batches of {self._token_budget} tokens, which gives the "
-                    "same gradients more slowly. Lower max_length or choose a smaller model to "
-                    "avoid this.",
-                    stacklevel=2,
-                )
+                self._halve_micro_batches(longest_text)
 
-    def _backward(self, rows: np.ndarray, batch_size: int) -> float:
+    def _halve_micro_batches(self, longest_text: int) -> None:
+        self._token_budget = max(self._token_budget // 2, longest_text)
+        warnings.warn(
+            f"Out of memory on {self._classifier.head.weight.device}: the step is repeated in "
+            f"micro-batches of {self._token_budget} tokens, which gives the same gradients more "
+            "slowly. Lower max_length or choose a smaller model to avoid this.",
+            stacklevel=2,
+        )
+
+    def _backward(
+        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None, batch_size: int
+    ) -> float:
         """Add the gradients of some texts of a batch; return their summed loss."""
-        batch = pack(self._tokens, rows)
-        start = self._frozen.states(batch) if self._frozen else None
+        batch = pack(data.tokens, rows)
+        start = frozen.states(batch) if frozen else None
         logits = self._classifier.logits(batch, self._dropout, start)
-        labels = torch.from_numpy(self._labels[batch.rows]).to(logits.device)
-        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+        loss_sum = weighted_loss(logits, data, batch.rows, self.options.label_smoothing)
         (loss_sum / batch_size).backward()
         return loss_sum.item()
+
+
+def weighted_loss(
+    logits: Tensor, data: LabelledTexts, rows: np.ndarray, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of `rows`, each times its weight, summed; logits are in their order."""
+    labels = torch.from_numpy(data.labels[rows]).to(logits.device)
+    weights = torch.from_numpy(data.weights[rows]).to(logits.device)
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses @ weights

@@ -1,0 +1,50 @@
+"""When to stop training, and the weights to go back to."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from skbert.engine.heads import TextClassifier
+
+
+class EarlyStopping:
+    """Watches the validation loss and keeps the weights of its lowest value in memory.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+    n_iter_no_change : int
+        Stop after so many epochs in a row without a new lowest loss.
+
+    Attributes
+    ----------
+    best_epoch : int
+        The epoch of the lowest loss, from 1; 0 before the first.
+    """
+
+    def __init__(self, classifier: TextClassifier, n_iter_no_change: int) -> None:
+        self._modules = (classifier.encoder, classifier.head)
+        self._n_iter_no_change = n_iter_no_change
+        self._best_loss = math.inf
+        self._best_weights: list[dict[str, Tensor]] = []
+        self._n_epochs = 0
+        self.best_epoch = 0
+
+    def should_stop(self, validation_loss: float) -> bool:
+        """Take note of an epoch's loss, and say whether it was one too many."""
+        self._n_epochs += 1
+        if validation_loss < self._best_loss or not self._best_weights:
+            self._best_loss = validation_loss
+            self.best_epoch = self._n_epochs
+            self._best_weights = [
+                {name: weight.clone() for name, weight in module.state_dict().items()}
+                for module in self._modules
+            ]
+        return self._n_epochs - self.best_epoch >= self._n_iter_no_change
+
+    def restore(self) -> None:
+        """Give the classifier back the weights of its best epoch."""
+        for module, weights in zip(self._modules, self._best_weights, strict=True):
+            module.load_state_dict(weights)
