@@ -17,9 +17,9 @@ WORDS = (
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def save_bert(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
+def save_bert(folder: Path, *, seed: int = 0, words: list[str] = WORDS, **sizes: int) -> Path:
     """Save a BERT with random weights and a small WordPiece vocabulary."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     characters = string.ascii_lowercase + string.digits + string.punctuation
     vocabulary += [*characters, *(f"##{c}" for c in string.ascii_lowercase + string.digits)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not index.isdecimal()):
         raise ValueError(
             f"device={name!r} is not a device that skbert knows. Allowed are 'auto', 'cpu', "
             "'cuda', 'cuda:<number>' and 'mps'. Use device='auto' to take the best there is."

@@ -36,7 +36,7 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
     # torch's bernoulli on CPU takes 12 % of a training step; 16 raw random bits an element
     # and a comparison take a third of that.
     bits = np.random.SFC64(seed)
-    threshold = round(p * 2**16)
+    threshold = min(round(p * 2**16), 2**16 - 1)  # at least one value in 65536 is kept
     scale = 1 / (1 - threshold / 2**16)
     lowest = np.iinfo(np.int16).min
 

