@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import resolve_device
+from skbert.engine.device import gradients_on, resolve_device
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.stopping import EarlyStopping
@@ -52,6 +52,10 @@ class _State:
     tokenizer: Any
     wordpiece: WordPieceTokenizer
     history: list[dict[str, Any]]
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.network.encoder.encoder.layer)
 
 
 def _fitted_attributes(
@@ -257,6 +261,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.verbose = verbose
 
     @with_callbacks
+    @gradients_on()
     def fit(
         self,
         X: Any,
@@ -310,12 +315,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         weights = check_weights(sample_weight, self.class_weight, classes, numbers)
         head_seed, training_seed, split_seed = seed_of(self.random_state).spawn(3)
         start = self._start(classes, head_seed)
+        check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
-        tokens = self._tokenize(texts, start.wordpiece)
+        tokens = self._tokenize(texts, start)
         rows, validation_rows = self._split(numbers, weights, split_seed, X_val)
         training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
         if X_val is not None or y_val is not None:
-            validation = self._given_validation(X_val, y_val, classes, start.wordpiece)
+            validation = self._given_validation(X_val, y_val, classes, start)
         elif len(validation_rows):
             validation = _labelled(
                 tokens.take(validation_rows), numbers[validation_rows], weights[validation_rows]
@@ -332,6 +338,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         tasks.end_fit()
         return self
 
+    @gradients_on()
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> BertSentimentClassifier:
@@ -372,8 +379,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         weights = check_weights(sample_weight, self.class_weight, known, numbers)
         head_seed, training_seed = seed_of(self.random_state).spawn(2)
         start = self._start(known, head_seed) if is_first else self._current()
+        check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
-        tokens = self._tokenize(texts, start.wordpiece)
+        tokens = self._tokenize(texts, start)
         rows = np.flatnonzero(weights)
         training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
         options = self._options()
@@ -393,15 +401,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if self.warm_start and hasattr(self, "classes_"):
             if not np.array_equal(classes, self.classes_):
                 raise ValueError(
-                    f"y has the classes {list(classes)}, but with warm_start=True they must be "
-                    f"those of the last fit, {list(self.classes_)}. Give all of them, or set "
+                    f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
+                    f"those of the last fit, {self.classes_.tolist()}. Give all of them, or set "
                     "warm_start=False."
                 )
             return replace(self._current(), network=copy.deepcopy(self._current().network))
         device = resolve_device(self.device)
         pretrained = checkpoint.load_pretrained(self.model)
-        check_max_length(self.max_length, pretrained.config.max_position_embeddings)
-        check_n_frozen_layers(self.n_frozen_layers, pretrained.config.num_hidden_layers)
         head = random_head(
             pretrained.config.hidden_size,
             len(classes),
@@ -440,7 +446,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return train_rows, validation_rows
 
     def _given_validation(
-        self, X_val: Any, y_val: Any, classes: np.ndarray, wordpiece: WordPieceTokenizer
+        self, X_val: Any, y_val: Any, classes: np.ndarray, start: _State
     ) -> LabelledTexts:
         if X_val is None or y_val is None:
             missing = "X_val" if X_val is None else "y_val"
@@ -450,7 +456,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             )
         texts = check_texts(self, X_val, reset=False)
         numbers = class_numbers(y_val, len(texts), classes)
-        return _labelled(self._tokenize(texts, wordpiece), numbers, np.ones(len(texts)))
+        return _labelled(self._tokenize(texts, start), numbers, np.ones(len(texts)))
 
     def _train(
         self,
@@ -499,8 +505,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
         return progress
 
-    def _tokenize(self, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
-        tokens = wordpiece(
+    def _tokenize(self, texts: Texts, state: _State) -> Tokens:
+        config = state.network.encoder.config
+        check_max_length(self.max_length, config.max_position_embeddings)
+        tokens = state.wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
         warn_truncated(tokens, self.max_length)
@@ -509,8 +517,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _logits(self, X: Any) -> np.ndarray:
         """Unnormalised scores, shape (n_texts, n_classes), float32."""
         check_is_fitted(self)
-        tokens = self._tokenize(check_texts(self, X, reset=False), self._wordpiece)
-        return predict_logits(TextClassifier(self.model_, self.head_, self.pooling), tokens)
+        state = self._current()
+        return predict_logits(
+            state.network, self._tokenize(check_texts(self, X, reset=False), state)
+        )
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits of the texts.

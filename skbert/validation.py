@@ -94,7 +94,7 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
                 place = f"X[{row}]" if len(columns) == 1 else f"X[{row}][{number}]"
                 raise _not_a_text(place, text)
     _check_columns(estimator, X, len(columns), reset=reset)
-    first, *second = ([str(text) for text in column] for column in columns)  # numpy.str_ too
+    first, *second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second[0] if second else None)
 
 
@@ -181,7 +181,7 @@ def _not_a_text(place: str, text: Any) -> Exception:
 
 def _is_missing(value: Any) -> bool:
     """None, NaN, NaT and pandas.NA: all that does not equal itself, and None."""
-    if value is None or type(value).__name__ == "NAType":
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return np.isscalar(value) and value != value
 
@@ -208,44 +208,54 @@ def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
         ``classes[numbers] == y``.
     """
     labels = _labels(y, n_texts)
-    try:
-        classes, numbers = np.unique(labels, return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise TypeError(
-            f"y mixes labels of types {kinds}, which have no common order; all must be of one "
-            "type: str, int or bool. Convert them, for example with y.astype(str)."
-        ) from error
+    classes, numbers = np.unique(labels, return_inverse=True)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(
             f"y has {len(classes)} class{'es' if len(classes) > 1 else ''}"
-            f"{f': {classes[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} classes are "
-            "allowed. Check that y is the column of sentiments and that no filter took one away."
+            f"{f': {classes.tolist()[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} "
+            "classes are allowed. Check that y is the column of sentiments and that no filter "
+            "took one away."
         )
     return classes, numbers.astype(np.int64)
 
 
 def _labels(y: Any, n_texts: int) -> np.ndarray:
-    """Get `y` as one label a text, none of them missing."""
+    """Get `y` as one label a text, none of them missing, all of one kind."""
     if y is None:
         raise ValueError(
             "y is None, but this estimator requires y to be passed, but the target y is None: "
             "one label for each text. Call fit(X, y)."
         )
+    given = y.tolist() if hasattr(y, "tolist") else y
+    if isinstance(given, (list, tuple)):
+        _check_label_values(given)
+    kind = getattr(getattr(y, "dtype", None), "kind", "")
+    if (hasattr(y, "iloc") and kind in "biu") or kind == "T":
+        y = np.asarray(given)  # pandas' nullable numbers, numpy's strings of variable width
     labels = column_or_1d(y, warn=True)
     if len(labels) != n_texts:
         raise ValueError(
             f"X has {n_texts} texts and y has {len(labels)} labels; they must be as many. Check "
             "that both come from the same rows."
         )
-    for row, label in enumerate(labels.tolist()):
+    check_classification_targets(labels)
+    return labels
+
+
+def _check_label_values(labels: Sequence[Any]) -> None:
+    """Refuse missing labels, and strings beside numbers, before numpy makes strings of all."""
+    for row, label in enumerate(labels):
         if _is_missing(label):
             raise ValueError(
                 f"y[{row}] is {label!r} ({type(label).__name__}); every text needs a label: a "
                 "str, an int or a bool. Leave out the rows without one."
             )
-    check_classification_targets(labels)
-    return labels
+    if len({isinstance(label, str) for label in labels}) > 1:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise TypeError(
+            f"y mixes labels of types {kinds}, which have no common order; all must be of one "
+            "type: str, int or bool. Convert them, for example with y.astype(str)."
+        )
 
 
 def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
@@ -260,8 +270,8 @@ def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     found, _ = check_labels(classes, len(classes))
     if known is not None and not np.array_equal(found, known):
         raise ValueError(
-            f"classes={list(found)} differs from the classes of earlier calls, {list(known)}; "
-            "they cannot change. Leave classes out, or make a new estimator."
+            f"classes={found.tolist()} differs from the classes of earlier calls, "
+            f"{known.tolist()}; they cannot change. Leave classes out, or make a new estimator."
         )
     return found
 
@@ -273,7 +283,7 @@ def class_numbers(y: Any, n_texts: int, classes: np.ndarray) -> np.ndarray:
     if not known.all():
         row = int(np.flatnonzero(~known)[0])
         raise ValueError(
-            f"y[{row}] is {labels[row]!r}, which is not one of the classes "
+            f"y[{row}] is {labels.tolist()[row]!r}, which is not one of the classes "
             f"{_shown(classes.tolist())}. Leave out such rows, or fit with all classes."
         )
     return np.searchsorted(classes, labels).astype(np.int64)

@@ -103,7 +103,8 @@ def load_pretrained(model: str) -> Pretrained:
         If they are not a BERT encoder, or not the files they should be.
     """
     folder, sha256 = _find(model)
-    stamp = tuple((folder / name).stat().st_mtime_ns for name in (_CONFIG, _WEIGHTS))
+    present = [folder / name for name in _HUB_FILES if (folder / name).is_file()]
+    stamp = tuple(file.stat().st_mtime_ns for file in present)
     return _read(folder, sha256, stamp)
 
 
@@ -135,7 +136,7 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
                 huggingface_hub.snapshot_download(model, allow_patterns=_HUB_FILES, **options)
             )
         except _HUB_ERRORS as error:
-            tried.append(f"{place}: {str(error).splitlines()[0]}")
+            tried.append(f"{place}: {str(error).splitlines()[0].rstrip('.')}")
         else:
             missing = _missing_files(folder)
             if not missing:
@@ -196,7 +197,12 @@ def _check_hash(path: Path, expected: str) -> None:
 
 
 def _read_config(path: Path) -> BertConfig:
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} is not readable JSON ({error}). Save or download the model again."
+        ) from error
     refused = {
         "model_type": settings.get("model_type") != "bert",
         "position_embedding_type": settings.get("position_embedding_type", "absolute")

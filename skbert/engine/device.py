@@ -1,8 +1,18 @@
-"""Names of devices -> `torch.device`."""
+"""Names of devices -> `torch.device`; and torch's modes, whatever the caller has set."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Let gradients be computed, also where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def resolve_device(name: str) -> torch.device:

