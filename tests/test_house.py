@@ -1,0 +1,118 @@
+"""The rules of the house: who imports whom, and docstrings that tell the truth."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from numpydoc.docscrape import FunctionDoc, NumpyDocString
+
+import skbert
+from skbert.datasets import load_movie_reviews
+from tests.offline import run_offline
+
+PACKAGE = Path(skbert.__file__).parent
+
+#: From the bottom up; a file imports only from files before it.
+ORDER = """
+engine.device engine.tokens engine.packing engine.dropout engine.linear engine.attention
+engine.encoder engine.frozen engine.vocabulary engine.heads engine.optimizer engine.training
+engine.stopping engine.inference engine.checkpoint datasets validation callbacks classifier
+""".split()
+
+
+def imports_of(module):
+    path = PACKAGE / (module.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_is_in_the_order():
+    files = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert files == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_file_imports_only_from_files_below_it(module):
+    ours = {name.removeprefix("skbert.") for name in imports_of(module) if "skbert." in name}
+    above = set(ORDER[ORDER.index(module) :])
+    assert not ours & above
+
+
+@pytest.mark.parametrize("module", [name for name in ORDER if name.startswith("engine.")])
+def test_the_engine_knows_no_scikit_learn(module):
+    assert not {name.split(".")[0] for name in imports_of(module)} & {"sklearn", "pandas"}
+
+
+@pytest.mark.parametrize("module", ["engine.tokens", "engine.packing"])
+def test_tokens_and_packing_know_no_torch(module):
+    assert not {name.split(".")[0] for name in imports_of(module)} & {"torch", "transformers"}
+
+
+def documented_and_actual(function, doc):
+    signature = inspect.signature(function)
+    documented = {name: p.type for p in doc["Parameters"] for name in p.name.split(", ")}
+    actual = {name: p.default for name, p in signature.parameters.items() if name != "self"}
+    return documented, actual
+
+
+CLASS = skbert.BertSentimentClassifier
+METHODS = [
+    getattr(CLASS, name)
+    for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "doc"),
+    [
+        (CLASS.__init__, NumpyDocString(inspect.getdoc(CLASS))),
+        *((method, FunctionDoc(method)) for method in METHODS),
+        (CLASS.decision_function, FunctionDoc(CLASS.decision_function)),
+        (load_movie_reviews, FunctionDoc(load_movie_reviews)),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_documented_parameters_and_defaults_are_those_of_the_signature(function, doc):
+    documented, actual = documented_and_actual(function, doc)
+    assert list(documented) == list(actual)
+    for name, default in actual.items():
+        found = re.search(r"default=(.+)$", documented[name])
+        if default is inspect.Parameter.empty:
+            assert found is None, name
+        else:
+            assert found is not None, name
+            assert ast.literal_eval(found.group(1)) == default, name
+
+
+def test_every_parameter_has_a_constraint():
+    assert set(CLASS._parameter_constraints) == set(CLASS().get_params())
+
+
+def test_importing_leaves_the_process_as_it_was(tmp_path):
+    # What skbert imports is imported first: what that changes is not skbert's doing.
+    done = run_offline(
+        "import logging, os, warnings, torch, pandas, safetensors.torch, scipy.special\n"
+        "import huggingface_hub, sklearn.model_selection, tqdm.auto\n"
+        "from transformers import AutoTokenizer, BertModel\n"
+        "def state():\n"
+        "    root = logging.getLogger()\n"
+        "    return (dict(os.environ), root.level, list(root.handlers), list(warnings.filters),\n"
+        "            torch.get_num_threads(), torch.get_rng_state().tolist())\n"
+        "before = state()\n"
+        "import skbert\n"
+        "assert state() == before and not attempts\n",
+        folder=tmp_path / "run",
+    )
+    assert done.stdout == "" and done.stderr == ""
+    assert list((tmp_path / "run").iterdir()) == []
