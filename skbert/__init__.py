@@ -1,8 +1,17 @@
 """Sentiment analysis with BERT as ordinary scikit-learn estimators."""
 
 from skbert.classifier import BertSentimentClassifier
+from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
+from skbert.engine.cache import CacheInfo
 from skbert.validation import TruncationWarning
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["BertSentimentClassifier", "TruncationWarning", "__version__"]
+__all__ = [
+    "BertEmbeddingTransformer",
+    "BertSentimentClassifier",
+    "CacheInfo",
+    "TokenEmbeddings",
+    "TruncationWarning",
+    "__version__",
+]

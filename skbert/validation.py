@@ -13,7 +13,9 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils import check_random_state
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
@@ -103,6 +105,8 @@ def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> No
     kinds = {1: "single texts", 2: "pairs of texts"}
     if reset:
         estimator._n_columns = n_columns
+    elif not hasattr(estimator, "_n_columns"):
+        return  # a stateless estimator, used without fit
     elif n_columns != estimator._n_columns:
         raise ValueError(
             f"X holds {kinds[n_columns]}, but {type(estimator).__name__} was fitted to "
@@ -349,6 +353,17 @@ def check_max_length(max_length: int, n_positions: int) -> None:
         )
 
 
+def check_layer(layer: int, n_layers: int) -> int:
+    """Count a layer from the first, 0 being the embeddings; refuse what is not there."""
+    if not -n_layers - 1 <= layer <= n_layers:
+        raise ValueError(
+            f"layer={layer}, but the model has {n_layers} layers; allowed are {-n_layers - 1} to "
+            f"{n_layers}. 1 is the first layer, {n_layers} or -1 the last, and 0 the embeddings "
+            "below them."
+        )
+    return layer if layer >= 0 else n_layers + 1 + layer
+
+
 def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
     """Refuse to freeze all layers."""
     if n_frozen_layers >= n_layers:
@@ -370,6 +385,15 @@ def warn_truncated(tokens: Tokens, max_length: int) -> None:
             TruncationWarning,
             stacklevel=3,
         )
+
+
+def wants_tensors(estimator: Any) -> bool:
+    """Whether a transformer's output is to stay a tensor on its device.
+
+    So it is when scikit-learn's array API dispatch is on and no frame is asked for.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    return get_config()["array_api_dispatch"] and container == "default"
 
 
 def seed_of(random_state: Any) -> np.random.SeedSequence:

@@ -16,7 +16,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ class Pretrained:
     ----------
     config : transformers.BertConfig
     weights : dict of str to Tensor
-        By the names of `transformers.BertModel`, float32.
+        By the names of `transformers.BertModel`, float32; without its pooler.
+    pooler : dict of str to Tensor
+        "weight" and "bias" of the pooler's linear layer; empty if the checkpoint has none.
     tokenizer : transformers.PreTrainedTokenizerBase
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
@@ -73,8 +75,18 @@ class Pretrained:
 
     config: BertConfig
     weights: Mapping[str, torch.Tensor]
+    pooler: Mapping[str, torch.Tensor]
     tokenizer: PreTrainedTokenizerBase
     wordpiece: WordPieceTokenizer
+    _frozen: dict[torch.device, BertModel] = field(default_factory=dict, repr=False, compare=False)
+
+    def frozen_encoder(self, device: torch.device) -> BertModel:
+        """Give the one module of each device that all share who only read the weights."""
+        if device not in self._frozen:
+            weights = {name: weight.to(device) for name, weight in self.weights.items()}
+            encoder = build_encoder(copy.deepcopy(self.config), weights)
+            self._frozen[device] = encoder.requires_grad_(False).to(device)
+        return self._frozen[device]
 
     def new_encoder(self) -> BertModel:
         """Build a module with weights of its own, free to be trained."""
@@ -106,6 +118,18 @@ def load_pretrained(model: str) -> Pretrained:
     present = [folder / name for name in _HUB_FILES if (folder / name).is_file()]
     stamp = tuple(file.stat().st_mtime_ns for file in present)
     return _read(folder, sha256, stamp)
+
+
+def load_config(model: str) -> BertConfig:
+    """Read the configuration of a checkpoint, but no weights; see `load_pretrained`."""
+    folder, _ = _find(model)
+    return _read_config(folder / _CONFIG)
+
+
+def weights_sha256(model: str) -> str:
+    """SHA-256 of a checkpoint's weights file; a second time in a process, from memory."""
+    folder, _ = _find(model)
+    return _hash(folder / _WEIGHTS, (folder / _WEIGHTS).stat().st_mtime_ns)
 
 
 def _find(model: str) -> tuple[Path, str | None]:
@@ -177,17 +201,28 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[int, ...]) -> Pretraine
         _check_hash(folder / _WEIGHTS, sha256)
     config = _read_config(folder / _CONFIG)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    stored = _read_safetensors(folder / _WEIGHTS)
     return Pretrained(
-        config, _read_weights(folder / _WEIGHTS, config), tokenizer, wordpiece_of(tokenizer)
+        config=config,
+        weights=_encoder_weights(stored, folder / _WEIGHTS, config),
+        pooler=_pooler_weights(stored),
+        tokenizer=tokenizer,
+        wordpiece=wordpiece_of(tokenizer),
     )
 
 
-def _check_hash(path: Path, expected: str) -> None:
+@functools.lru_cache(maxsize=32)
+def _hash(path: Path, stamp: int) -> str:
+    """SHA-256 of a file; `stamp`, its modification time, makes a changed file be read again."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
-    found = digest.hexdigest()
+    return digest.hexdigest()
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    found = _hash(path, path.stat().st_mtime_ns)
     if found != expected:
         raise ValueError(
             f"The weights in {str(path)!r} are not the published ones: their SHA-256 is "
@@ -219,8 +254,8 @@ def _read_config(path: Path) -> BertConfig:
     return BertConfig.from_dict(settings)
 
 
-def _read_weights(path: Path, config: BertConfig) -> dict[str, torch.Tensor]:
-    """Select the encoder's weights, whatever heads the checkpoint has besides."""
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read all weights of a checkpoint, by the names of today's `BertModel`."""
     try:
         stored = load_file(path)
     except SafetensorError as error:
@@ -228,7 +263,13 @@ def _read_weights(path: Path, config: BertConfig) -> dict[str, torch.Tensor]:
             f"{str(path)!r} is not a readable safetensors file ({error}). Save or download the "
             "model again."
         ) from error
-    by_name = {_modern_name(name): weight for name, weight in stored.items()}
+    return {_modern_name(name): weight for name, weight in stored.items()}
+
+
+def _encoder_weights(
+    by_name: Mapping[str, torch.Tensor], path: Path, config: BertConfig
+) -> dict[str, torch.Tensor]:
+    """Select the encoder's weights, whatever heads the checkpoint has besides."""
     shapes = {name: weight.shape for name, weight in _empty_encoder(config).state_dict().items()}
     missing = [name for name in shapes if name not in by_name]
     if missing:
@@ -245,6 +286,13 @@ def _read_weights(path: Path, config: BertConfig) -> dict[str, torch.Tensor]:
                 "weights."
             )
     return {name: by_name[name].to(torch.float32) for name in shapes}
+
+
+def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    names = {name: f"pooler.dense.{name}" for name in ("weight", "bias")}
+    if not all(full_name in by_name for full_name in names.values()):
+        return {}
+    return {name: by_name[full_name].to(torch.float32) for name, full_name in names.items()}
 
 
 def _modern_name(name: str) -> str:
@@ -291,6 +339,27 @@ def pack_encoder(model: BertModel) -> dict[str, Any]:
 def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
     """Undo `pack_encoder`. The weights are not copied."""
     return build_encoder(BertConfig.from_dict(packed["config"]), _to_tensors(packed["weights"]))
+
+
+def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
+    """Turn a whole checkpoint into arrays and settings; see `unpack_pretrained`."""
+    return {
+        "config": pretrained.config.to_dict(),
+        "weights": {name: weight.numpy() for name, weight in pretrained.weights.items()},
+        "pooler": {name: weight.numpy() for name, weight in pretrained.pooler.items()},
+        "tokenizer": pretrained.tokenizer,
+    }
+
+
+def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
+    """Undo `pack_pretrained`. The weights are not copied."""
+    return Pretrained(
+        config=BertConfig.from_dict(packed["config"]),
+        weights=_to_tensors(packed["weights"]),
+        pooler=_to_tensors(packed["pooler"]),
+        tokenizer=packed["tokenizer"],
+        wordpiece=wordpiece_of(packed["tokenizer"]),
+    )
 
 
 def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:

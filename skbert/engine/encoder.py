@@ -80,6 +80,7 @@ def encode_first_token(
     batch: PackedBatch,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
+    n_layers: int | None = None,
 ) -> Tensor:
     """Hidden state of the last layer for each text's [CLS] alone.
 
@@ -94,7 +95,10 @@ def encode_first_token(
     groups = length_groups(batch.cu_seqlens, start.states.device)
     first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
     hidden = start.states
-    *lower, last = model.encoder.layer[start.layer :]
+    layers = model.encoder.layer[start.layer : n_layers]
+    if not layers:
+        return hidden.index_select(0, first)
+    *lower, last = layers
     for layer in lower:
         hidden = _full_layer(layer, hidden, groups, dropout)
     return _first_token_layer(last, hidden, first, groups, dropout)

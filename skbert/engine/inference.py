@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from skbert.engine.heads import TextClassifier
-from skbert.engine.packing import budgeted_batches, pack
+from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss
 
 # Large enough for the matrix products to run at full speed, small enough that a layer's
 # activations (4096 x 4 d_model floats) stay near the processor.
-_TOKEN_BUDGET = 4096
+TOKEN_BUDGET = 4096
 
 
 def predict_logits(
-    classifier: TextClassifier, tokens: Tokens, token_budget: int = _TOKEN_BUDGET
+    classifier: TextClassifier, tokens: Tokens, token_budget: int = TOKEN_BUDGET
 ) -> np.ndarray:
     """Logits of each text, without dropout and without gradients; equal texts only once.
 
@@ -34,13 +34,35 @@ def predict_logits(
     -------
     ndarray of shape (n_texts, n_classes), float32
     """
-    distinct, inverse = _distinct(tokens)
-    logits = np.empty((len(tokens), classifier.head.out_features), dtype=np.float32)
+    distinct, stands_for = distinct_texts(tokens)
+    logits = torch.empty(len(tokens), classifier.head.out_features, dtype=torch.float32)
+    parts = split_by_tokens(tokens.lengths, distinct, token_budget)
+    fill_rows(logits, tokens, parts, classifier.logits)
+    return logits.numpy()[stands_for]
+
+
+def fill_rows(
+    out: torch.Tensor,
+    tokens: Tokens,
+    parts: Iterable[np.ndarray],
+    compute: Callable[[PackedBatch], torch.Tensor],
+) -> None:
+    """Write what `compute` makes of each part's texts into their rows of `out`.
+
+    Parameters
+    ----------
+    out : Tensor of shape (n_texts, d)
+        Changed in place; not an inference tensor, so that its owner is free to use it.
+    tokens : Tokens
+    parts : iterable of ndarray of int64
+        The rows of each batch.
+    compute : callable
+        PackedBatch -> Tensor of shape (n_texts of the batch, d).
+    """
     with torch.inference_mode():
-        for part in budgeted_batches(tokens.lengths[distinct], token_budget):
-            batch = pack(tokens, distinct[part])
-            logits[batch.rows] = classifier.logits(batch).float().cpu().numpy()
-    return logits[inverse]
+        for rows in parts:
+            batch = pack(tokens, rows)
+            out[torch.from_numpy(batch.rows)] = compute(batch).to(out.device, out.dtype)
 
 
 @dataclass(frozen=True)
@@ -69,14 +91,3 @@ def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
         loss=loss_sum.item() / float(weights.sum()),
         accuracy=float(weights[logits.argmax(axis=1) == data.labels].sum() / weights.sum()),
     )
-
-
-def _distinct(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the distinct texts, and for each text the row that stands for it."""
-    first_row: dict[bytes, int] = {}
-    content = np.stack([tokens.ids, tokens.segment_ids], axis=1)
-    stands_for = [
-        first_row.setdefault(content[start:stop].tobytes(), row)
-        for row, (start, stop) in enumerate(itertools.pairwise(tokens.offsets.tolist()))
-    ]
-    return np.array([*first_row.values()], dtype=np.int64), np.array(stands_for, dtype=np.int64)

@@ -6,6 +6,7 @@ length and however many are left for the last batch.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,3 +83,14 @@ def split_by_tokens(lengths: np.ndarray, rows: np.ndarray, token_budget: int) ->
 def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
     """Rows of each inference batch: longest texts first, at most `token_budget` tokens each."""
     return split_by_tokens(lengths, np.arange(len(lengths)), token_budget)
+
+
+def distinct_texts(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the distinct texts, and for each text the row that stands for it."""
+    first_row: dict[bytes, int] = {}
+    content = np.stack([tokens.ids, tokens.segment_ids], axis=1)
+    stands_for = [
+        first_row.setdefault(content[start:stop].tobytes(), row)
+        for row, (start, stop) in enumerate(itertools.pairwise(tokens.offsets.tolist()))
+    ]
+    return np.array([*first_row.values()], dtype=np.int64), np.array(stands_for, dtype=np.int64)
