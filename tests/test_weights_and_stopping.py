@@ -1,0 +1,149 @@
+"""Weights that weigh, training that stops, training that goes on."""
+
+import numpy as np
+import pytest
+import sklearn
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skbert import BertSentimentClassifier
+
+SETTINGS = {"max_length": 32, "max_epochs": 2, "learning_rate": 1e-3, "random_state": 0}
+
+
+def probabilities(model, X, y, **fit_parameters):
+    parameters = {**SETTINGS, **fit_parameters.pop("parameters", {})}
+    clf = BertSentimentClassifier(model, **parameters).fit(X, y, **fit_parameters)
+    return clf.predict_proba(X)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_equal_weights_are_no_weights(tiny_bert, toy_reviews, weight):
+    X, y = toy_reviews
+    weighted = probabilities(tiny_bert, X, y, sample_weight=np.full(len(X), weight))
+    assert weighted.tolist() == probabilities(tiny_bert, X, y).tolist()
+
+
+def test_weight_zero_is_as_if_the_text_were_absent(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    weights = np.ones(len(X))
+    weights[[3, 10, 11]] = 0
+    kept = np.flatnonzero(weights)
+    clf = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(X, y, sample_weight=weights)
+    without = BertSentimentClassifier(tiny_bert, **SETTINGS).fit([X[i] for i in kept], y[kept])
+    assert clf.predict_proba(X).tolist() == without.predict_proba(X).tolist()
+
+
+def test_balanced_is_the_dict_of_inverse_frequencies(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    rows = np.r_[np.flatnonzero(y == "good"), np.flatnonzero(y == "bad")[:10]]  # 40 and 10
+    X, y = [X[i] for i in rows], y[rows]
+    balanced = probabilities(tiny_bert, X, y, parameters={"class_weight": "balanced"})
+    by_hand = probabilities(
+        tiny_bert, X, y, parameters={"class_weight": {"good": 50 / 80, "bad": 50 / 20}}
+    )
+    assert balanced.tolist() == by_hand.tolist()
+    plain = probabilities(tiny_bert, X, y)
+    assert balanced[:, 0].mean() > plain[:, 0].mean()  # "bad" is first
+
+
+def test_label_smoothing_makes_less_certain(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    settings = {"max_epochs": 15, "learning_rate": 5e-3}
+    sharp = probabilities(tiny_bert, X, y, parameters=settings)
+    smooth = probabilities(tiny_bert, X, y, parameters={**settings, "label_smoothing": 0.4})
+    assert smooth.max(axis=1).mean() < sharp.max(axis=1).mean()
+
+
+def test_sample_weight_is_routed_through_pipeline_and_grid_search(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    with sklearn.config_context(enable_metadata_routing=True):
+        clf = BertSentimentClassifier(tiny_bert, **SETTINGS).set_fit_request(sample_weight=True)
+        clf.set_score_request(sample_weight=True)
+        pipeline = Pipeline([("same", FunctionTransformer()), ("bert", clf)])
+        search = GridSearchCV(pipeline, {"bert__dropout": [0.0]}, cv=2)
+        weights = np.where(y == "good", 1.0, 0.0) + np.arange(len(y)) % 3
+        search.fit(X, y, sample_weight=weights)
+    alone = probabilities(tiny_bert, X, y, sample_weight=weights, parameters={"dropout": 0.0})
+    assert search.predict_proba(X).tolist() == alone.tolist()
+
+
+def test_early_stopping_goes_back_to_the_best_epoch(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    # so high a rate that the validation loss soon gets worse
+    clf = BertSentimentClassifier(
+        tiny_bert,
+        **{**SETTINGS, "max_epochs": 30, "learning_rate": 2e-2},
+        early_stopping=True,
+        n_iter_no_change=2,
+    )
+    wrong = np.where(y == "good", "bad", "good")
+    clf.fit(X, y, X_val=X, y_val=wrong)
+    losses = [record["val_loss"] for record in clf.history_]
+    assert len(losses) < 30 and int(np.argmin(losses)) == len(losses) - 3
+    log_proba = clf.predict_log_proba(X)
+    found = -log_proba[np.arange(len(X)), (wrong == "good").astype(int)].mean()
+    assert found == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_a_stratified_part_is_set_aside(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(
+        tiny_bert, **SETTINGS, early_stopping=True, validation_fraction=0.25
+    ).fit(X, y)
+    assert {"val_loss", "val_score"} <= set(clf.history_[0])
+    whole = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(X, y)
+    assert 0.6 < clf.history_[0]["n_tokens"] / whole.history_[0]["n_tokens"] < 0.9
+
+
+def test_validation_texts_go_through_the_pipeline(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    with sklearn.config_context(enable_metadata_routing=True):
+        clf = BertSentimentClassifier(tiny_bert, **SETTINGS).set_fit_request(X_val=True, y_val=True)
+        upper = FunctionTransformer(lambda texts: [text.replace("zz", "good") for text in texts])
+        pipeline = Pipeline([("replace", upper), ("bert", clf)], transform_input=["X_val"])
+        pipeline.fit(X, y, X_val=["zz"] * 4, y_val=["good", "good", "bad", "bad"])
+        direct = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(
+            X, y, X_val=["good"] * 4, y_val=["good", "good", "bad", "bad"]
+        )
+    losses = [[r["val_loss"] for r in c.history_] for c in (pipeline.named_steps["bert"], direct)]
+    assert losses[0] == losses[1]
+
+
+def test_warm_start_goes_on_and_a_plain_fit_starts_over(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    warm = BertSentimentClassifier(tiny_bert, **SETTINGS, warm_start=True).fit(X, y)
+    once = warm.predict_proba(X)
+    assert [r["epoch"] for r in warm.fit(X, y).history_] == [1, 2, 3, 4]
+    assert np.abs(warm.predict_proba(X) - once).max() > 1e-4
+    cold = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(X, y).fit(X, y)
+    assert cold.predict_proba(X).tolist() == once.tolist()
+
+
+def test_partial_fit_learns_from_call_to_call(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, "learning_rate": 5e-3, "dropout": 0.0})
+    clf.partial_fit(X[:40], y[:40], classes=["good", "bad"])
+    first = clf.score(X, y)
+    for _ in range(14):
+        clf.partial_fit(X, y)
+    assert clf.n_epochs_ == 15 and clf.classes_.tolist() == ["bad", "good"]
+    assert clf.score(X, y) == 1.0 > first
+
+
+def test_halving_searches_over_epochs(tiny_bert, toy_reviews):
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingGridSearchCV
+
+    search = HalvingGridSearchCV(
+        BertSentimentClassifier(tiny_bert, **SETTINGS),
+        {"learning_rate": [1e-5, 5e-3]},
+        resource="max_epochs",
+        min_resources=1,
+        max_resources=2,
+        factor=2,
+        cv=2,
+    ).fit(*toy_reviews)
+    assert search.n_iterations_ == 2
+    assert search.best_estimator_.max_epochs == 2
