@@ -1,0 +1,113 @@
+"""How fast are sentence vectors, against sentence-transformers with the same weights?
+
+Mean-pooled, normalised vectors of all-MiniLM-L6-v2, as that model is meant to be used. Both
+must return the same vectors, within 1e-4, before anything is timed. Sentences profit most from
+packing and long documents of equal length least, so both are measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import _common as common
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from skbert import BertEmbeddingTransformer
+from skbert.engine import checkpoint
+
+TOLERANCE = 1e-4
+MAX_LENGTH = 256  # tokens; what the model's own settings say
+TOKEN_BUDGET = 4096  # tokens; skbert's batches have up to so many
+
+Embed = Callable[[], np.ndarray]
+
+
+def skbert_embed(texts: list[str]) -> Embed:
+    common.forget_words()
+    transformer = BertEmbeddingTransformer(
+        common.MODEL,
+        pooling="mean",
+        normalize=True,
+        max_length=MAX_LENGTH,
+        truncation="head",
+        device="cpu",
+    ).fit(texts[:1])
+    return lambda: transformer.transform(texts)
+
+
+def sentence_transformers_embed(texts: list[str]) -> Embed:
+    model = SentenceTransformer(common.model_folder(), device="cpu")
+    model.max_seq_length = MAX_LENGTH
+    return lambda: model.encode(texts, show_progress_bar=False)
+
+
+def all_contenders(kind: str, texts: list[str]) -> list[common.Contender]:
+    return [
+        common.Contender(
+            f"skbert, {kind}", lambda: skbert_embed(texts), "mean pooling", n_texts=len(texts)
+        ),
+        common.Contender(
+            f"sentence-transformers, {kind}",
+            lambda: sentence_transformers_embed(texts),
+            "encode with its defaults: longest first, batch_size=32",
+            n_texts=len(texts),
+        ),
+    ]
+
+
+def check_equal(contenders: list[common.Contender]) -> float:
+    """Run each once, which also warms it up; the vectors must be equal."""
+    ours, theirs = (contender.prepare()() for contender in contenders)
+    difference = float(np.abs(ours - theirs).max())
+    assert difference < TOLERANCE, f"vectors differ by {difference:.1e}"
+    return difference
+
+
+def matrix_limit(texts: list[str], smoke: bool) -> tuple[common.MatrixLimit, float]:
+    """Limit for batches of the token budget, and the operations that the texts need."""
+    pretrained = checkpoint.load_pretrained(common.MODEL)
+    tokens = pretrained.wordpiece(texts, max_length=MAX_LENGTH, truncation="head")
+    sizes = common.Sizes.of(pretrained.config, n_classes=0)
+    n_tokens = min(TOKEN_BUDGET, int(tokens.lengths.sum()))
+    products = common.linear_products(sizes, n_tokens, 1, training=False, pooling="mean")
+    limit = common.MatrixLimit(products, seconds=0.1 if smoke else 2.0)
+    flops = common.needed_flops(sizes, tokens.lengths, training=False, pooling="mean")
+    return limit, flops
+
+
+def measure(kind: str, texts: list[str], arguments: Any) -> dict[str, Any]:
+    contenders = all_contenders(kind, texts)
+    difference = check_equal(contenders)
+    print(f"{len(texts)} {kind}: vectors agree, largest difference {difference:.1e}\n")
+    limit, flops = matrix_limit(texts, arguments.smoke)
+    contenders.append(limit.contender())
+    timings = common.run_rounds(contenders, arguments.rounds)
+    ours = contenders[0].name
+    share = limit.share(timings, ours, flops)
+    common.print_timings(timings, contenders, ours)
+    print(f"\nskbert reaches {share:.0%} of the limit of the matrix products alone\n")
+    return {
+        "contenders": common.describe_timings(timings, contenders, ours),
+        "largest_difference": difference,
+        "needed_flops": flops,
+        "limit_flops_per_second": limit.rates(timings).tolist(),
+        "share_of_limit": share,
+    }
+
+
+def main() -> int:
+    arguments = common.parse_arguments(__doc__, rounds=7, n_texts=1024)
+    sentences = common.load_split(2, arguments.n_texts).test_texts
+    documents, _ = common.long_texts(4 if arguments.smoke else max(arguments.n_texts // 8, 1))
+    results = {
+        "sentences": measure("sentences", sentences, arguments),
+        "long documents": measure("documents of 256 tokens", documents, arguments),
+    }
+    return common.finish("embed", arguments, results, bounds=[])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

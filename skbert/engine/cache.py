@@ -1,0 +1,409 @@
+"""Keys -> vectors computed before: kept in the memory of a process, or in a folder for many.
+
+A key is a hash of all that a vector depends on, so an entry is never wrong and never changed;
+it is only added, and the oldest leave when there are too many. Whoever is about to compute
+entries claims their keys first, so that of several processes or threads only one does it.
+What the vectors mean is not known here.
+
+A folder holds one SQLite database, not files of our own: its transactions are what makes
+several writers, and one killed at any moment, harmless; and SQLite comes with Python.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+MEMORY_LIMIT = 2**29  # bytes of vectors kept by a process
+FOLDER_LIMIT = 2**32  # bytes of the database of a folder
+
+# A batch takes seconds. A claim that is older is that of a process that was killed; were it
+# not, the batch would be computed twice and nothing else would happen.
+_CLAIM_SECONDS = 120
+_POLL_SECONDS = 0.02
+_LOCK_SECONDS = 60  # until a database that is locked by others is given up
+_CHUNK = 500  # keys in one query; SQLite before 3.32 allows 999
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """How much a cache was used since it was made.
+
+    Attributes
+    ----------
+    hits : int
+        Texts whose vector was there. Equal texts of one call count once.
+    misses : int
+        Texts whose vector was computed and added.
+    size : int
+        Texts it holds now.
+    """
+
+    hits: int
+    misses: int
+    size: int
+
+
+class Cache(Protocol):
+    """What both kinds can do. A key is 32 bytes, a vector a one-dimensional float32 array."""
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return those vectors that are there."""
+
+    def claim(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Promise to compute those keys that are neither there nor claimed; return them."""
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Add vectors and end the claims on them."""
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """End claims on keys that will not be computed after all."""
+
+    def count(self, hits: int, misses: int) -> None:
+        """Add to what `info` tells."""
+
+    def info(self) -> CacheInfo:
+        """Return the counts so far."""
+
+    def close(self) -> None:
+        """Let go of files, but not of what is kept."""
+
+
+def computed_once(
+    cache: Cache,
+    keys: Sequence[bytes],
+    batches: Callable[[np.ndarray], Iterable[np.ndarray]],
+    compute: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the vector of each key, from the cache or computed now, in no fixed order.
+
+    Parameters
+    ----------
+    cache : Cache
+    keys : sequence of bytes
+        All different.
+    batches : callable
+        Cuts indices of keys that are not there into the batches to compute at once.
+    compute : callable
+        Indices of some keys -> their vectors, shape (n, d), float32.
+
+    Yields
+    ------
+    tuple of int and ndarray of shape (d,)
+        Index of the key, its vector.
+    """
+    n_computed = 0
+    waiting = list(range(len(keys)))
+    while waiting:
+        missing = []
+        for start in range(0, len(waiting), _CHUNK):
+            part = waiting[start : start + _CHUNK]
+            there = cache.get([keys[i] for i in part])
+            yield from ((i, there[keys[i]]) for i in part if keys[i] in there)
+            missing += [i for i in part if keys[i] not in there]
+        waiting = []
+        if not missing:
+            break
+        for batch in batches(np.array(missing, dtype=np.int64)):
+            claimed = cache.claim([keys[i] for i in batch])
+            mine = np.array([i for i in batch if keys[i] in claimed], dtype=np.int64)
+            waiting += [int(i) for i in batch if keys[i] not in claimed]
+            if len(mine):
+                vectors = _compute_claimed(cache, keys, mine, compute)
+                n_computed += len(mine)
+                yield from zip(mine.tolist(), vectors, strict=True)
+        if waiting and len(waiting) == len(missing):
+            time.sleep(_POLL_SECONDS)
+    cache.count(len(keys) - n_computed, n_computed)
+
+
+def _compute_claimed(
+    cache: Cache,
+    keys: Sequence[bytes],
+    mine: np.ndarray,
+    compute: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    try:
+        vectors = compute(mine)
+    except BaseException:
+        cache.release([keys[i] for i in mine])
+        raise
+    cache.put({keys[i]: vector for i, vector in zip(mine.tolist(), vectors, strict=True)})
+    return vectors
+
+
+class MemoryCache:
+    """Vectors in the memory of this process; the least recently used leave first.
+
+    Parameters
+    ----------
+    limit : int
+        The most bytes of vectors that are kept.
+    """
+
+    def __init__(self, limit: int = MEMORY_LIMIT) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._claims: dict[bytes, float] = {}
+        self._n_bytes = self._hits = self._misses = 0
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return those vectors that are there, and note that they were used."""
+        with self._lock:
+            there = [key for key in keys if key in self._vectors]
+            for key in there:
+                self._vectors.move_to_end(key)
+            return {key: self._vectors[key] for key in there}
+
+    def claim(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Promise to compute those keys that are neither there nor claimed; return them."""
+        now = time.time()
+        with self._lock:
+            mine = {
+                key for key in keys if key not in self._vectors and self._claims.get(key, 0.0) < now
+            }
+            self._claims.update(dict.fromkeys(mine, now + _CLAIM_SECONDS))
+        return mine
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Add vectors and end the claims on them."""
+        with self._lock:
+            for key, vector in vectors.items():
+                self._claims.pop(key, None)
+                if key not in self._vectors:
+                    self._vectors[key] = vector.copy()
+                    self._n_bytes += vector.nbytes
+            while self._n_bytes > self._limit:
+                _, oldest = self._vectors.popitem(last=False)
+                self._n_bytes -= oldest.nbytes
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """End claims on keys that will not be computed after all."""
+        with self._lock:
+            for key in keys:
+                self._claims.pop(key, None)
+
+    def count(self, hits: int, misses: int) -> None:
+        """Add to what `info` tells."""
+        with self._lock:
+            self._hits += hits
+            self._misses += misses
+
+    def info(self) -> CacheInfo:
+        """Return the counts so far."""
+        with self._lock:
+            return CacheInfo(self._hits, self._misses, len(self._vectors))
+
+    def close(self) -> None:
+        """Do nothing; there are no files."""
+
+
+#: What all estimators of this process with ``cache="memory"`` share.
+shared_memory_cache = MemoryCache()
+
+_FILE = "skbert-vectors.sqlite3"
+_VERSION = 1  # of the tables
+_TABLES = (
+    "CREATE TABLE vectors (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, vector BLOB NOT NULL)",
+    "CREATE TABLE claims (key BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE counts (hits INTEGER NOT NULL, misses INTEGER NOT NULL)",
+    "INSERT INTO counts VALUES (0, 0)",
+    f"PRAGMA user_version = {_VERSION}",
+)
+
+
+class FolderCache:
+    """Vectors in a folder, for all processes that name it; the first added leave first.
+
+    SQLite's write-ahead log is used: readers do not wait for the writer. It needs memory
+    shared by the processes, so the folder must be on a disk of this machine.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    limit : int
+        The most bytes of the database.
+
+    Raises
+    ------
+    OSError
+        If there can be no database here.
+    """
+
+    def __init__(self, folder: Path, limit: int = FOLDER_LIMIT) -> None:
+        self._path = folder / _FILE
+        self._limit = limit
+        self._is_writable = True
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Autocommit: transactions begin where `_write` begins them.
+            self._database = sqlite3.connect(
+                self._path, timeout=_LOCK_SECONDS, isolation_level=None
+            )
+            with _closed_on_error(self._database):
+                _prepare(self._database)
+        except (OSError, sqlite3.Error) as error:
+            raise OSError(
+                f"cache={str(folder)!r} cannot be used: {error}. A folder on a disk of this "
+                f"machine is expected, where files can be written. Choose another, or remove its "
+                f"{_FILE!r} if that is damaged."
+            ) from error
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return those vectors that are there."""
+        rows = self._select("key, vector", "vectors", keys)
+        return {key: np.frombuffer(vector, dtype="<f4") for key, vector in rows}
+
+    def claim(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Promise to compute those keys that are neither there nor claimed; return them."""
+        mine = set(keys)
+
+        def claim() -> None:
+            now = time.time()
+            self._database.execute("DELETE FROM claims WHERE expires < ?", [now])
+            for table in ("vectors", "claims"):
+                mine.difference_update(key for (key,) in self._select("key", table, keys))
+            self._database.executemany(
+                "INSERT INTO claims VALUES (?, ?)", [(key, now + _CLAIM_SECONDS) for key in mine]
+            )
+
+        self._write(claim)
+        return mine
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Add vectors and end the claims on them."""
+
+        def put() -> None:
+            self._database.executemany(
+                "INSERT OR IGNORE INTO vectors (key, vector) VALUES (?, ?)",
+                [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()],
+            )
+            self._delete_claims(vectors)
+            self._drop_oldest()
+
+        self._write(put)
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """End claims on keys that will not be computed after all."""
+        self._write(lambda: self._delete_claims(keys))
+
+    def count(self, hits: int, misses: int) -> None:
+        """Add to what `info` tells."""
+        query = "UPDATE counts SET hits = hits + ?, misses = misses + ?"
+        self._write(lambda: self._database.execute(query, [hits, misses]))
+
+    def info(self) -> CacheInfo:
+        """Return the counts of all processes, since the folder was first used."""
+        query = "SELECT hits, misses, (SELECT count(*) FROM vectors) FROM counts"
+        return CacheInfo(*self._database.execute(query).fetchone())
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _select(self, columns: str, table: str, keys: Sequence[bytes]) -> list[tuple]:
+        rows = []
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            marks = ", ".join("?" * len(chunk))
+            query = f"SELECT {columns} FROM {table} WHERE key IN ({marks})"
+            rows += self._database.execute(query, chunk).fetchall()
+        return rows
+
+    def _delete_claims(self, keys: Iterable[bytes]) -> None:
+        self._database.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in keys])
+
+    def _drop_oldest(self) -> None:
+        """Keep the pages in use below nine tenths of the limit once it has been reached."""
+        pragmas = ("page_count", "freelist_count", "page_size")
+        n_pages, n_free, page_size = (
+            self._database.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in pragmas
+        )
+        n_bytes = (n_pages - n_free) * page_size
+        if n_bytes > self._limit:
+            (n_texts,) = self._database.execute("SELECT count(*) FROM vectors").fetchone()
+            n_drop = int(np.ceil(n_texts * (1 - 0.9 * self._limit / n_bytes)))
+            self._database.execute(
+                "DELETE FROM vectors WHERE id IN (SELECT id FROM vectors ORDER BY id LIMIT ?)",
+                [n_drop],
+            )
+
+    def _write(self, change: Callable[[], object]) -> None:
+        """Do all of a change or nothing; where nothing can be written, say so and go on."""
+        if not self._is_writable:
+            return
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                change()
+                self._database.execute("COMMIT")
+            finally:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._is_writable = False
+            warnings.warn(
+                f"Vectors could not be added to {str(self._path)!r}: {error}. They are computed "
+                "without it. Make room on its disk, or choose another folder.",
+                stacklevel=2,
+            )
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Set the connection up; make the tables unless another process has."""
+    database.execute("PRAGMA synchronous = NORMAL")
+    _use_write_ahead_log(database)
+    if database.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        for statement in _TABLES:
+            database.execute(statement)
+    database.execute("COMMIT")
+
+
+def _use_write_ahead_log(database: sqlite3.Connection) -> None:
+    """Switch once for all; SQLite does not wait for others here, but reports that it is locked."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
+
+
+def cache_info(place: str | Path) -> CacheInfo:
+    """Tell how much a cache was used, without making one; see `open_cache`."""
+    if isinstance(place, Path) and not (place / _FILE).exists():
+        return CacheInfo(0, 0, 0)
+    with closing(open_cache(place)) as cache:
+        return cache.info()
+
+
+def open_cache(place: str | Path) -> Cache:
+    """Open the cache of a folder, given as Path, or the one of this process, ``"memory"``."""
+    return FolderCache(place) if isinstance(place, Path) else shared_memory_cache

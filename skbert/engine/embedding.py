@@ -1,0 +1,225 @@
+"""Tokens -> one vector a text, or one a token, in the caller's order; equal texts only once.
+
+No training and no texts here. What is kept in a cache, and under which key, is decided here;
+how it is kept, in `cache`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BertModel
+
+from skbert.engine.cache import Cache, computed_once
+from skbert.engine.encoder import encode
+from skbert.engine.heads import max_of_tokens, mean_of_tokens, pooled_states
+from skbert.engine.inference import TOKEN_BUDGET, fill_rows
+from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
+from skbert.engine.tokens import Tokens
+
+#: Wraps the batches, to show how far it is.
+Progress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
+
+# One pass through the encoder gives all of these, and the cache keeps all: the next pooling
+# is then free. "pooler" is a function of "cls".
+_KEPT_POOLINGS = ("cls", "mean", "max")
+
+
+@dataclass(frozen=True)
+class TextEmbedder:
+    """An encoder and how its hidden states become one vector a text.
+
+    Attributes
+    ----------
+    encoder : transformers.BertModel
+    pooler : dict of str to Tensor
+        "weight", (d_model, d_model), and "bias", (d_model,), of BERT's pooler; read for
+        pooling "pooler" alone.
+    pooling : {"cls", "mean", "max", "pooler"}
+    n_layers : int
+        The layer whose states are pooled; those above it are not computed. 0 is the embeddings.
+    normalize : bool
+        Whether each vector is divided by its Euclidean length.
+    """
+
+    encoder: BertModel
+    pooler: Mapping[str, Tensor]
+    pooling: str
+    n_layers: int
+    normalize: bool
+
+    @property
+    def d_model(self) -> int:
+        """Width of the vectors."""
+        return int(self.encoder.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.embeddings.word_embeddings.weight.device
+
+    @property
+    def token_pooling(self) -> str:
+        """The pooling that BERT's pooler, if asked for, starts from."""
+        return "cls" if self.pooling == "pooler" else self.pooling
+
+    def pooled(self, batch: PackedBatch) -> Tensor:
+        """One vector for each text of the batch, before `finished`: (n_texts, d_model)."""
+        return pooled_states(self.encoder, batch, self.token_pooling, n_layers=self.n_layers)
+
+    def all_pooled(self, batch: PackedBatch) -> Tensor:
+        """Everything that the cache keeps: (n_texts, n_kept * d_model)."""
+        hidden = encode(self.encoder, batch, n_layers=self.n_layers)
+        first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
+        poolings = {
+            "cls": hidden.index_select(0, first),
+            "mean": mean_of_tokens(hidden, batch.cu_seqlens),
+            "max": max_of_tokens(hidden, batch.cu_seqlens),
+        }
+        return torch.cat([poolings[name] for name in _KEPT_POOLINGS], dim=1)
+
+    def kept_part(self, vector: np.ndarray) -> np.ndarray:
+        """Select this pooling from a row of `all_pooled`: (d_model,)."""
+        start = _KEPT_POOLINGS.index(self.token_pooling) * self.d_model
+        return vector[start : start + self.d_model]
+
+    def finished(self, pooled: Tensor) -> Tensor:
+        """Apply what follows the pooling over tokens: (n_texts, d_model) -> the same."""
+        if self.pooling == "pooler":
+            weight, bias = (self.pooler[name].to(pooled.device) for name in ("weight", "bias"))
+            pooled = torch.tanh(F.linear(pooled, weight, bias))
+        return F.normalize(pooled, dim=1) if self.normalize else pooled
+
+
+def embed_texts(
+    embedder: TextEmbedder, tokens: Tokens, progress: Progress, token_budget: int = TOKEN_BUDGET
+) -> Tensor:
+    """One vector for each text.
+
+    Parameters
+    ----------
+    embedder : TextEmbedder
+    tokens : Tokens
+    progress : callable
+    token_budget : int
+        The most tokens in a batch, unless one text alone has more.
+
+    Returns
+    -------
+    Tensor of shape (n_texts, d_model), float32
+        On the device of the encoder.
+    """
+    distinct, stands_for = distinct_texts(tokens)
+    pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
+    parts = split_by_tokens(tokens.lengths, distinct, token_budget)
+    fill_rows(pooled, tokens, progress(parts), embedder.pooled)
+    if len(distinct) < len(tokens):
+        pooled = pooled[torch.from_numpy(stands_for)]
+    return embedder.finished(pooled)
+
+
+def embed_texts_cached(
+    embedder: TextEmbedder,
+    tokens: Tokens,
+    progress: Progress,
+    cache: Cache,
+    weights_sha256: str,
+    token_budget: int = TOKEN_BUDGET,
+) -> Tensor:
+    """As `embed_texts`, but texts that `cache` knows are not encoded, and the others added.
+
+    Parameters
+    ----------
+    embedder, tokens, progress, token_budget
+        As in `embed_texts`.
+    cache : Cache
+    weights_sha256 : str
+        The hash of the encoder's weights.
+    """
+    distinct, stands_for = distinct_texts(tokens)
+    keys = _content_keys(embedder, tokens, distinct, weights_sha256)
+    pooled = np.empty((len(tokens), embedder.d_model), dtype=np.float32)
+
+    shown: Iterator[Progress] = iter([progress])  # the first round; the others wait for others
+
+    def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
+        parts = split_by_tokens(tokens.lengths[distinct], missing, token_budget)
+        return next(shown, iter)(parts)
+
+    def compute(missing: np.ndarray) -> np.ndarray:
+        # Longest first already, and `pack` sorts stably: the order stays.
+        batch = pack(tokens, distinct[missing])
+        with torch.inference_mode():
+            return embedder.all_pooled(batch).float().cpu().numpy()
+
+    for i, vector in computed_once(cache, keys, batches, compute):
+        pooled[distinct[i]] = embedder.kept_part(vector)
+    return embedder.finished(torch.from_numpy(pooled[stands_for]).to(embedder.device))
+
+
+def _content_keys(
+    embedder: TextEmbedder, tokens: Tokens, rows: np.ndarray, weights_sha256: str
+) -> list[bytes]:
+    """Hash, for each text, all that its pooled states depend on.
+
+    That is what the encoder is and what it reads. The tokens stand for the text, the tokenizer,
+    `max_length` and `truncation` together: where these differ without a difference in tokens,
+    the vectors are the same, and shared. What comes after the pooling over tokens is not part
+    of what is kept.
+    """
+    config = embedder.encoder.config
+    facts = (
+        *("skbert", 1, _KEPT_POOLINGS, "float32", weights_sha256, embedder.n_layers),
+        *(config.num_attention_heads, config.hidden_act, config.layer_norm_eps),
+    )
+    encoder_hash = hashlib.sha256(json.dumps(facts).encode())
+    content = np.stack([tokens.ids, tokens.segment_ids], axis=1).astype("<i4")
+    keys = []
+    for row in rows.tolist():
+        key = encoder_hash.copy()
+        key.update(content[tokens.offsets[row] : tokens.offsets[row + 1]].tobytes())
+        keys.append(key.digest())
+    return keys
+
+
+def embed_tokens(
+    embedder: TextEmbedder, tokens: Tokens, progress: Progress, token_budget: int = TOKEN_BUDGET
+) -> list[np.ndarray]:
+    """One vector for each token of each text; the pooling is not used.
+
+    Parameters
+    ----------
+    embedder, tokens, progress, token_budget
+        As in `embed_texts`.
+
+    Returns
+    -------
+    list of ndarray of shape (n_tokens of the text, d_model), float32
+        One for each text; [CLS] and [SEP] are tokens too.
+    """
+    distinct, stands_for = distinct_texts(tokens)
+    vectors: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for rows in progress(split_by_tokens(tokens.lengths, distinct, token_budget)):
+            batch = pack(tokens, rows)
+            hidden = encode(embedder.encoder, batch, n_layers=embedder.n_layers)
+            if embedder.normalize:
+                hidden = F.normalize(hidden, dim=1)
+            states = hidden.float().cpu().numpy()
+            ends = pairwise(batch.cu_seqlens.tolist())
+            for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
+                vectors[row] = states[start:stop]
+    return [vectors[row].copy() for row in stands_for.tolist()]
+
+
+def to_numpy(vectors: Tensor) -> np.ndarray:
+    """Bring vectors to the memory of the host; not copied if they are there."""
+    return vectors.cpu().numpy()

@@ -1,0 +1,472 @@
+"""BertEmbeddingTransformer: vectors of transformers' own model, and scikit-learn's contract."""
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import safetensors.torch
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import validate_data
+from transformers import AutoTokenizer, BertModel
+
+from skbert import BertEmbeddingTransformer, TruncationWarning
+from skbert.engine import checkpoint
+from skbert.engine.heads import max_of_tokens
+from tests.conftest import save_bert
+
+TEXTS = [
+    "",
+    "a film",
+    "this film is not good",
+    "a film",
+    "loved it, loved it; the best movie ever made, and then some more words to make it long!",
+    *(f"movie {'very ' * n}dull" for n in range(13)),
+]
+POOLINGS = ["cls", "mean", "max", "pooler"]
+
+
+def transformer_of(model, **parameters):
+    """For models with 64 positions, as the small ones of these tests."""
+    return BertEmbeddingTransformer(model, **{"max_length": 64} | parameters)
+
+
+def test_max_of_tokens_by_hand():
+    hidden = torch.tensor([[1.0, 5.0], [3.0, -2.0], [-5.0, 7.0]])
+    largest = max_of_tokens(hidden, np.array([0, 2, 3], dtype=np.int32))
+    assert largest.tolist() == [[3.0, 5.0], [-5.0, 7.0]]
+
+
+def reference(folder, texts, pairs, pooling, layer):
+    """What transformers itself gives: padded, all layers computed."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
+    model.eval()
+    inputs = tokenizer(texts, pairs, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[layer]
+        is_token = inputs["attention_mask"].bool()[..., None]
+        pooled = {
+            "cls": hidden[:, 0],
+            "mean": (hidden * is_token).sum(1) / is_token.sum(1),
+            "max": hidden.masked_fill(~is_token, -torch.inf).amax(1),
+            "pooler": model.pooler(hidden),
+        }
+    return pooled[pooling].numpy()
+
+
+@pytest.mark.parametrize("cache", [None, "folder"])
+@pytest.mark.parametrize("layer", [-1, -2, 1, 3, 0, -4])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_vectors_are_those_of_transformers(tiny_bert, tmp_path, pooling, layer, cache):
+    transformer = transformer_of(tiny_bert, pooling=pooling, layer=layer, cache=cache and tmp_path)
+    vectors = transformer.fit_transform(TEXTS)
+    assert vectors.shape == (len(TEXTS), 32)
+    assert vectors.dtype == np.float32
+    expected = reference(tiny_bert, TEXTS, None, pooling, layer)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_vectors_of_pairs_are_those_of_transformers(tiny_bert, pooling):
+    pairs = [("a film", "very good"), ("a film", ""), ("very very dull", "i hate it")]
+    vectors = transformer_of(tiny_bert, pooling=pooling).transform(pairs)
+    first, second = ([*column] for column in zip(*pairs, strict=True))
+    expected = reference(tiny_bert, first, second, pooling, -1)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.weights
+@pytest.mark.filterwarnings("default")  # those of sentence-transformers and what it imports
+def test_mean_vectors_are_those_of_sentence_transformers(real_weights):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder, _ = checkpoint._find(real_weights)
+    theirs = sentence_transformers.SentenceTransformer(
+        str(folder), device="cpu", local_files_only=True
+    )
+    texts = [*TEXTS, "it's a so-so, rather long-winded film. " * 60]
+    transformer = BertEmbeddingTransformer(
+        real_weights, pooling="mean", normalize=True, max_length=256, truncation="head"
+    )
+    with pytest.warns(TruncationWarning):
+        ours = transformer.fit_transform(texts)
+    np.testing.assert_allclose(ours, theirs.encode(texts), rtol=0, atol=1e-5)
+
+
+def test_layers_above_are_not_computed(tiny_bert, monkeypatch):
+    from skbert.engine import encoder
+
+    full, first = [], []
+    plain_full, plain_first = encoder._full_layer, encoder._first_token_layer
+    monkeypatch.setattr(
+        encoder, "_full_layer", lambda layer, *args: full.append(layer) or plain_full(layer, *args)
+    )
+    monkeypatch.setattr(
+        encoder,
+        "_first_token_layer",
+        lambda layer, *args: first.append(layer) or plain_first(layer, *args),
+    )
+    transformer_of(tiny_bert, layer=2).transform(["a film"])
+    assert (len(full), len(first)) == (1, 1)
+    transformer_of(tiny_bert, layer=2, pooling="mean").transform(["a film"])
+    assert (len(full), len(first)) == (3, 1)
+
+
+def test_normalize_gives_vectors_of_length_1(tiny_bert):
+    plain = transformer_of(tiny_bert).transform(TEXTS)
+    unit = transformer_of(tiny_bert, normalize=True).transform(TEXTS)
+    lengths = np.linalg.norm(plain, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, plain / lengths, rtol=1e-6)
+
+
+def test_rows_keep_their_order_and_do_not_see_each_other(tiny_bert):
+    transformer = transformer_of(tiny_bert, pooling="mean")
+    together = transformer.transform(TEXTS)
+    alone = np.vstack([transformer.transform([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    assert together[1].tolist() == together[3].tolist()
+
+
+def test_truncation_is_reported(tiny_bert):
+    with pytest.warns(TruncationWarning, match=r"^1 of 2 texts are longer than max_length=4 "):
+        transformer_of(tiny_bert, max_length=4).transform(["a film", "very " * 9])
+
+
+def test_token_embeddings(tiny_bert):
+    texts = ["very dull", "", "a film", "very dull"]
+    embedded = transformer_of(tiny_bert).token_embeddings(texts)
+    assert [text.tokens for text in embedded] == [
+        ["[CLS]", "very", "dull", "[SEP]"],
+        ["[CLS]", "[SEP]"],
+        ["[CLS]", "a", "film", "[SEP]"],
+        ["[CLS]", "very", "dull", "[SEP]"],
+    ]
+    for text, embedding in zip(texts, embedded, strict=True):
+        inputs = AutoTokenizer.from_pretrained(tiny_bert)(text, return_tensors="pt")
+        with torch.no_grad():
+            expected = BertModel.from_pretrained(tiny_bert).eval()(**inputs).last_hidden_state[0]
+        assert embedding.vectors.dtype == np.float32
+        np.testing.assert_allclose(embedding.vectors, expected.numpy(), rtol=0, atol=1e-5)
+    embedded[0].vectors[:] = 0  # each text has an array of its own
+    assert embedded[3].vectors.any()
+
+
+def test_token_embeddings_of_a_layer_normalized(tiny_bert):
+    transformer = transformer_of(tiny_bert, layer=1)
+    (plain,) = transformer.token_embeddings(["a film"])
+    (unit,) = transformer.set_params(normalize=True).token_embeddings(["a film"])
+    lengths = np.linalg.norm(plain.vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit.vectors, plain.vectors / lengths, rtol=1e-6)
+
+
+def test_fit_is_not_needed_and_reads_no_weights(tiny_bert, monkeypatch):
+    stateless = transformer_of(tiny_bert).transform(TEXTS)
+    monkeypatch.setattr(checkpoint, "load_pretrained", None)
+    fitted = transformer_of(tiny_bert).fit(TEXTS)
+    monkeypatch.undo()
+    assert fitted.transform(TEXTS).tolist() == stateless.tolist()
+    assert vars(fitted).keys() - vars(clone(fitted)).keys() == {
+        *("weights_sha256_", "_n_features_out", "_n_columns", "_stored")
+    }
+
+
+def test_transformers_of_a_process_share_the_weights(tiny_bert):
+    shared = checkpoint.load_pretrained(tiny_bert)
+    encoder = shared.frozen_encoder(torch.device("cpu"))
+    assert encoder is shared.frozen_encoder(torch.device("cpu"))
+    name = "embeddings.word_embeddings.weight"
+    assert encoder.state_dict()[name].data_ptr() == shared.weights[name].data_ptr()
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_the_caller_is_free_to_change_the_vectors(tiny_bert):
+    transformer = transformer_of(tiny_bert, cache="memory")
+    first = transformer.transform(TEXTS)
+    kept = first.copy()
+    first += 1
+    assert transformer.transform(TEXTS).tolist() == kept.tolist()
+
+
+def test_names_and_frames(tiny_bert):
+    transformer = transformer_of(tiny_bert)
+    with pytest.raises(NotFittedError):
+        transformer.get_feature_names_out()
+    texts = pd.Series(["a film", "dull", ""], index=[7, 3, 5])
+    names = [f"bertembeddingtransformer{i}" for i in range(32)]
+    plain = transformer.fit_transform(texts)
+    assert transformer.get_feature_names_out().tolist() == names
+    for X in (texts, texts.to_frame("review")):
+        frame = transformer.set_output(transform="pandas").fit_transform(X)
+        assert frame.index.tolist() == [7, 3, 5]
+        assert frame.columns.tolist() == names
+        assert (frame.dtypes == np.float32).all()
+        assert frame.to_numpy().tolist() == plain.tolist()
+    assert transformer.feature_names_in_.tolist() == ["review"]
+    assert transformer.n_features_in_ == 1
+    polars = transformer.set_output(transform="polars").fit_transform(pl.Series(texts.tolist()))
+    assert polars.columns == names
+    assert polars.to_numpy().tolist() == plain.tolist()
+
+
+def test_what_is_wrong_with_X(tiny_bert):
+    transformer = transformer_of(tiny_bert)
+    with pytest.raises(ValueError, match=r"^X\[1\] is None \(NoneType\); every text must be a str"):
+        transformer.transform(["a film", None])
+    with pytest.raises(
+        ValueError,
+        match=r"^X holds pairs of texts, but BertEmbeddingTransformer was fitted to single texts",
+    ):
+        transformer.fit(["a film"]).transform([("a film", "dull")])
+
+
+@pytest.mark.parametrize("method", ["fit", "transform"])
+def test_what_is_wrong_with_parameters(tiny_bert, method):
+    def message(**parameters):
+        with pytest.raises(ValueError) as error:
+            getattr(transformer_of(tiny_bert, **parameters), method)(["a film"])
+        return str(error.value)
+
+    assert message(layer=4) == (
+        "layer=4, but the model has 3 layers; allowed are -4 to 3. 1 is the first layer, 3 or -1 "
+        "the last, and 0 the embeddings below them."
+    )
+    assert message(max_length=65).startswith("max_length=65, but the model has 64 positions; ")
+    assert "'pooling' parameter of BertEmbeddingTransformer must be" in message(pooling="sum")
+    assert "'cache' parameter of BertEmbeddingTransformer must be" in message(cache=3)
+    assert "'layer' parameter of BertEmbeddingTransformer must be" in message(layer=1.5)
+    assert message(device="tpu").startswith("device='tpu' is not a device that skbert knows.")
+
+
+def test_pooler_that_is_not_there(tmp_path):
+    folder = save_bert(tmp_path / "poolerless")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert transformer_of(str(folder)).transform(["a film"]).shape == (1, 32)
+    with pytest.raises(ValueError) as error:
+        transformer_of(str(folder), pooling="pooler").transform(["a film"])
+    assert str(error.value) == (
+        f"pooling='pooler', but the weights of model={str(folder)!r} hold no pooler "
+        "('pooler.dense.weight' and 'pooler.dense.bias'). Choose pooling='cls', 'mean' or 'max', "
+        "or a model that was saved with its pooler."
+    )
+
+
+def test_another_model_needs_another_fit(tiny_bert, tmp_path):
+    other = str(save_bert(tmp_path / "other", seed=1))
+    transformer = transformer_of(tiny_bert).fit(TEXTS)
+    former = transformer.weights_sha256_
+    with pytest.raises(ValueError) as error:
+        transformer.set_params(model=other).transform(TEXTS)
+    found = checkpoint.weights_sha256(other)
+    assert str(error.value) == (
+        f"The weights of model={other!r} have the SHA-256 {found}, but this "
+        f"BertEmbeddingTransformer was fitted with {former}, and other weights give other "
+        "vectors. Put the former weights back, or call fit again to take these."
+    )
+    vectors = transformer.fit(TEXTS).transform(TEXTS)
+    assert vectors.tolist() == transformer_of(other).transform(TEXTS).tolist()
+
+
+# -- pickles ------------------------------------------------------------------------------------
+
+
+def test_pickle_holds_the_hash_and_not_the_weights(tiny_bert):
+    transformer = transformer_of(tiny_bert).fit(TEXTS)
+    expected = transformer.transform(TEXTS)
+    pickled = pickle.dumps(transformer)
+    assert len(pickled) < 2000
+    digest = checkpoint.hashlib.sha256((Path(tiny_bert) / "model.safetensors").read_bytes())
+    assert digest.hexdigest().encode() in pickled
+    assert pickle.loads(pickled).transform(TEXTS).tolist() == expected.tolist()
+
+
+def test_pickle_where_the_weights_are_not(tmp_path):
+    folder = save_bert(tmp_path / "here")
+    transformer = transformer_of(str(folder)).fit(TEXTS)
+    pickled = pickle.dumps(transformer)
+    folder.rename(tmp_path / "elsewhere")
+    loaded = pickle.loads(pickled)
+    with pytest.raises(OSError) as error:
+        loaded.transform(TEXTS)
+    with pytest.raises(OSError) as plain_error:
+        checkpoint.load_pretrained(str(folder))
+    assert str(error.value) == (
+        f"This BertEmbeddingTransformer needs the weights with the SHA-256 "
+        f"{transformer.weights_sha256_}, which are not part of its pickle. {plain_error.value} "
+        "Or save it again where its weights are, with store_weights=True."
+    )
+    loaded.set_params(model=str(tmp_path / "elsewhere")).transform(TEXTS)  # the same weights
+
+
+def test_pickle_where_the_weights_have_changed(tmp_path):
+    folder = save_bert(tmp_path / "model")
+    transformer = transformer_of(str(folder)).fit(TEXTS)
+    transformer.transform(TEXTS)
+    save_bert(folder, seed=1)
+    with pytest.raises(ValueError, match=f"fitted with {transformer.weights_sha256_}, and other"):
+        pickle.loads(pickle.dumps(transformer)).transform(TEXTS)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler"])
+def test_pickle_with_its_weights(tmp_path, pooling):
+    folder = save_bert(tmp_path / "model")
+    transformer = transformer_of(str(folder), store_weights=True, pooling=pooling)
+    expected = transformer.fit_transform(TEXTS)
+    joblib.dump(transformer, tmp_path / "transformer.joblib")
+    assert len(pickle.dumps(clone(transformer))) < 2000  # what is not fitted holds nothing
+    folder.rename(tmp_path / "elsewhere")
+    for mmap_mode in (None, "r"):
+        loaded = joblib.load(tmp_path / "transformer.joblib", mmap_mode=mmap_mode)
+        again = pickle.loads(pickle.dumps(loaded))
+        for transformer in (loaded, again):
+            cached = transformer.transform(TEXTS)
+            assert cached.tolist() == expected.tolist()
+        loaded.set_params(cache="memory")
+        np.testing.assert_allclose(loaded.transform(TEXTS), expected, rtol=0, atol=1e-5)
+
+
+def test_pickle_with_its_weights_holds_no_tensors(tiny_bert):
+    transformer = transformer_of(tiny_bert, store_weights=True).fit(TEXTS)
+    assert b"torch" not in pickle.dumps(transformer).replace(b"torch_dtype", b"")
+
+
+# -- tensors ------------------------------------------------------------------------------------
+
+
+def test_array_api_dispatch_hands_out_tensors(tiny_bert):
+    pytest.importorskip("sklearn", minversion="1.8")
+    script = textwrap.dedent(
+        f"""
+        import numpy as np, sklearn, torch
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from skbert import BertEmbeddingTransformer
+
+        texts = ["good film", "great fun", "a joy", "dull film", "bad movie", "a waste"] * 3
+        labels = np.array((["good"] * 3 + ["bad"] * 3) * 3)
+        embed = BertEmbeddingTransformer({tiny_bert!r}, max_length=64)
+        plain = embed.fit_transform(texts)
+        make = lambda: make_pipeline(embed, StandardScaler(), LogisticRegression())
+        expected = make().fit(texts, labels).predict_proba(texts)
+        assert isinstance(plain, np.ndarray)
+        with sklearn.config_context(array_api_dispatch=True):
+            for cache in (None, "memory"):
+                embed.set_params(cache=cache)
+                tensor = embed.transform(texts)
+                assert isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
+                np.testing.assert_allclose(tensor.numpy(), plain, rtol=0, atol=1e-5)
+                pipeline = make().fit(texts, labels)
+                assert isinstance(pipeline[:2].transform(texts), torch.Tensor)
+                assert isinstance(pipeline[-1].coef_, torch.Tensor)
+                probabilities = pipeline.predict_proba(texts)
+                assert isinstance(probabilities, torch.Tensor)
+                np.testing.assert_allclose(probabilities.numpy(), expected, atol=1e-3)
+                assert (pipeline.predict(texts) == labels).all()
+            frame = embed.set_output(transform="pandas").fit_transform(texts)
+            assert type(frame).__name__ == "DataFrame"
+        print("ok")
+        """
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**__import__("os").environ, "SCIPY_ARRAY_API": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "ok\n", run.stderr
+
+
+# -- scikit-learn's own checks --------------------------------------------------------------------
+
+
+class NumberTransformer(BertEmbeddingTransformer):
+    """`BertEmbeddingTransformer` on sentences made of rows of numbers.
+
+    `check_estimator` runs a single check on what honestly says that it takes texts.
+    """
+
+    def fit(self, X, y=None):
+        X = validate_data(self, X)
+        names = {k: v for k, v in vars(self).items() if k.endswith("_in_")}
+        super().fit(sentences(X))
+        vars(self).update(names)
+        return self
+
+    def transform(self, X):
+        X = validate_data(self, X, reset=False) if hasattr(self, "n_features_in_") else X
+        # This method makes the frames, so that of the parent, which knows no index here, does not.
+        return BertEmbeddingTransformer.transform.__wrapped__(self, sentences(X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = False
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+def sentences(X):
+    words = "the a this that was is it film movie not very good great fun joy love".split()
+    steps = np.clip(np.round(np.asarray(X) * 2) + 8, 0, 15).astype(int)
+    return [" ".join(words[step] for step in row) for row in steps]
+
+
+@pytest.fixture
+def number_bert(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("checks")
+    save_bert(folder / "number-bert", max_position_embeddings=128, num_hidden_layers=1)
+    monkeypatch.chdir(folder)  # checks are collected before fixtures run: a relative name
+
+
+@pytest.mark.usefixtures("number_bert")
+@parametrize_with_checks(
+    [NumberTransformer("number-bert", cache=cache) for cache in (None, "memory")]
+)
+def test_check_estimator(estimator, check):
+    if check.func.__name__ == "check_methods_subset_invariance" and estimator.cache is None:
+        pytest.skip("asks for 1e-7; test_rows_keep_their_order_and_do_not_see_each_other does 1e-5")
+    check(estimator)
+
+
+@pytest.mark.usefixtures("number_bert")
+@pytest.mark.filterwarnings(
+    "ignore:X (has|does not have valid) feature names"
+)  # the checks mean it
+@pytest.mark.parametrize(
+    "name",
+    [
+        "check_param_validation",
+        "check_set_output_transform",
+        "check_set_output_transform_pandas",
+        "check_set_output_transform_polars",
+        "check_global_output_transform_pandas",
+        "check_global_set_output_transform_polars",
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_get_feature_names_out_error",
+        "check_dataframe_column_names_consistency",
+    ],
+)
+def test_checks_that_check_estimator_leaves_out(name):
+    getattr(estimator_checks, name)("NumberTransformer", NumberTransformer("number-bert"))
+
+
+def test_in_a_pipeline(tiny_bert, toy_reviews):
+    texts, labels = toy_reviews
+    pipeline = make_pipeline(
+        transformer_of(tiny_bert, pooling="mean", layer=0), LogisticRegression(max_iter=1000)
+    )
+    assert pipeline.fit(texts[:60], labels[:60]).score(texts[60:], labels[60:]) == 1.0
+    assert pipeline[:-1].get_feature_names_out()[-1] == "bertembeddingtransformer31"
