@@ -104,7 +104,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         process began, for a folder since it was first used. Not there if `cache` is None.
     n_features_in_ : int
         Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_columns,)
         Their names; only where X was a frame with names.
 
     See Also
