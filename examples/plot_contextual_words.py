@@ -35,8 +35,8 @@ def vectors_of_nails(layer):
 # %%
 # How similar are they?
 # ---------------------
-# A static table would put 1 everywhere. In the last layer, nails on fingers are close to each
-# other and far from those in a wall.
+# A static table would put 1 everywhere. In the last layer of this small model the six vectors
+# still have most in common, since it is one word; but those of one meaning are closer.
 
 last = vectors_of_nails(layer=-1)
 similarity = last @ last.T
@@ -46,6 +46,20 @@ print(f"both on fingers: {similarity[fingers, fingers][pairs].mean():.2f}")
 print(f"both in a wall:  {similarity[wall, wall][pairs].mean():.2f}")
 print(f"one of each:     {similarity[fingers, wall].mean():.2f}")
 print("a static table:  1.00")
+
+# %%
+# What the sentence adds
+# ----------------------
+# Take away the average of the six vectors, which is what a static table could know. For a
+# table nothing would be left. What is left here comes from the sentences alone.
+
+rest = last - last.mean(axis=0)
+rest /= np.linalg.norm(rest, axis=1, keepdims=True)
+rest_similarity = rest @ rest.T
+print("without the average of all six:")
+print(f"both on fingers: {rest_similarity[fingers, fingers][pairs].mean():+.2f}")
+print(f"both in a wall:  {rest_similarity[wall, wall][pairs].mean():+.2f}")
+print(f"one of each:     {rest_similarity[fingers, wall].mean():+.2f}")
 
 # %%
 # Where the meaning comes in
@@ -59,11 +73,11 @@ same = [
 ]
 different = [(v[fingers] @ v[wall].T).mean() for v in by_layer]
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5))
-image = left.imshow(similarity, vmin=0, vmax=1, cmap="viridis")
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
+image = left.imshow(rest_similarity, vmin=-1, vmax=1, cmap="RdBu")
 left.set_yticks(range(6), sentences)
 left.set_xticks([])
-left.set_title('cosine similarity of "nails"')
+left.set_title('"nails", without the average: cosine similarity')
 figure.colorbar(image, ax=left, shrink=0.8)
 right.plot(layers, same, marker="o", label="same meaning")
 right.plot(layers, different, marker="o", label="different meaning")
