@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -21,23 +25,39 @@ from skbert.engine import checkpoint
 from skbert.engine.device import gradients_on, resolve_device
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.resume import KeptRun, find_run, restore_position
+from skbert.engine.saved import SavedClassifier, load_classifier, save_classifier
 from skbert.engine.stopping import EarlyStopping
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
 from skbert.engine.training import (
+    DivergenceError,
     LabelledTexts,
     Progress,
+    Trainer,
     TrainingOptions,
+    TrainingRun,
     open_ended_trainer,
-    train,
+)
+from skbert.persistence import (
+    checked,
+    classes_of,
+    parameters_of,
+    restore,
+    settings_of,
+    stamped,
+    versions,
 )
 from skbert.validation import (
+    DOC_LINK_TEMPLATE,
     Texts,
+    all_or_nothing,
     check_classes,
     check_labels,
     check_max_length,
     check_n_frozen_layers,
     check_texts,
     check_weights,
+    child_seed,
     class_numbers,
     seed_of,
     warn_truncated,
@@ -74,9 +94,23 @@ def _fitted_attributes(
     }
 
 
-def _labelled(tokens: Tokens, numbers: np.ndarray, weights: np.ndarray) -> LabelledTexts:
-    """Put labels to tokens, their weights divided by the average weight."""
-    return LabelledTexts(tokens, numbers, (weights / weights.mean()).astype(np.float32))
+def _rows_of(data: LabelledTexts, rows: np.ndarray) -> LabelledTexts:
+    """Take some texts, their weights divided by the average weight."""
+    weights = data.weights[rows]
+    return LabelledTexts(
+        data.tokens.take(rows), data.labels[rows], (weights / weights.mean()).astype(np.float32)
+    )
+
+
+def _stop_diverged(error: DivergenceError, trainer: Trainer) -> None:
+    """Keep what was learned before the step, if anything was."""
+    if trainer.n_steps == 0:
+        raise error
+    warnings.warn(
+        f"{error} Training ended there; the weights are those before that step.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -135,6 +169,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Epochs without improvement after which training stops, with `early_stopping`.
     warm_start : bool, default=False
         Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
+    checkpoint_dir : str, path or None, default=None
+        A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
+        weights, on disk. After a crash the same `fit` goes on from there and ends with the
+        very weights of an uninterrupted one; then the file is removed. Other data,
+        parameters or versions start from the beginning, with a warning if runs of others are
+        kept in the folder.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
@@ -192,6 +232,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     array(['good', 'bad'], dtype='<U4')
     """
 
+    _doc_link_module = "skbert"
+    _doc_link_template = DOC_LINK_TEMPLATE
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
         "pooling": [StrOptions(set(POOLINGS))],
@@ -210,6 +253,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "checkpoint_dir": [str, os.PathLike, None],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -235,6 +279,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 2,
         warm_start: bool = False,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
@@ -256,6 +301,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -299,6 +345,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         ValueError
             If a parameter, a label, a weight, or the number of rows or columns is not allowed,
             or a text is missing.
+        ArithmeticError
+            If the loss is not finite in the very first step.
         TypeError
             If X is one string, or something in it is not a string.
         OSError
@@ -308,35 +356,39 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         -----
         TruncationWarning
             If texts are longer than `max_length`.
+        ConvergenceWarning
+            If the loss or a gradient stopped being finite: training ended, with the weights
+            before that step.
+        UserWarning
+            If `checkpoint_dir` holds runs of other data or parameters, but none of these.
         """
         self._validate_params()
+        with all_or_nothing(self):
+            self._fit(X, y, sample_weight, X_val, y_val)
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> None:
         texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
         weights = check_weights(sample_weight, self.class_weight, classes, numbers)
-        head_seed, training_seed, split_seed = seed_of(self.random_state).spawn(3)
-        start = self._start(classes, head_seed)
+        seed = seed_of(self.random_state)
+        start = self._start(classes, child_seed(seed, 0))
         check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
         tokens = self._tokenize(texts, start)
-        rows, validation_rows = self._split(numbers, weights, split_seed, X_val)
-        training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
-        if X_val is not None or y_val is not None:
-            validation = self._given_validation(X_val, y_val, classes, start)
-        elif len(validation_rows):
-            validation = _labelled(
-                tokens.take(validation_rows), numbers[validation_rows], weights[validation_rows]
-            )
-        else:
-            validation = None
+        everything = LabelledTexts(tokens, numbers, weights)
+        given = self._given_validation(X_val, y_val, classes, start)
+        kept = self._kept_run(start, classes, everything, given, seed)
+        training, validation = self._split(everything, given, child_seed(kept.seed, 2))
 
         metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
         tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
-        history = self._train(start, classes, training, validation, training_seed, tasks)
+        history = self._train(start, classes, training, validation, kept, tasks)
+        kept.remove()
         self._set_fitted(start, classes, history)
         self.n_truncated_ = tokens.n_truncated
         self.__dict__.pop("_trainer", None)
         tasks.end_fit()
-        return self
 
     @gradients_on()
     def partial_fit(
@@ -382,11 +434,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
         tokens = self._tokenize(texts, start)
-        rows = np.flatnonzero(weights)
-        training = _labelled(tokens.take(rows), numbers[rows], weights[rows])
+        training = _rows_of(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
         options = self._options()
         trainer = getattr(self, "_trainer", None)
         if trainer is None or trainer.options != options:
+            if not is_first:  # the weights may be shared: memory-mapped, or of a copy
+                start = replace(start, network=copy.deepcopy(start.network))
             trainer = open_ended_trainer(start.network, training, options, training_seed)
         frozen = trainer.frozen_layers(training)
         record = trainer.epoch(training, frozen, self._progress())
@@ -398,7 +451,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
         """Where training starts: the pretrained model with a new head, or the last fit."""
-        if self.warm_start and hasattr(self, "classes_"):
+        if self._fit_is_warm():
             if not np.array_equal(classes, self.classes_):
                 raise ValueError(
                     f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
@@ -427,27 +480,25 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             setattr(self, name, value)
 
     def _split(
-        self,
-        numbers: np.ndarray,
-        weights: np.ndarray,
-        seed: np.random.SeedSequence,
-        X_val: Any,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on, and rows set aside for validation."""
-        rows = np.flatnonzero(weights)
-        if not self.early_stopping or X_val is not None:
-            return rows, rows[:0]
+        self, data: LabelledTexts, given: LabelledTexts | None, seed: np.random.SeedSequence
+    ) -> tuple[LabelledTexts, LabelledTexts | None]:
+        """Choose the texts to train on, and those to validate on, if any."""
+        rows = np.flatnonzero(data.weights)
+        if not self.early_stopping or given is not None:
+            return _rows_of(data, rows), given
         train_rows, validation_rows = train_test_split(
             rows,
             test_size=self.validation_fraction,
-            stratify=numbers[rows],
+            stratify=data.labels[rows],
             random_state=int(seed.generate_state(1)[0]),
         )
-        return train_rows, validation_rows
+        return _rows_of(data, train_rows), _rows_of(data, validation_rows)
 
     def _given_validation(
         self, X_val: Any, y_val: Any, classes: np.ndarray, start: _State
-    ) -> LabelledTexts:
+    ) -> LabelledTexts | None:
+        if X_val is None and y_val is None:
+            return None
         if X_val is None or y_val is None:
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(
@@ -456,7 +507,36 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             )
         texts = check_texts(self, X_val, reset=False)
         numbers = class_numbers(y_val, len(texts), classes)
-        return _labelled(self._tokenize(texts, start), numbers, np.ones(len(texts)))
+        return LabelledTexts(
+            self._tokenize(texts, start), numbers, np.ones(len(texts), dtype=np.float32)
+        )
+
+    def _kept_run(
+        self,
+        start: _State,
+        classes: np.ndarray,
+        data: LabelledTexts,
+        given: LabelledTexts | None,
+        seed: np.random.SeedSequence,
+    ) -> KeptRun:
+        """Look in `checkpoint_dir` for this very run, and give the network its weights."""
+        if self.checkpoint_dir is None:
+            return KeptRun(None, None, seed)
+        parameters = self.get_params(deep=False)
+        for name in ("checkpoint_dir", "verbose", "random_state"):
+            del parameters[name]
+        # Without random_state the seed is drawn anew each time; that of the kept run is used.
+        entropy = None if self.random_state is None else seed.entropy
+        settings = parameters | {
+            "classes": classes.tolist(),
+            "entropy": entropy,
+            "versions": versions(),
+            "warm": [self._fit_is_warm(), len(start.history)],
+        }
+        return find_run(Path(self.checkpoint_dir), settings, start.network, [data, given], seed)
+
+    def _fit_is_warm(self) -> bool:
+        return self.warm_start and hasattr(self, "classes_")
 
     def _train(
         self,
@@ -464,23 +544,32 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         classes: np.ndarray,
         training: LabelledTexts,
         validation: LabelledTexts | None,
-        seed: np.random.SeedSequence,
+        kept: KeptRun,
         tasks: EpochTasks,
     ) -> list[dict[str, Any]]:
         """Train `start` in place and return the history."""
         network = start.network
         history = list(start.history)
         stopping = EarlyStopping(network, self.n_iter_no_change) if self.early_stopping else None
-        epochs = train(network, training, self._options(), seed, self._progress())
-        for _ in range(self.max_epochs):
+        run = TrainingRun(network, training, self._options(), child_seed(kept.seed, 1))
+        if kept.saved:
+            restore_position(kept.saved, run.trainer, stopping)
+            history = kept.saved.position["history"]
+        n_left = 0 if kept.has_stopped else self.max_epochs + len(start.history) - len(history)
+        for _ in range(n_left):
             tasks.begin_epoch()
-            record = asdict(next(epochs)) | {"epoch": len(history) + 1}
+            try:
+                record = asdict(run.epoch(self._progress())) | {"epoch": len(history) + 1}
+            except DivergenceError as error:
+                _stop_diverged(error, run.trainer)
+                break
             if validation is not None:
                 found = evaluate(network, validation)
                 record |= {"val_loss": found.loss, "val_score": found.accuracy}
             history.append(record)
-            stop = tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history)))
-            if stop or (stopping and stopping.should_stop(record["val_loss"])):
+            stop = stopping is not None and stopping.should_stop(record["val_loss"])
+            kept.write(run.trainer, stopping, {"history": history, "stopped": stop})
+            if tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history))) or stop:
                 break
         if stopping:
             stopping.restore()
@@ -585,6 +674,81 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         winners = self._logits(X).argmax(axis=1)
         return self.classes_[winners]
 
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to a folder of safetensors and JSON files.
+
+        No pickle is written. ``transformers.pipeline("text-classification", folder)`` reads the
+        same folder and gives the same probabilities to within 1e-5, for single texts of at most
+        `max_length` tokens. The folder is written under another name and put in place whole: a
+        crash or a full disk leaves what was there before.
+
+        Parameters
+        ----------
+        folder : str or path
+            A new or empty folder, or one that an earlier `save_pretrained` wrote; that is
+            replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds anything else.
+        NotFittedError
+            If there is nothing to save yet.
+
+        Warns
+        -----
+        UserWarning
+            If ``pooling="mean"``, which transformers cannot express: the folder then is for
+            `from_pretrained` alone. Or if `random_state` is an instance, which is saved as None.
+
+        See Also
+        --------
+        from_pretrained : Reads the folder.
+        """
+        check_is_fitted(self)
+        if self.pooling != "cls":
+            warnings.warn(
+                f"pooling={self.pooling!r} has no counterpart in transformers' "
+                "BertForSequenceClassification: only BertSentimentClassifier.from_pretrained will "
+                "predict the same from this folder. Use pooling='cls' to share it with others.",
+                stacklevel=2,
+            )
+        network = TextClassifier(self.model_, self.head_, self.pooling)
+        saved = SavedClassifier(network, self.tokenizer_, settings_of(self))
+        save_classifier(Path(folder), saved, [str(label) for label in self.classes_.tolist()])
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> BertSentimentClassifier:
+        """Read a classifier that `save_pretrained` wrote. Nothing in the folder is executed.
+
+        Parameters
+        ----------
+        folder : str or path
+
+        Returns
+        -------
+        BertSentimentClassifier
+            Fitted, with the parameters it was saved with, on the device that `device` stands for
+            here.
+
+        Raises
+        ------
+        OSError
+            If the folder or one of its files is missing.
+        ValueError
+            If a file is not the one that was written, or leads out of the folder, or was written
+            by a newer skbert.
+        """
+        saved = load_classifier(Path(folder))
+        clf = cls(**parameters_of(saved.settings))
+        network = saved.network.to(resolve_device(clf.device))
+        wordpiece = checkpoint.wordpiece_of(saved.tokenizer)
+        history = saved.settings["history"]
+        state = _State(network, saved.tokenizer, wordpiece, history)
+        clf._set_fitted(state, classes_of(saved.settings), history)
+        restore(clf, saved.settings)
+        return clf
+
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays: a pickle must load where there is no GPU.
 
@@ -597,10 +761,11 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             state["head_"] = checkpoint.to_arrays(state["head_"])
             del state["_wordpiece"]
             state.pop("_trainer", None)
-        return state
+        return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the modules, on the device that `device` stands for here."""
+        state = checked(state, type(self).__name__)
         super().__setstate__(state)
         if "model_" in state:
             device = resolve_device(self.device)
@@ -608,6 +773,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
             self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
             self._wordpiece = checkpoint.wordpiece_of(self.tokenizer_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Say whether there is something to predict with."""
+        return hasattr(self, "classes_")
 
     def __sklearn_tags__(self) -> Any:
         """Declare that X is texts, not numbers."""

@@ -28,7 +28,9 @@ from skbert.engine.embedding import (
 )
 from skbert.engine.heads import ALL_POOLINGS
 from skbert.engine.tokens import TRUNCATIONS, Tokens
+from skbert.persistence import checked, stamped
 from skbert.validation import (
+    DOC_LINK_TEMPLATE,
     check_layer,
     check_max_length,
     check_texts,
@@ -129,6 +131,9 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
     >>> clf.fit(texts, labels).predict(["we loved every minute"])
     array(['good'], dtype='<U4')
     """
+
+    _doc_link_module = "skbert"
+    _doc_link_template = DOC_LINK_TEMPLATE
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
@@ -363,11 +368,11 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         state.pop("_stored", None)
         if self.store_weights and "weights_sha256_" in state:
             state["_packed"] = checkpoint.pack_pretrained(self._pretrained())
-        return state
+        return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the weights of the pickle, if it holds any."""
-        state = dict(state)
+        state = checked(state, type(self).__name__)
         packed = state.pop("_packed", None)
         super().__setstate__(state)
         if packed is not None:

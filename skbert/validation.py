@@ -7,7 +7,8 @@ is allowed and what to do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -23,6 +24,12 @@ from sklearn.utils.validation import _check_feature_names, column_or_1d
 from skbert.engine.tokens import Tokens
 
 MAX_CLASSES = 1000
+
+#: What `check_texts` notes of X in `fit`.
+_NOTED = ("_n_columns", "n_features_in_", "feature_names_in_")
+
+#: Page of an estimator in the documentation, for the links of its HTML representation.
+DOC_LINK_TEMPLATE = "https://skbert.readthedocs.io/en/latest/generated/skbert.{estimator_name}.html"
 
 
 class TruncationWarning(UserWarning):
@@ -100,6 +107,19 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
     return Texts(first, second[0] if second else None)
 
 
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Undo what `check_texts` noted of X if the fit fails or is interrupted after it."""
+    before = {name: vars(estimator)[name] for name in _NOTED if name in vars(estimator)}
+    try:
+        yield
+    except BaseException:
+        for name in _NOTED:
+            vars(estimator).pop(name, None)
+        vars(estimator).update(before)
+        raise
+
+
 def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> None:
     """Remember, or compare, how many texts a row has and what their columns are called."""
     kinds = {1: "single texts", 2: "pairs of texts"}
@@ -117,7 +137,7 @@ def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> No
         if reset:
             estimator.n_features_in_ = n_columns
     elif reset:
-        for name in ("n_features_in_", "feature_names_in_"):
+        for name in _NOTED[1:]:
             estimator.__dict__.pop(name, None)
 
 
@@ -408,3 +428,8 @@ def seed_of(random_state: Any) -> np.random.SeedSequence:
         return np.random.SeedSequence(int(random_state))
     drawn = check_random_state(random_state).randint(2**31, size=4)
     return np.random.SeedSequence(drawn.tolist())
+
+
+def child_seed(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """Give the same child of a seed, however often it is asked for."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(number,))

@@ -123,13 +123,18 @@ def load_pretrained(model: str) -> Pretrained:
 def load_config(model: str) -> BertConfig:
     """Read the configuration of a checkpoint, but no weights; see `load_pretrained`."""
     folder, _ = _find(model)
-    return _read_config(folder / _CONFIG)
+    return read_config(folder / _CONFIG)
 
 
 def weights_sha256(model: str) -> str:
     """SHA-256 of a checkpoint's weights file; a second time in a process, from memory."""
     folder, _ = _find(model)
-    return _hash(folder / _WEIGHTS, (folder / _WEIGHTS).stat().st_mtime_ns)
+    return file_sha256(folder / _WEIGHTS)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file; a second time in a process, from memory unless it has changed."""
+    return _hash(path, path.stat().st_mtime_ns)
 
 
 def _find(model: str) -> tuple[Path, str | None]:
@@ -199,12 +204,14 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[int, ...]) -> Pretraine
     """Read the files; `stamp`, their modification times, makes changed files be read again."""
     if sha256 is not None:
         _check_hash(folder / _WEIGHTS, sha256)
-    config = _read_config(folder / _CONFIG)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    stored = _read_safetensors(folder / _WEIGHTS)
+    config = read_config(folder / _CONFIG)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    stored = read_safetensors(folder / _WEIGHTS)
     return Pretrained(
         config=config,
-        weights=_encoder_weights(stored, folder / _WEIGHTS, config),
+        weights=encoder_weights(stored, folder / _WEIGHTS, config),
         pooler=_pooler_weights(stored),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer),
@@ -222,7 +229,7 @@ def _hash(path: Path, stamp: int) -> str:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    found = _hash(path, path.stat().st_mtime_ns)
+    found = file_sha256(path)
     if found != expected:
         raise ValueError(
             f"The weights in {str(path)!r} are not the published ones: their SHA-256 is "
@@ -231,7 +238,8 @@ def _check_hash(path: Path, expected: str) -> None:
         )
 
 
-def _read_config(path: Path) -> BertConfig:
+def read_config(path: Path) -> BertConfig:
+    """Read a configuration; refuse what is not a BERT encoder."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -254,7 +262,7 @@ def _read_config(path: Path) -> BertConfig:
     return BertConfig.from_dict(settings)
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Read all weights of a checkpoint, by the names of today's `BertModel`."""
     try:
         stored = load_file(path)
@@ -266,7 +274,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return {_modern_name(name): weight for name, weight in stored.items()}
 
 
-def _encoder_weights(
+def encoder_weights(
     by_name: Mapping[str, torch.Tensor], path: Path, config: BertConfig
 ) -> dict[str, torch.Tensor]:
     """Select the encoder's weights, whatever heads the checkpoint has besides."""
@@ -364,10 +372,16 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
 
 def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:
     """Rebuild a linear head from its `to_arrays`. The weights are not copied."""
-    n_classes, d_model = arrays["weight"].shape
-    head = nn.Linear(d_model, n_classes, device="meta")
-    head.load_state_dict(_to_tensors(arrays), assign=True)
-    return head
+    tensors = _to_tensors(arrays)
+    return linear_of(tensors["weight"], tensors["bias"])
+
+
+def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    """Make a linear layer of the given weights (not copied)."""
+    n_out, n_in = weight.shape
+    layer = nn.Linear(n_in, n_out, device="meta")
+    layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return layer
 
 
 def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -32,28 +32,54 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
     if p == 0:
         return no_dropout
     if device.type != "cpu":
-        return _device_dropout(p, seed, device)
-    # torch's bernoulli on CPU takes 12 % of a training step; 16 raw random bits an element
-    # and a comparison take a third of that.
-    bits = np.random.SFC64(seed)
-    threshold = min(round(p * 2**16), 2**16 - 1)  # at least one value in 65536 is kept
-    scale = 1 / (1 - threshold / 2**16)
-    lowest = np.iinfo(np.int16).min
-
-    def dropout(hidden: torch.Tensor) -> torch.Tensor:
-        raw = bits.random_raw(-(-hidden.numel() // 4)).view(np.int16)[: hidden.numel()]
-        keep = torch.from_numpy(raw).view(hidden.shape) >= lowest + threshold
-        return hidden * keep.to(hidden.dtype).mul_(scale)
-
-    return dropout
+        return _DeviceDropout(p, seed, device)
+    return _CpuDropout(p, seed)
 
 
-def _device_dropout(p: float, seed: np.random.SeedSequence, device: torch.device) -> Dropout:
-    """Draw the masks on an accelerator. Not run by the test suite, which has only CPUs."""
-    generator = torch.Generator(device).manual_seed(int(seed.generate_state(1)[0]))
+class _CpuDropout:
+    """Compares 16 raw random bits an element with a threshold.
 
-    def dropout(hidden: torch.Tensor) -> torch.Tensor:
-        keep = torch.empty_like(hidden).bernoulli_(1 - p, generator=generator)
-        return hidden * keep.div_(1 - p)
+    torch's bernoulli on CPU takes 12 % of a training step, this a third of that.
+    """
 
-    return dropout
+    def __init__(self, p: float, seed: np.random.SeedSequence) -> None:
+        self._bits = np.random.SFC64(seed)
+        threshold = min(round(p * 2**16), 2**16 - 1)  # at least one value in 65536 is kept
+        self._scale = 1 / (1 - threshold / 2**16)
+        self._lowest_kept = np.iinfo(np.int16).min + threshold
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        raw = self._bits.random_raw(-(-hidden.numel() // 4)).view(np.int16)[: hidden.numel()]
+        keep = torch.from_numpy(raw).view(hidden.shape) >= self._lowest_kept
+        return hidden * keep.to(hidden.dtype).mul_(self._scale)
+
+    @property
+    def state(self) -> list[int]:
+        """Where the random bits are; four numbers of 64 bits."""
+        return self._bits.state["state"]["state"].tolist()
+
+    @state.setter
+    def state(self, state: list[int]) -> None:
+        words = np.array(state, dtype=np.uint64)
+        self._bits.state = self._bits.state | {"state": {"state": words}}
+
+
+class _DeviceDropout:
+    """Draws the masks on an accelerator. Not run by the test suite, which has only CPUs."""
+
+    def __init__(self, p: float, seed: np.random.SeedSequence, device: torch.device) -> None:
+        self._p = p
+        self._generator = torch.Generator(device).manual_seed(int(seed.generate_state(1)[0]))
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        keep = torch.empty_like(hidden).bernoulli_(1 - self._p, generator=self._generator)
+        return hidden * keep.div_(1 - self._p)
+
+    @property
+    def state(self) -> list[int]:
+        """Bytes of the generator's state."""
+        return self._generator.get_state().tolist()
+
+    @state.setter
+    def state(self, state: list[int]) -> None:
+        self._generator.set_state(torch.tensor(state, dtype=torch.uint8))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -48,3 +50,28 @@ class EarlyStopping:
         """Give the classifier back the weights of its best epoch."""
         for module, weights in zip(self._modules, self._best_weights, strict=True):
             module.load_state_dict(weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the best epoch so far; with `position`, the state of this object."""
+        return {
+            f"{part}.{name}": weight
+            for part, weights in enumerate(self._best_weights)
+            for name, weight in weights.items()
+        }
+
+    def position(self) -> dict[str, float]:
+        """Count and lowest loss of the epochs so far."""
+        return {
+            "n_epochs": self._n_epochs,
+            "best_epoch": self.best_epoch,
+            "best_loss": self._best_loss,
+        }
+
+    def resume(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Go on from `tensors` and `position` of another."""
+        self._best_weights = [{} for _ in self._modules]
+        for key, weight in tensors.items():
+            part, _, name = key.partition(".")
+            self._best_weights[int(part)][name] = weight
+        self._n_epochs, self.best_epoch = position["n_epochs"], position["best_epoch"]
+        self._best_loss = position["best_loss"]

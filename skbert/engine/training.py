@@ -6,12 +6,14 @@ scikit-learn, no decision when to stop: the caller stops by not asking for the n
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +101,16 @@ class EpochRecord:
     n_tokens: int
 
 
+class DivergenceError(ArithmeticError):
+    """A loss or gradient was not finite; the weights are those before the step."""
+
+    def __init__(self, step: int, learning_rate: float, loss: float) -> None:
+        super().__init__(
+            f"The loss or a gradient was not finite in step {step} (loss {loss}, learning rate "
+            f"{learning_rate:.3g}). Lower the learning rate, or check the weights of the model."
+        )
+
+
 def train(
     classifier: TextClassifier,
     data: LabelledTexts,
@@ -118,19 +130,43 @@ def train(
         Decides the order of the texts and the dropout.
     progress : callable
     """
-    vocabulary = None
-    if not options.n_frozen_layers:
-        word_embeddings = classifier.encoder.embeddings.word_embeddings
-        vocabulary = CompactVocabulary(word_embeddings, data.tokens)
-        data = replace(data, tokens=vocabulary.tokens)
-    n_steps = options.max_epochs * -(-len(data.tokens) // options.batch_size)
-    schedule = partial(
-        learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
-    )
-    trainer = Trainer(classifier, options, schedule, seed, vocabulary)
-    frozen = trainer.frozen_layers(data)
+    run = TrainingRun(classifier, data, options, seed)
     for _ in range(options.max_epochs):
-        yield trainer.epoch(data, frozen, progress)
+        yield run.epoch(progress)
+
+
+class TrainingRun:
+    """A training whose number of steps is known, one epoch after the other; see `train`.
+
+    Parameters
+    ----------
+    classifier, data, options, seed
+        As in `train`.
+    """
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        data: LabelledTexts,
+        options: TrainingOptions,
+        seed: np.random.SeedSequence,
+    ) -> None:
+        vocabulary = None
+        if not options.n_frozen_layers:
+            word_embeddings = classifier.encoder.embeddings.word_embeddings
+            vocabulary = CompactVocabulary(word_embeddings, data.tokens)
+            data = replace(data, tokens=vocabulary.tokens)
+        n_steps = options.max_epochs * -(-len(data.tokens) // options.batch_size)
+        schedule = partial(
+            learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
+        )
+        self.trainer = Trainer(classifier, options, schedule, seed, vocabulary)
+        self._data = data
+        self._frozen = self.trainer.frozen_layers(data)
+
+    def epoch(self, progress: Progress) -> EpochRecord:
+        """Take every text once, in a new order."""
+        return self.trainer.epoch(self._data, self._frozen, progress)
 
 
 def open_ended_trainer(
@@ -178,7 +214,7 @@ class Trainer:
             self._parameters = classifier.parameters(options.n_frozen_layers)
         self._optimizer = adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
-        self._n_steps = self._n_epochs = 0
+        self.n_steps = self._n_epochs = 0
         self._learning_rate = 0.0
 
     def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
@@ -206,6 +242,39 @@ class Trainer:
             n_tokens=len(data.tokens.ids),
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments of the optimizer, by number of the parameter; with `position`, its state."""
+        moments = self._optimizer.state_dict()["state"]
+        return {
+            f"{number}.{name}": value
+            for number, values in moments.items()
+            for name, value in values.items()
+        }
+
+    def position(self) -> dict[str, Any]:
+        """How far the training is, and where its random numbers are; of JSON types."""
+        return {
+            "n_steps": self.n_steps,
+            "n_epochs": self._n_epochs,
+            "token_budget": self._token_budget,
+            "order": self._order.bit_generator.state,
+            "dropout": getattr(self._dropout, "state", None),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Go on from `tensors` and `position` of another trainer, and the weights it had."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            number, name = key.split(".")
+            moments.setdefault(int(number), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.n_steps, self._n_epochs = position["n_steps"], position["n_epochs"]
+        self._token_budget = position["token_budget"]
+        self._order.bit_generator.state = position["order"]
+        if position["dropout"] is not None:
+            self._dropout.state = position["dropout"]  # type: ignore[attr-defined]
+
     def _steps_possible(self) -> AbstractContextManager[None]:
         """Inside, the model has the compact vocabulary; outside, it is whole."""
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
@@ -215,14 +284,16 @@ class Trainer:
     ) -> float:
         """Take one optimizer step and return the weighted loss before it, summed over `rows`."""
         options = self.options
-        self._learning_rate = options.learning_rate * self._schedule(self._n_steps)
+        self._learning_rate = options.learning_rate * self._schedule(self.n_steps)
         set_learning_rate(self._optimizer, self._learning_rate)
         loss_sum = self._accumulate_gradients(data, rows, frozen)
-        nn.utils.clip_grad_norm_(self._parameters, options.max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self._parameters, options.max_gradient_norm)
+        if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
+            raise DivergenceError(self.n_steps + 1, self._learning_rate, loss_sum / len(rows))
         self._optimizer.step()
         if self._vocabulary:
             self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
-        self._n_steps += 1
+        self.n_steps += 1
         return loss_sum
 
     def _accumulate_gradients(
