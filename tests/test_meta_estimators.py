@@ -1,0 +1,202 @@
+"""Everything of scikit-learn that takes a classifier takes this one, on texts."""
+
+import gc
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import sklearn
+from sklearn.base import clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV, CalibrationDisplay
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.frozen import FrozenEstimator
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    TunedThresholdClassifierCV,
+    cross_val_predict,
+    cross_validate,
+    learning_curve,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.fixes import parse_version
+
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
+from tests.conftest import save_bert
+
+
+@pytest.fixture(scope="module")
+def clf(tiny_bert):
+    """Learns the toy reviews in a second."""
+    return BertSentimentClassifier(
+        tiny_bert, max_length=32, max_epochs=8, learning_rate=5e-3, dropout=0.0, random_state=0
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(clf, toy_reviews):
+    return clone(clf).fit(*toy_reviews)
+
+
+def test_cross_val_predict(clf, toy_reviews):
+    X, y = toy_reviews
+    proba = cross_val_predict(clf, X, y, cv=2, method="predict_proba")
+    for train, test in StratifiedKFold(2).split(X, y):
+        alone = clone(clf).fit([X[i] for i in train], y[train])
+        assert alone.predict_proba([X[i] for i in test]).tolist() == proba[test].tolist()
+
+
+def test_learning_curve(clf, toy_reviews):
+    sizes, _, scores = learning_curve(clf, *toy_reviews, train_sizes=[0.5, 1.0], cv=2)
+    assert sizes.tolist() == [20, 40] and scores.shape == (2, 2)
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "temperature"])
+def test_calibration_without_fitting_again(fitted, toy_reviews, method):
+    X, y = toy_reviews
+    try:
+        calibrated = CalibratedClassifierCV(FrozenEstimator(fitted), method=method, cv=2).fit(X, y)
+    except ValueError as error:
+        if method == "temperature" and "method" in str(error):
+            pytest.skip("temperature scaling came with scikit-learn 1.8")
+        raise
+    assert calibrated.score(X, y) == 1.0
+
+
+def test_tuned_threshold(clf, toy_reviews):
+    X, y = toy_reviews
+    tuned = TunedThresholdClassifierCV(clf, cv=2).fit(X, y)
+    assert tuned.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("voting", ["hard", "soft"])
+def test_voting_with_word_counts(clf, toy_reviews, voting):
+    X, y = toy_reviews
+    words = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    ensemble = VotingClassifier([("bert", clf), ("words", words)], voting=voting).fit(X, y)
+    assert ensemble.score(X, y) > 0.9
+
+
+def test_stacking(clf, toy_reviews):
+    X, y = toy_reviews
+    words = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    assert StackingClassifier([("bert", clf), ("words", words)], cv=2).fit(X, y).score(X, y) > 0.9
+
+
+def test_one_vs_rest(clf, toy_reviews):
+    X, y = toy_reviews
+    labels = np.where(np.arange(len(y)) % 4 == 0, "other", y)
+    one_vs_rest = OneVsRestClassifier(clf).fit(X, labels)
+    assert set(one_vs_rest.predict(X)) <= {"good", "bad", "other"}
+
+
+def test_bagging_and_permutation_importance_take_one_column(clf, fitted, toy_reviews):
+    X, y = toy_reviews
+    column = np.array(X, dtype=object)[:, None]
+    bagging = BaggingClassifier(clf, n_estimators=2, random_state=0).fit(column, y)
+    assert bagging.score(column, y) > 0.8
+    importance = permutation_importance(fitted, column, y, n_repeats=2, random_state=0)
+    assert importance.importances_mean[0] > 0.2
+
+
+def test_displays(fitted, toy_reviews):
+    matplotlib = pytest.importorskip("matplotlib", reason="an extra of the examples")
+    matplotlib.use("Agg")
+    X, y = toy_reviews
+    ConfusionMatrixDisplay.from_estimator(fitted, X, y)
+    assert RocCurveDisplay.from_estimator(fitted, X, y).roc_auc == 1.0
+    CalibrationDisplay.from_estimator(fitted, X, y)
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize("column", ["text", ["text"]])
+def test_column_transformer_by_name_and_by_list(tiny_bert, toy_reviews, column):
+    X, y = toy_reviews
+    frame = pd.DataFrame({"text": X, "stars": np.arange(len(X))}, index=np.arange(len(X)) + 7)
+    columns = ColumnTransformer(
+        [("embed", BertEmbeddingTransformer(tiny_bert, max_length=32), column)],
+        remainder="passthrough",
+        verbose_feature_names_out=False,
+    ).set_output(transform="pandas")
+    out = columns.fit_transform(frame, y)
+    assert out.shape == (len(X), 33) and out.index.equals(frame.index)
+
+
+def test_a_frame_keeps_its_names(clf, toy_reviews):
+    X, y = toy_reviews
+    frame = pd.DataFrame({"text": X})
+    fitted = clone(clf).set_params(max_epochs=1).fit(frame, y)
+    assert fitted.feature_names_in_.tolist() == ["text"] and fitted.n_features_in_ == 1
+    with pytest.raises(ValueError, match="feature names should match"):
+        fitted.predict(frame.rename(columns={"text": "review"}))
+
+
+def test_a_grid_over_models_trains_each_of_them(tiny_bert, clf, toy_reviews, tmp_path):
+    X, y = toy_reviews
+    other = str(save_bert(tmp_path / "other", seed=1, hidden_size=16))
+    search = GridSearchCV(
+        clone(clf).set_params(max_epochs=1), {"model": [tiny_bert, other]}, cv=2, refit=False
+    ).fit(X, y)
+    assert search.cv_results_["param_model"].tolist() == [tiny_bert, other]
+    widths = [
+        clone(clf).set_params(model=m, max_epochs=1).fit(X, y).model_.config.hidden_size
+        for m in (tiny_bert, other)
+    ]
+    assert widths == [32, 16]
+
+
+def test_weights_do_not_leak_from_fold_to_fold(clf, toy_reviews):
+    X, y = toy_reviews
+    found = cross_validate(clf, X, y, cv=2, return_estimator=True)["estimator"]
+    half = len(X) // 2
+    rows = np.arange(half)  # what the second of two stratified folds trains on
+    alone = clone(clf).fit([X[i] for i in rows], y[rows])
+    assert alone.predict_proba(X).tolist() == found[1].predict_proba(X).tolist()
+
+
+def test_memory_after_ten_fits_is_what_it_was_after_two(clf, toy_reviews):
+    process = psutil.Process()
+
+    def used_after(n_fits):
+        for _ in range(n_fits):
+            clone(clf).fit(*toy_reviews)
+        gc.collect()
+        return process.memory_info().rss
+
+    after_two = used_after(2)
+    after_ten = used_after(8)
+    assert after_ten - after_two < 30 * 2**20  # 8 models of 0.1 MiB and their optimizers
+
+
+def test_it_says_what_it_is(clf):
+    tags = clf.__sklearn_tags__()
+    assert is_classifier(clf)
+    assert tags.input_tags.string and tags.input_tags.one_d_array
+    assert not tags.input_tags.two_d_array
+
+
+def test_html_and_tab_completion_load_nothing(clf, monkeypatch):
+    from skbert.engine import checkpoint
+
+    def no_loading(model):
+        raise AssertionError(f"{model} was loaded")
+
+    monkeypatch.setattr(checkpoint, "load_pretrained", no_loading)
+    for estimator in (clone(clf), BertEmbeddingTransformer()):
+        assert "fit" in dir(estimator)
+        assert f"/skbert.{type(estimator).__name__}.html" in estimator._repr_html_()
+
+
+@pytest.mark.skipif(
+    parse_version(sklearn.__version__) < parse_version("1.8"),
+    reason="scikit-learn shows the description of a parameter since 1.8",
+)
+def test_html_tells_what_a_parameter_means(clf):
+    assert "Highest learning rate, reached after the warm-up" in clf._repr_html_()
