@@ -90,13 +90,19 @@ def self_attention(query_key_value: Tensor, groups: list[LengthGroup], n_heads: 
     pieces = query_key_value.split([group.n_tokens for group in groups])
     contexts = []
     for piece, group in zip(pieces, groups, strict=True):
-        if piece.device.type == "cpu" and group.max_length <= _LONGEST_WRITTEN_OUT:
+        if _is_written_out(piece, group):
             contexts.append(_WrittenOutAttention.apply(piece, group, n_heads))
         else:
             query, key, value = _to_heads(_Pad.apply(piece, group), group, 3, n_heads)
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=group.visible)
             contexts.append(_Unpad.apply(_from_heads(context), group))
     return torch.cat(contexts)
+
+
+def _is_written_out(piece: Tensor, group: LengthGroup) -> bool:
+    """In bfloat16 the fused kernel is used, which keeps scores and sums in float32."""
+    is_cpu = piece.device.type == "cpu" and piece.dtype != torch.bfloat16
+    return is_cpu and group.max_length <= _LONGEST_WRITTEN_OUT
 
 
 def first_token_attention(

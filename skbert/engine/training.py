@@ -219,8 +219,10 @@ class Trainer:
 
     def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
         """Compute what leaves the frozen layers, if there are any."""
-        n_frozen = self.options.n_frozen_layers
-        return FrozenLayers(self._classifier.encoder, n_frozen, data.tokens) if n_frozen else None
+        n_frozen, classifier = self.options.n_frozen_layers, self._classifier
+        if not n_frozen:
+            return None
+        return FrozenLayers(classifier.encoder, n_frozen, data.tokens, classifier.precision)
 
     def epoch(
         self, data: LabelledTexts, frozen: FrozenLayers | None, progress: Progress
@@ -342,4 +344,4 @@ def weighted_loss(
     labels = torch.from_numpy(data.labels[rows]).to(logits.device)
     weights = torch.from_numpy(data.weights[rows]).to(logits.device)
     losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return losses @ weights
+    return (losses * weights).sum()  # not `@`, which an autocast of the caller would change
