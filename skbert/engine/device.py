@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -14,8 +14,13 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Let gradients be computed, also where the caller has switched them off."""
-    with torch.inference_mode(False), torch.enable_grad():
+    """Let gradients be computed, also where the caller has switched them off or autocast on."""
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):  # it would reach into our derivatives
+                modes.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

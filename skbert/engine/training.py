@@ -344,4 +344,4 @@ def weighted_loss(
     labels = torch.from_numpy(data.labels[rows]).to(logits.device)
     weights = torch.from_numpy(data.weights[rows]).to(logits.device)
     losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return (losses * weights).sum()  # not `@`, which an autocast of the caller would change
+    return losses @ weights
