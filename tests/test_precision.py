@@ -232,7 +232,7 @@ def test_training_learns_as_in_float32(tiny_bert, toy_reviews, n_frozen_layers):
         losses[precision] = np.array([record["train_loss"] for record in clf.history_])
     assert losses["bfloat16"][-1] < losses["bfloat16"][0] * 0.6
     assert scores["bfloat16"] > 0.8
-    assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=1 / len(X))
+    assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=1.5 / len(X))  # one text
     # The same steps but for rounding, whose effect on a logit of order 1, 2^-7, is what a mean
     # loss can differ by at first, and twice that after 40 steps.
     difference = np.abs(losses["bfloat16"] - losses["float32"])
