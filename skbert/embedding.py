@@ -188,7 +188,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         ----------
         X : sequence of str, of length n_texts
             Texts or pairs of texts, as in `BertSentimentClassifier.fit`.
-        y : None
+        y : None, default=None
             Not used.
 
         Returns
