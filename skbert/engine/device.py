@@ -102,7 +102,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     elif name == "bfloat16" and not _has_bfloat16(device):
         raise ValueError(
             f"precision='bfloat16' was asked for, but device {str(device)!r} has no instructions "
-            "for it here: CPUs need AMX or AVX512-BF16 (others are about 9 times slower in "
+            "for it here: CPUs need AMX or AVX512-BF16 (others are many times slower in "
             "bfloat16 than in float32), CUDA devices compute capability 8.0; MPS is not "
             "supported. Use precision='auto' or 'float32'."
         )
