@@ -22,7 +22,13 @@ from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import gradients_on, resolve_device
+from skbert.engine.device import (
+    gradients_on,
+    loaded_precision,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.resume import KeptRun, find_run, restore_position
@@ -91,6 +97,7 @@ def _fitted_attributes(
         "history_": history,
         "n_epochs_": len(history),
         "device_": str(state.network.head.weight.device),
+        "precision_": precision_name(state.network.precision),
     }
 
 
@@ -178,6 +185,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        How the encoder multiplies matrices. "bfloat16" rounds to 8 bits what goes into a product;
+        it is faster where the processor has instructions for it: on CUDA devices of compute
+        capability 8.0 or more, and on CPUs with AMX or AVX512-BF16. Elsewhere it is refused.
+        "auto" is float32 on CPUs and MPS, because its results are exact, and bfloat16 on those
+        CUDA devices. Weights, their updates and all results are float32 in any case.
     random_state : int, RandomState instance or None, default=None
         Decides the new layer's first weights, the order of the texts and the dropout. An int
         gives the same weights each time on the same machine with the same number of threads.
@@ -205,6 +218,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         How many of the training texts were cut.
     device_ : str
         The device that `device` stood for.
+    precision_ : {"float32", "bfloat16"}
+        What `precision` stood for; found again, as the device, when a saved classifier is loaded.
     n_features_in_ : int
         Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
     feature_names_in_ : ndarray of shape (n_columns,)
@@ -255,6 +270,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "warm_start": ["boolean"],
         "checkpoint_dir": [str, os.PathLike, None],
         "device": [str],
+        "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -281,6 +297,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         warm_start: bool = False,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
+        precision: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -303,6 +320,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
 
@@ -430,14 +448,15 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         numbers = class_numbers(y, len(texts), known)
         weights = check_weights(sample_weight, self.class_weight, known, numbers)
         head_seed, training_seed = seed_of(self.random_state).spawn(2)
-        start = self._start(known, head_seed) if is_first else self._current()
+        start = self._start(known, head_seed) if is_first else self._current(self.precision)
         check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
         tokens = self._tokenize(texts, start)
         training = _rows_of(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
         options = self._options()
         trainer = getattr(self, "_trainer", None)
-        if trainer is None or trainer.options != options:
+        precision = precision_name(start.network.precision)
+        if trainer is None or (trainer.options, self.precision_) != (options, precision):
             if not is_first:  # the weights may be shared: memory-mapped, or of a copy
                 start = replace(start, network=copy.deepcopy(start.network))
             trainer = open_ended_trainer(start.network, training, options, training_seed)
@@ -458,8 +477,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"those of the last fit, {self.classes_.tolist()}. Give all of them, or set "
                     "warm_start=False."
                 )
-            return replace(self._current(), network=copy.deepcopy(self._current().network))
+            current = self._current(self.precision)
+            return replace(current, network=copy.deepcopy(current.network))
         device = resolve_device(self.device)
+        precision = resolve_precision(self.precision, device)
         pretrained = checkpoint.load_pretrained(self.model)
         head = random_head(
             pretrained.config.hidden_size,
@@ -467,12 +488,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             pretrained.config.initializer_range,
             np.random.default_rng(head_seed),
         )
-        network = TextClassifier(pretrained.new_encoder(), head, self.pooling).to(device)
+        network = TextClassifier(pretrained.new_encoder(), head, self.pooling, precision).to(device)
         return _State(network, pretrained.new_tokenizer(), pretrained.wordpiece, [])
 
-    def _current(self) -> _State:
-        """Collect what this estimator has learned so far."""
-        network = TextClassifier(self.model_, self.head_, self.pooling)
+    def _current(self, precision: str | None = None) -> _State:
+        """Collect what this estimator has learned so far; predictions keep their precision."""
+        dtype = resolve_precision(precision or self.precision_, self.head_.weight.device)
+        network = TextClassifier(self.model_, self.head_, self.pooling, dtype)
         return _State(network, self.tokenizer_, self._wordpiece, self.history_)
 
     def _set_fitted(self, state: _State, classes: np.ndarray, history: list[Any]) -> None:
@@ -528,6 +550,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         # Without random_state the seed is drawn anew each time; that of the kept run is used.
         entropy = None if self.random_state is None else seed.entropy
         settings = parameters | {
+            "precision": precision_name(start.network.precision),
             "classes": classes.tolist(),
             "entropy": entropy,
             "versions": versions(),
@@ -741,7 +764,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         saved = load_classifier(Path(folder))
         clf = cls(**parameters_of(saved.settings))
-        network = saved.network.to(resolve_device(clf.device))
+        device = resolve_device(clf.device)
+        precision = loaded_precision(clf.precision, device)
+        network = replace(saved.network.to(device), precision=precision)
         wordpiece = checkpoint.wordpiece_of(saved.tokenizer)
         history = saved.settings["history"]
         state = _State(network, saved.tokenizer, wordpiece, history)
@@ -764,12 +789,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the modules, on the device that `device` stands for here."""
+        """Rebuild the modules, for what `device` and `precision` stand for here."""
         state = checked(state, type(self).__name__)
         super().__setstate__(state)
         if "model_" in state:
             device = resolve_device(self.device)
             self.device_ = str(device)
+            self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
             self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
             self._wordpiece = checkpoint.wordpiece_of(self.tokenizer_)

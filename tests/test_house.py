@@ -68,6 +68,7 @@ def documented_and_actual(function, doc):
 
 
 CLASS = skbert.BertSentimentClassifier
+TRANSFORMER = skbert.BertEmbeddingTransformer
 METHODS = [
     getattr(CLASS, name)
     for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
@@ -80,6 +81,11 @@ METHODS = [
         (CLASS.__init__, NumpyDocString(inspect.getdoc(CLASS))),
         *((method, FunctionDoc(method)) for method in METHODS),
         (CLASS.decision_function, FunctionDoc(CLASS.decision_function)),
+        (TRANSFORMER.__init__, NumpyDocString(inspect.getdoc(TRANSFORMER))),
+        *(
+            (method, FunctionDoc(method))
+            for method in (TRANSFORMER.fit, TRANSFORMER.transform, TRANSFORMER.token_embeddings)
+        ),
         (load_movie_reviews, FunctionDoc(load_movie_reviews)),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
@@ -96,8 +102,9 @@ def test_documented_parameters_and_defaults_are_those_of_the_signature(function,
             assert ast.literal_eval(found.group(1)) == default, name
 
 
-def test_every_parameter_has_a_constraint():
-    assert set(CLASS._parameter_constraints) == set(CLASS().get_params())
+@pytest.mark.parametrize("estimator", [CLASS, TRANSFORMER])
+def test_every_parameter_has_a_constraint(estimator):
+    assert set(estimator._parameter_constraints) == set(estimator().get_params())
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path):

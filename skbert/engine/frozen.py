@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BertModel
 
+from skbert.engine.device import computing_in
 from skbert.engine.encoder import HiddenStates, encode
 from skbert.engine.packing import PackedBatch, budgeted_batches, pack
 from skbert.engine.tokens import Tokens
@@ -27,6 +28,8 @@ class FrozenLayers:
         How many layers are frozen; at least 1.
     tokens : Tokens
         All texts that batches will be made of.
+    precision : torch.dtype
+        Of the matrix products; what is kept is float32.
 
     Warns
     -----
@@ -35,10 +38,17 @@ class FrozenLayers:
         for each batch instead of being kept.
     """
 
-    def __init__(self, model: BertModel, n_layers: int, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        model: BertModel,
+        n_layers: int,
+        tokens: Tokens,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         self._model = model
         self._n_layers = n_layers
         self._tokens = tokens
+        self._precision = precision
         self._states: Tensor | None = None
         n_bytes = len(tokens.ids) * model.config.hidden_size * 4
         if n_bytes <= _LARGEST_CACHE:
@@ -69,8 +79,9 @@ class FrozenLayers:
         return states
 
     def _compute(self, batch: PackedBatch) -> Tensor:
-        with torch.no_grad():
-            return encode(self._model, batch, n_layers=self._n_layers)
+        device = self._model.embeddings.word_embeddings.weight.device
+        with torch.no_grad(), computing_in(self._precision, device):
+            return encode(self._model, batch, n_layers=self._n_layers).float()
 
 
 def _token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:

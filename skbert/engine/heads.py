@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import BertModel
 
+from skbert.engine.device import computing_in
 from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.packing import PackedBatch
@@ -28,11 +29,14 @@ class TextClassifier:
     head : torch.nn.Linear
         (d_model) -> (n_classes).
     pooling : {"cls", "mean"}
+    precision : torch.dtype
+        Of the encoder's matrix products. Weights, vectors and logits are float32.
     """
 
     encoder: BertModel
     head: nn.Linear
     pooling: str
+    precision: torch.dtype = torch.float32
 
     def logits(
         self,
@@ -41,8 +45,11 @@ class TextClassifier:
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
         """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
-        pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start)
-        return self.head(dropout(pooled))
+        device = self.head.weight.device
+        with computing_in(self.precision, device):
+            pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start).float()
+        with computing_in(torch.float32, device):
+            return self.head(dropout(pooled))
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """Weights to train: all, or those above the embeddings and the first layers."""

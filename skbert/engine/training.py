@@ -219,8 +219,10 @@ class Trainer:
 
     def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
         """Compute what leaves the frozen layers, if there are any."""
-        n_frozen = self.options.n_frozen_layers
-        return FrozenLayers(self._classifier.encoder, n_frozen, data.tokens) if n_frozen else None
+        n_frozen, classifier = self.options.n_frozen_layers, self._classifier
+        if not n_frozen:
+            return None
+        return FrozenLayers(classifier.encoder, n_frozen, data.tokens, classifier.precision)
 
     def epoch(
         self, data: LabelledTexts, frozen: FrozenLayers | None, progress: Progress
