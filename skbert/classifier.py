@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from skbert.engine.saved import SavedClassifier, load_classifier, save_classifie
 from skbert.engine.stopping import EarlyStopping
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
 from skbert.engine.training import (
+    Classification,
     DivergenceError,
     LabelledTexts,
     Progress,
@@ -440,10 +441,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if trainer is None or trainer.options != options:
             if not is_first:  # the weights may be shared: memory-mapped, or of a copy
                 start = replace(start, network=copy.deepcopy(start.network))
-            trainer = open_ended_trainer(start.network, training, options, training_seed)
-        frozen = trainer.frozen_layers(training)
-        record = trainer.epoch(training, frozen, self._progress())
-        history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
+            trainer = open_ended_trainer(
+                start.network, len(training.tokens), options, training_seed
+            )
+        objective = Classification(start.network, training, options)
+        record = trainer.epoch(objective, self._progress())
+        history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
         self._set_fitted(start, known, history)
         self.n_truncated_ = tokens.n_truncated
         self._trainer = trainer
@@ -559,7 +562,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         for _ in range(n_left):
             tasks.begin_epoch()
             try:
-                record = asdict(run.epoch(self._progress())) | {"epoch": len(history) + 1}
+                record = run.epoch(self._progress()).as_dict() | {"epoch": len(history) + 1}
             except DivergenceError as error:
                 _stop_diverged(error, run.trainer)
                 break

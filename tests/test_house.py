@@ -16,10 +16,11 @@ PACKAGE = Path(skbert.__file__).parent
 
 #: From the bottom up; a file imports only from files before it.
 ORDER = """
-engine.device engine.tokens engine.packing engine.dropout engine.linear engine.attention
-engine.encoder engine.frozen engine.vocabulary engine.heads engine.optimizer engine.training
-engine.stopping engine.resume engine.inference engine.cache engine.embedding engine.checkpoint
-engine.saved datasets persistence validation callbacks embedding classifier
+engine.device engine.tokens engine.sentences engine.masking engine.packing engine.dropout
+engine.linear engine.attention engine.encoder engine.frozen engine.vocabulary engine.heads
+engine.optimizer engine.training engine.stopping engine.resume engine.inference
+engine.pretraining engine.cache engine.embedding engine.checkpoint engine.saved
+datasets persistence validation callbacks embedding classifier
 """.split()
 
 
@@ -55,7 +56,9 @@ def test_the_engine_knows_no_scikit_learn(module):
     assert not {name.split(".")[0] for name in imports_of(module)} & {"sklearn", "pandas"}
 
 
-@pytest.mark.parametrize("module", ["engine.tokens", "engine.packing"])
+@pytest.mark.parametrize(
+    "module", ["engine.tokens", "engine.sentences", "engine.masking", "engine.packing"]
+)
 def test_tokens_and_packing_know_no_torch(module):
     assert not {name.split(".")[0] for name in imports_of(module)} & {"torch", "transformers"}
 

@@ -26,7 +26,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
 from skbert.engine.tokens import WordPieceTokenizer
 
@@ -71,6 +78,9 @@ class Pretrained:
     tokenizer : transformers.PreTrainedTokenizerBase
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
+    heads : dict of str to Tensor
+        Weights of the heads for BERT's own two tasks, by the names of `BertPreTrainingHeads`,
+        as many as the checkpoint has.
     """
 
     config: BertConfig
@@ -78,6 +88,7 @@ class Pretrained:
     pooler: Mapping[str, torch.Tensor]
     tokenizer: PreTrainedTokenizerBase
     wordpiece: WordPieceTokenizer
+    heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
     _frozen: dict[torch.device, BertModel] = field(default_factory=dict, repr=False, compare=False)
 
     def frozen_encoder(self, device: torch.device) -> BertModel:
@@ -215,6 +226,7 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[int, ...]) -> Pretraine
         pooler=_pooler_weights(stored),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer),
+        heads=_head_weights(stored),
     )
 
 
@@ -303,6 +315,20 @@ def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return {name: by_name[full_name].to(torch.float32) for name, full_name in names.items()}
 
 
+def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Select what belongs to BERT's own two tasks, but the decoder, which is the embeddings."""
+    heads = {
+        name.removeprefix("cls."): weight.to(torch.float32)
+        for name, weight in by_name.items()
+        if name.startswith("cls.")
+    }
+    heads.pop("predictions.decoder.weight", None)
+    bias = heads.pop("predictions.decoder.bias", None)  # the same tensor as predictions.bias
+    if bias is not None:
+        heads.setdefault("predictions.bias", bias)
+    return heads
+
+
 def _modern_name(name: str) -> str:
     """Name of a weight as `BertModel` has it today: no ``bert.``; weight, not ``gamma``."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
@@ -325,6 +351,72 @@ def build_encoder(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> Be
     model.embeddings.register_buffer("position_ids", places, persistent=False)
     model.embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
     return model.requires_grad_(True).eval()
+
+
+def random_weights(
+    shapes: Mapping[str, torch.Size], std: float, rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw weights as BERT starts: matrices from N(0, std^2), LayerNorms 1, biases 0."""
+    weights = {}
+    for name, shape in shapes.items():
+        if len(shape) > 1:
+            weights[name] = torch.from_numpy(rng.normal(0, std, shape).astype(np.float32))
+        else:
+            weights[name] = torch.full(shape, float(name.endswith("LayerNorm.weight")))
+    return weights
+
+
+def new_weights(config: BertConfig, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Draw all weights of an encoder."""
+    shapes = {name: weight.shape for name, weight in _empty_encoder(config).state_dict().items()}
+    weights = random_weights(shapes, config.initializer_range, rng)
+    if config.pad_token_id is not None:
+        weights["embeddings.word_embeddings.weight"][config.pad_token_id] = 0
+    return weights
+
+
+def build_heads(encoder: BertModel, weights: Mapping[str, torch.Tensor]) -> BertPreTrainingHeads:
+    """Make the heads of BERT's own two tasks, the decoder tied to the encoder's embeddings.
+
+    Parameters
+    ----------
+    encoder : transformers.BertModel
+    weights : dict of str to Tensor
+        As in `Pretrained.heads`, but all of them; not copied.
+    """
+    with torch.device("meta"):
+        heads = BertPreTrainingHeads(encoder.config)
+    table = encoder.embeddings.word_embeddings.weight
+    bias = weights["predictions.bias"]
+    tied = {"predictions.decoder.weight": table.detach(), "predictions.decoder.bias": bias}
+    heads.load_state_dict({**weights, **tied}, assign=True)
+    heads.requires_grad_(True).eval()
+    heads.predictions.decoder.weight = table
+    heads.predictions.decoder.bias = heads.predictions.bias
+    return heads
+
+
+def build_pooler(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertPooler:
+    """Make BERT's pooler of "weight" and "bias" (not copied)."""
+    with torch.device("meta"):
+        pooler = BertPooler(config)
+    pooler.dense.load_state_dict(weights, assign=True)
+    return pooler.requires_grad_(True).eval()
+
+
+def build_pretraining_model(
+    config: BertConfig,
+    weights: Mapping[str, torch.Tensor],
+    heads: Mapping[str, torch.Tensor],
+    pooler: Mapping[str, torch.Tensor],
+) -> BertForPreTraining:
+    """Make the module of encoder, heads and pooler, of weights that are not copied."""
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
+    model.bert = build_encoder(config, weights)
+    model.bert.pooler = build_pooler(config, pooler)
+    model.cls = build_heads(model.bert, heads)
+    return model.eval()
 
 
 def wordpiece_of(tokenizer: PreTrainedTokenizerBase) -> WordPieceTokenizer:
