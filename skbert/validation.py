@@ -107,6 +107,67 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
     return Texts(first, second[0] if second else None)
 
 
+@dataclass(frozen=True)
+class Documents:
+    """What came in as X where texts may also be given as lists of sentences.
+
+    Attributes
+    ----------
+    texts : list of str
+        The sentences of a document joined by spaces.
+    sentences : list of list of str or None
+        None where X held texts.
+    """
+
+    texts: list[str]
+    sentences: list[list[str]] | None
+
+
+def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
+    """Turn texts, or documents as lists of sentences, into lists of str.
+
+    Parameters
+    ----------
+    estimator, reset
+        As in `check_texts`.
+    X : list, tuple, array, Series or frame
+        As in `check_texts`, but one column only; or a sequence whose elements are lists or
+        tuples of str, which may have different lengths, at least 1.
+    """
+    if not _holds_lists(X):
+        texts = check_texts(estimator, X, reset=reset)
+        if texts.second is not None:
+            raise ValueError(
+                f"X has two columns (shape {tuple(X.shape)}); {type(estimator).__name__} expects "
+                "one column of texts, or documents as a list of lists of sentences. Choose a "
+                "column, or convert the rows to lists."
+            )
+        return Documents(texts.first, None)
+    documents = list(X)
+    for row, document in enumerate(documents):
+        if not isinstance(document, (list, tuple)) or not document:
+            raise ValueError(
+                f"X[{row}] is {_shown(document)} ({type(document).__name__}), but X[0] is a list; "
+                "either all elements must be str, or all lists of at least one sentence. Put a "
+                "single text into a list of its own."
+            )
+        for number, sentence in enumerate(document):
+            if not isinstance(sentence, str):
+                raise _not_a_text(f"X[{row}][{number}]", sentence)
+    _check_columns(estimator, documents, 1, reset=reset)
+    sentences = [[str.__str__(sentence) for sentence in document] for document in documents]
+    return Documents([" ".join(document) for document in sentences], sentences)
+
+
+def _holds_lists(X: Any) -> bool:
+    """Whether the first element of a flat container is a list or tuple."""
+    if isinstance(X, (str, bytes, dict, set, frozenset)) or not hasattr(X, "__len__"):
+        return False
+    if len(getattr(X, "shape", (0,))) != 1 or not len(X):
+        return False
+    return isinstance(next(iter(X)), (list, tuple))
+
+
 @contextmanager
 def all_or_nothing(estimator: Any) -> Iterator[None]:
     """Undo what `check_texts` noted of X if the fit fails or is interrupted after it."""

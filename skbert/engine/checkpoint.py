@@ -14,8 +14,9 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
     BertModel,
+    BertTokenizerFast,
     PreTrainedTokenizerBase,
 )
 from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
@@ -258,20 +261,25 @@ def read_config(path: Path) -> BertConfig:
         raise ValueError(
             f"{str(path)!r} is not readable JSON ({error}). Save or download the model again."
         ) from error
+    check_config(settings, repr(str(path)))
+    return BertConfig.from_dict(settings)
+
+
+def check_config(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse settings that are not those of a BERT encoder; `name` says whose they are."""
     refused = {
         "model_type": settings.get("model_type") != "bert",
         "position_embedding_type": settings.get("position_embedding_type", "absolute")
         != "absolute",
         "is_decoder": settings.get("is_decoder", False),
     }
-    for name, is_refused in refused.items():
+    for setting, is_refused in refused.items():
         if is_refused:
             raise ValueError(
-                f"{str(path)!r} has {name}={settings.get(name)!r}. skbert trains BERT encoders: "
+                f"{name} has {setting}={settings.get(setting)!r}. skbert trains BERT encoders: "
                 "model_type='bert', position_embedding_type='absolute', is_decoder=False. "
                 "Choose another model."
             )
-    return BertConfig.from_dict(settings)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -366,13 +374,82 @@ def random_weights(
     return weights
 
 
-def new_weights(config: BertConfig, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Draw all weights of an encoder."""
-    shapes = {name: weight.shape for name, weight in _empty_encoder(config).state_dict().items()}
-    weights = random_weights(shapes, config.initializer_range, rng)
-    if config.pad_token_id is not None:
-        weights["embeddings.word_embeddings.weight"][config.pad_token_id] = 0
-    return weights
+def train_tokenizer(texts: Iterable[str], n_pieces: int) -> PreTrainedTokenizerBase:
+    """Learn a WordPiece vocabulary, lower case, of at most `n_pieces` or all characters."""
+    backend = BertWordPieceTokenizer(lowercase=True)
+    backend.train_from_iterator(texts, vocab_size=n_pieces, show_progress=False)
+    by_id = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder, "vocab.txt")
+        vocabulary.write_text("\n".join(piece for piece, _ in by_id), encoding="utf-8")
+        return BertTokenizerFast.from_pretrained(folder)
+
+
+def new_pretrained(
+    config: BertConfig, texts: Iterable[str], rng: np.random.Generator
+) -> Pretrained:
+    """Begin from nothing: a vocabulary learned from `texts`, and weights drawn by `rng`.
+
+    Of `config`, which is not changed, `vocab_size` is the most word pieces there may be.
+    """
+    check_config(config.to_dict(), "model=BertConfig(...)")
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    config = copy.deepcopy(config)
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    weights = random_weights(_shapes(_empty_encoder(config)), config.initializer_range, rng)
+    weights["embeddings.word_embeddings.weight"][tokenizer.pad_token_id] = 0
+    return Pretrained(config, weights, {}, tokenizer, wordpiece_of(tokenizer))
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """Weights of the heads for BERT's own two tasks, all of them.
+
+    Attributes
+    ----------
+    heads : dict of str to Tensor
+        By the names of `BertPreTrainingHeads`, without the decoder.
+    pooler : dict of str to Tensor
+        "weight" and "bias".
+    knows_words, knows_next_sentence : bool
+        Whether the head of each task is of the checkpoint; if not, it is drawn.
+    """
+
+    heads: Mapping[str, torch.Tensor]
+    pooler: Mapping[str, torch.Tensor]
+    knows_words: bool
+    knows_next_sentence: bool
+
+
+def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
+    """Copy the heads that a checkpoint has, and draw the others."""
+    with torch.device("meta"):
+        heads = BertPreTrainingHeads(pretrained.config)
+        pooler = BertPooler(pretrained.config).dense
+    shapes = {n: shape for n, shape in _shapes(heads).items() if ".decoder." not in n}
+    std = pretrained.config.initializer_range
+    drawn, drawn_pooler = (
+        random_weights(shapes, std, rng),
+        random_weights(_shapes(pooler), std, rng),
+    )
+    known = {
+        task: all(name in pretrained.heads for name in shapes if name.startswith(task))
+        for task in ("predictions", "seq_relationship")
+    }
+    known["seq_relationship"] &= bool(pretrained.pooler)
+    kept = {n: pretrained.heads[n].clone() for n in shapes if known[n.partition(".")[0]]}
+    kept_pooler = {name: weight.clone() for name, weight in pretrained.pooler.items()}
+    return HeadWeights(
+        heads=drawn | kept,
+        pooler=drawn_pooler | kept_pooler,
+        knows_words=known["predictions"],
+        knows_next_sentence=known["seq_relationship"],
+    )
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in module.state_dict().items()}
 
 
 def build_heads(encoder: BertModel, weights: Mapping[str, torch.Tensor]) -> BertPreTrainingHeads:
@@ -405,17 +482,14 @@ def build_pooler(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> Ber
 
 
 def build_pretraining_model(
-    config: BertConfig,
-    weights: Mapping[str, torch.Tensor],
-    heads: Mapping[str, torch.Tensor],
-    pooler: Mapping[str, torch.Tensor],
+    config: BertConfig, weights: Mapping[str, torch.Tensor], heads: HeadWeights
 ) -> BertForPreTraining:
-    """Make the module of encoder, heads and pooler, of weights that are not copied."""
+    """Make the module of encoder, pooler and heads, of weights that are not copied."""
     with torch.device("meta"):
         model = BertForPreTraining(config)
     model.bert = build_encoder(config, weights)
-    model.bert.pooler = build_pooler(config, pooler)
-    model.cls = build_heads(model.bert, heads)
+    model.bert.pooler = build_pooler(config, heads.pooler)
+    model.cls = build_heads(model.bert, heads.heads)
     return model.eval()
 
 
@@ -439,6 +513,26 @@ def pack_encoder(model: BertModel) -> dict[str, Any]:
 def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
     """Undo `pack_encoder`. The weights are not copied."""
     return build_encoder(BertConfig.from_dict(packed["config"]), _to_tensors(packed["weights"]))
+
+
+def pretraining_weights(model: BertForPreTraining) -> dict[str, torch.Tensor]:
+    """Name all weights of the module once: the decoder's are the word embeddings."""
+    return {n: w for n, w in model.state_dict().items() if ".decoder." not in n}
+
+
+def pack_pretraining_model(model: BertForPreTraining) -> dict[str, Any]:
+    """Turn the module into its configuration and arrays; see `unpack_pretraining_model`."""
+    weights = {name: weight.cpu().numpy() for name, weight in pretraining_weights(model).items()}
+    return {"config": model.config.to_dict(), "weights": weights}
+
+
+def unpack_pretraining_model(packed: Mapping[str, Any]) -> BertForPreTraining:
+    """Undo `pack_pretraining_model`. The weights are not copied."""
+    config = BertConfig.from_dict(packed["config"])
+    weights = {_modern_name(name): w for name, w in _to_tensors(packed["weights"]).items()}
+    encoder = {name: weights[name] for name in _shapes(_empty_encoder(config))}
+    heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True)
+    return build_pretraining_model(config, encoder, heads)
 
 
 def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:

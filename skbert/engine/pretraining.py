@@ -21,11 +21,20 @@ from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import encode, encode_first_token
 from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.inference import TOKEN_BUDGET
-from skbert.engine.masking import NOT_MASKED, MaskedTokens, Vocabulary, mask_tokens
+from skbert.engine.masking import (
+    NOT_MASKED,
+    MaskedTokens,
+    Vocabulary,
+    mask_tokens,
+    may_be_masked,
+)
 from skbert.engine.packing import budgeted_batches, pack, token_index
 from skbert.engine.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.tokens import Tokens
 from skbert.engine.training import Loss
+
+# Added to the count of each word: what a word is worth that the texts do not have.
+_COUNT_OF_UNSEEN = 0.1
 
 
 @dataclass(frozen=True)
@@ -254,14 +263,17 @@ def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> 
     return out
 
 
-def start_from_frequencies(network: PretrainingNetwork, tokens_ids: np.ndarray) -> None:
+def start_from_frequencies(
+    network: PretrainingNetwork, tokens: Tokens, vocabulary: Vocabulary
+) -> None:
     """Set the decoder's bias to the logarithms of the words' frequencies, in place.
 
     A new head then begins near the entropy of single words instead of that of a uniform guess.
     The bias has one number a word and moves by at most a learning rate a step, so it would take
-    thousands of steps to get there by itself.
+    tens of thousands of steps to get there by itself.
     """
     bias = network.heads.predictions.bias
-    counts = np.bincount(tokens_ids, minlength=len(bias)) + 1.0
+    words = tokens.ids[may_be_masked(tokens, vocabulary)]
+    counts = np.bincount(words, minlength=len(bias)) + _COUNT_OF_UNSEEN
     with torch.no_grad():
         bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
