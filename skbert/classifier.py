@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -34,7 +33,6 @@ from skbert.engine.training import (
     DivergenceError,
     LabelledTexts,
     Progress,
-    Trainer,
     TrainingOptions,
     TrainingRun,
     open_ended_trainer,
@@ -61,6 +59,7 @@ from skbert.validation import (
     child_seed,
     class_numbers,
     seed_of,
+    stop_diverged,
     warn_truncated,
 )
 
@@ -100,17 +99,6 @@ def _rows_of(data: LabelledTexts, rows: np.ndarray) -> LabelledTexts:
     weights = data.weights[rows]
     return LabelledTexts(
         data.tokens.take(rows), data.labels[rows], (weights / weights.mean()).astype(np.float32)
-    )
-
-
-def _stop_diverged(error: DivergenceError, trainer: Trainer) -> None:
-    """Keep what was learned before the step, if anything was."""
-    if trainer.n_steps == 0:
-        raise error
-    warnings.warn(
-        f"{error} Training ended there; the weights are those before that step.",
-        ConvergenceWarning,
-        stacklevel=4,
     )
 
 
@@ -564,7 +552,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             try:
                 record = run.epoch(self._progress()).as_dict() | {"epoch": len(history) + 1}
             except DivergenceError as error:
-                _stop_diverged(error, run.trainer)
+                stop_diverged(error, run.trainer)
                 break
             if validation is not None:
                 found = evaluate(network, validation)

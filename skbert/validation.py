@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.class_weight import compute_class_weight
@@ -22,6 +23,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
 
 from skbert.engine.tokens import Tokens
+from skbert.engine.training import DivergenceError, Trainer
 
 MAX_CLASSES = 1000
 
@@ -81,6 +83,26 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
         If X is empty, has more than two columns, misses a text, or if the estimator was
         fitted to pairs and X holds single texts, or the other way round.
     """
+    columns = _checked_columns(X)
+    _check_columns(estimator, X, len(columns), reset=reset)
+    first, *second = ([str.__str__(text) for text in column] for column in columns)
+    return Texts(first, second[0] if second else None)
+
+
+def check_pairs(X: Any) -> Texts:
+    """Turn two columns, or a list of pairs, into two lists of str; no estimator is asked."""
+    columns = _checked_columns(X)
+    if len(columns) != 2:
+        raise ValueError(
+            "X holds single texts; pairs of texts are expected. Give two columns, or a list of "
+            "(first, second)."
+        )
+    first, second = ([str.__str__(text) for text in column] for column in columns)
+    return Texts(first, second)
+
+
+def _checked_columns(X: Any) -> list[list[Any]]:
+    """Get one or two columns of str, as `check_texts` allows them."""
     if isinstance(X, (str, bytes)):
         raise TypeError(
             f"X is one {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such "
@@ -102,9 +124,7 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
             if not isinstance(text, str):
                 place = f"X[{row}]" if len(columns) == 1 else f"X[{row}][{number}]"
                 raise _not_a_text(place, text)
-    _check_columns(estimator, X, len(columns), reset=reset)
-    first, *second = ([str.__str__(text) for text in column] for column in columns)
-    return Texts(first, second[0] if second else None)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -466,6 +486,17 @@ def warn_truncated(tokens: Tokens, max_length: int) -> None:
             TruncationWarning,
             stacklevel=3,
         )
+
+
+def stop_diverged(error: DivergenceError, trainer: Trainer) -> None:
+    """Keep what was learned before the step, if anything was."""
+    if trainer.n_steps == 0:
+        raise error
+    warnings.warn(
+        f"{error} Training ended there; the weights are those before that step.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def wants_tensors(estimator: Any) -> bool:

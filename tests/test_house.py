@@ -20,7 +20,8 @@ engine.device engine.tokens engine.sentences engine.masking engine.packing engin
 engine.linear engine.attention engine.encoder engine.frozen engine.vocabulary engine.heads
 engine.optimizer engine.training engine.stopping engine.resume engine.inference
 engine.pretraining engine.cache engine.embedding engine.checkpoint engine.saved
-datasets persistence validation callbacks embedding classifier
+datasets persistence validation callbacks embedding pretraining
+classifier
 """.split()
 
 

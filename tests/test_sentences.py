@@ -8,10 +8,10 @@ from skbert.engine.sentences import (
     NO_PAIR,
     NOT_NEXT,
     Sentences,
-    all_single,
     documents_of,
     draw_pairs,
     lay_out,
+    lay_out_singly,
     split_into_sentences,
 )
 from skbert.engine.tokens import Tokens
@@ -68,9 +68,7 @@ def test_laying_out_pairs_and_single_sentences():
         [101, 1, 2, 102, 3, 102, 101, 4, 5, 6, 102, 101, 102, 4, 5, 6, 102]
     )
     assert tokens.segment_ids.tolist() == [0, 0, 0, 0, 1, 1] + [0] * 5 + [0, 0, 1, 1, 1, 1]
-    alone = all_single(sentences)
-    tokens = lay_out(sentences, alone.first, alone.second)
-    assert tokens.lengths.tolist() == [4, 3, 5, 2] and set(alone.labels.tolist()) == {NO_PAIR}
+    assert lay_out_singly(sentences).lengths.tolist() == [4, 3, 5, 2]
 
 
 def test_long_sentences_are_cut_into_equal_pieces_that_follow_each_other():

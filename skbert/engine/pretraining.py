@@ -31,7 +31,13 @@ from skbert.engine.masking import (
 from skbert.engine.packing import budgeted_batches, pack, token_index
 from skbert.engine.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.tokens import Tokens
-from skbert.engine.training import Loss
+from skbert.engine.training import (
+    EpochRecord,
+    Loss,
+    Progress,
+    TrainingOptions,
+    planned_trainer,
+)
 
 # Added to the count of each word: what a word is worth that the texts do not have.
 _COUNT_OF_UNSEEN = 0.1
@@ -200,6 +206,40 @@ class Pretraining:
             measures["next_sentence_accuracy"] = n_right / n_pairs
             measures["train_loss"] += measures["next_sentence_loss"]
         return measures
+
+
+class PretrainingRun:
+    """A pre-training whose number of steps is known, one epoch after the other.
+
+    Parameters
+    ----------
+    network : PretrainingNetwork
+        Changed in place.
+    texts : Tokens or Sentences
+        As for `Pretraining`.
+    masking : Masking
+    options : TrainingOptions
+    seed : numpy.random.SeedSequence
+        Decides pairs, masks, the order of the texts and the dropout.
+    """
+
+    def __init__(
+        self,
+        network: PretrainingNetwork,
+        texts: Tokens | Sentences,
+        masking: Masking,
+        options: TrainingOptions,
+        seed: np.random.SeedSequence,
+    ) -> None:
+        texts_seed, training_seed = seed.spawn(2)
+        rng = np.random.default_rng(texts_seed)
+        self._objective = Pretraining(network, texts, masking, rng)
+        n_texts = len(self._objective.lengths)
+        self.trainer = planned_trainer(network, n_texts, options, training_seed)
+
+    def epoch(self, progress: Progress) -> EpochRecord:
+        """Take every text once, with other masks and pairs, in a new order."""
+        return self.trainer.epoch(self._objective, progress)
 
 
 def masked_loss(

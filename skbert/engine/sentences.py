@@ -190,10 +190,10 @@ def lay_out(sentences: Sentences, first: np.ndarray, second: np.ndarray) -> Toke
     return Tokens(ids, segment_ids.astype(np.int32), offsets, np.zeros(len(first), dtype=np.int64))
 
 
-def all_single(sentences: Sentences) -> Pairs:
-    """Let every sentence stand alone."""
+def lay_out_singly(sentences: Sentences) -> Tokens:
+    """Put the special tokens around each sentence."""
     rows = np.arange(len(sentences))
-    return Pairs(rows, np.full_like(rows, -1), np.full_like(rows, NO_PAIR))
+    return lay_out(sentences, rows, np.full_like(rows, -1))
 
 
 def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
