@@ -103,7 +103,6 @@ def test_texts_of_one_sentence_switch_it_off_and_say_so_once(tiny_bert):
         "the masked language model is trained. Give documents of several sentences, or set "
         "next_sentence=False."
     )
-    assert warning.filename == __file__
     with pytest.raises(ValueError, match=r"Next sentence prediction is not trained: .* Fit with"):
         clf.predict_next_sentence([("a", "b")])
 
@@ -357,7 +356,8 @@ def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_re
     fitted.save_pretrained(folder)
     clf = BertSentimentClassifier(folder, max_length=32, max_epochs=1, random_state=0)
     clf.fit(*toy_reviews)
-    assert BertEmbeddingTransformer(folder, pooling="pooler").transform(["fun"]).shape == (1, 32)
+    embedder = BertEmbeddingTransformer(folder, pooling="pooler", max_length=32)
+    assert embedder.transform(["fun"]).shape == (1, 32)
     again = pretrainer(folder, max_epochs=0, next_sentence=False).fit(["fun"])
     assert state_hash(again) == state_hash(fitted)
     assert again.predict_next_sentence([("a", "b")]) == fitted.predict_next_sentence([("a", "b")])
@@ -375,9 +375,7 @@ def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
     assert all(isinstance(array, np.ndarray) for array in state["model_"]["weights"].values())
     assert not any("decoder" in name for name in state["model_"]["weights"])
     pickled = pickle.dumps(fitted)
-    assert b"torch" not in pickled.replace(b'"torch"', b"").replace(b"torch_dtype", b"") or (
-        b"torch._utils" not in pickled
-    )
+    assert b"torch._utils" not in pickled and b"_rebuild_tensor" not in pickled
     again = pickle.loads(pickled)
     filled, expected = again.fill_mask("a [MASK] film"), fitted.fill_mask("a [MASK] film")
     assert filled.words == expected.words

@@ -16,7 +16,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from skbert.engine.tokens import WordPieceTokenizer
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt")
 _HUB_FILES = [_CONFIG, _WEIGHTS, *_TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json"]
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
 
 #: A refused or unreachable hub, a name that is not there, a name that no repository can have.
@@ -375,10 +376,27 @@ def random_weights(
     return weights
 
 
-def train_tokenizer(texts: Iterable[str], n_pieces: int) -> PreTrainedTokenizerBase:
-    """Learn a WordPiece vocabulary, lower case, of at most `n_pieces` or all characters."""
+def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerBase:
+    """Learn a lower-case WordPiece vocabulary of at most `n_pieces`, or all characters.
+
+    The same texts give the same vocabulary each time. By itself the trainer of tokenizers
+    numbers the characters that continue words as its hash table has them, and breaks ties
+    between merges by these numbers; so it is given all characters, numbered, as first pieces.
+    """
     backend = BertWordPieceTokenizer(lowercase=True)
-    backend.train_from_iterator(texts, vocab_size=n_pieces, show_progress=False)
+    words = {
+        piece
+        for text in texts
+        for word in backend.normalizer.normalize_str(text).split()
+        for piece, _ in backend.pre_tokenizer.pre_tokenize_str(word)
+    }
+    characters = {word[0] for word in words} | {f"##{c}" for word in words for c in word[1:]}
+    backend.train_from_iterator(
+        texts,
+        vocab_size=n_pieces,
+        special_tokens=[*_SPECIAL_TOKENS, *sorted(characters)],
+        show_progress=False,
+    )
     by_id = sorted(backend.get_vocab().items(), key=lambda item: item[1])
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder, "vocab.txt")
@@ -387,7 +405,7 @@ def train_tokenizer(texts: Iterable[str], n_pieces: int) -> PreTrainedTokenizerB
 
 
 def new_pretrained(
-    config: BertConfig, texts: Iterable[str], rng: np.random.Generator
+    config: BertConfig, texts: Sequence[str], rng: np.random.Generator
 ) -> Pretrained:
     """Begin from nothing: a vocabulary learned from `texts`, and weights drawn by `rng`.
 
