@@ -24,10 +24,11 @@ from skbert.engine import checkpoint
 from skbert.engine.device import gradients_on, resolve_device
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import SavedClassifier, load_classifier, save_classifier
 from skbert.engine.stopping import EarlyStopping
-from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
+from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer, concatenate
 from skbert.engine.training import (
     Classification,
     DivergenceError,
@@ -158,12 +159,20 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Epochs without improvement after which training stops, with `early_stopping`.
     warm_start : bool, default=False
         Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
+    pretraining_epochs : int, default=0
+        Epochs of the masked language model inside `fit`, before fine-tuning: 15 % of the word
+        pieces of the training texts, and of `X_unlabelled`, are hidden and guessed. It trains
+        all layers, also those that `n_frozen_layers` then freezes, with `batch_size`,
+        `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Texts of a validation
+        or test fold have no part in it, so that it can be searched. A `fit` that goes on from
+        another, with `warm_start`, has none.
     checkpoint_dir : str, path or None, default=None
         A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
         weights, on disk. After a crash the same `fit` goes on from there and ends with the
         very weights of an uninterrupted one; then the file is removed. Other data,
         parameters or versions start from the beginning, with a warning if runs of others are
-        kept in the folder.
+        kept in the folder. The epochs of `pretraining_epochs` are not kept before the first
+        of fine-tuning has ended.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
@@ -188,6 +197,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, nats),
         ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; with validation texts
         also ``val_loss`` and ``val_score`` (accuracy).
+    pretraining_history_ : list of dict
+        For each epoch of `pretraining_epochs` the same, with ``masked_loss`` (mean cross-entropy
+        of the masked tokens, nats) and its exponential ``perplexity``.
     n_epochs_ : int
         Epochs trained, the length of `history_`.
     n_truncated_ : int
@@ -242,6 +254,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
         "checkpoint_dir": [str, os.PathLike, None],
         "device": [str],
         "random_state": ["random_state"],
@@ -268,6 +281,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 2,
         warm_start: bool = False,
+        pretraining_epochs: int = 0,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
         random_state: Any = None,
@@ -290,6 +304,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.pretraining_epochs = pretraining_epochs
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.random_state = random_state
@@ -304,6 +319,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         sample_weight: Any = None,
         X_val: Any = None,
         y_val: Any = None,
+        X_unlabelled: Any = None,
     ) -> BertSentimentClassifier:
         """Fine-tune a fresh copy of the pretrained model.
 
@@ -323,6 +339,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             with `early_stopping`.
         y_val : array-like, default=None
             The labels of `X_val`; all must occur in `y`.
+        X_unlabelled : sequence of str, default=None
+            More texts for the masked language model, as X; read only where `pretraining_epochs`
+            is not 0. `GridSearchCV` and the like hand them on whole, unless they happen to be
+            as many as X: then each fold would get its part of them, as of weights.
 
         Returns
         -------
@@ -353,10 +373,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         self._validate_params()
         with all_or_nothing(self):
-            self._fit(X, y, sample_weight, X_val, y_val)
+            self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> None:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
+    ) -> None:
         texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
         weights = check_weights(sample_weight, self.class_weight, classes, numbers)
@@ -367,14 +389,19 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         tokens = self._tokenize(texts, start)
         everything = LabelledTexts(tokens, numbers, weights)
         given = self._given_validation(X_val, y_val, classes, start)
-        kept = self._kept_run(start, classes, everything, given, seed)
+        unlabelled = self._unlabelled(X_unlabelled, start)
+        kept = self._kept_run(start, classes, [everything, given, unlabelled], seed)
         training, validation = self._split(everything, given, child_seed(kept.seed, 2))
 
         metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+        metadata["X_unlabelled"] = X_unlabelled
         tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
+        pretraining_history = self._pretrain(start, training, unlabelled, kept)
+        kept = replace(kept, notes={"pretraining_history": pretraining_history})
         history = self._train(start, classes, training, validation, kept, tasks)
         kept.remove()
         self._set_fitted(start, classes, history)
+        self.pretraining_history_ = pretraining_history
         self.n_truncated_ = tokens.n_truncated
         self.__dict__.pop("_trainer", None)
         tasks.end_fit()
@@ -388,7 +415,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         The optimizer's state is kept from call to call, but not in a pickle, and it starts
         anew when a parameter was changed in between. As the number of steps to come is not
         known, the learning rate rises over `warmup_fraction` of the first call's steps and
-        then stays; `max_epochs`, `early_stopping` and `warm_start` have no part in this.
+        then stays; `max_epochs`, `early_stopping`, `warm_start` and `pretraining_epochs` have
+        no part in this.
 
         Parameters
         ----------
@@ -506,8 +534,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self,
         start: _State,
         classes: np.ndarray,
-        data: LabelledTexts,
-        given: LabelledTexts | None,
+        data: list[LabelledTexts | None],
         seed: np.random.SeedSequence,
     ) -> KeptRun:
         """Look in `checkpoint_dir` for this very run, and give the network its weights."""
@@ -524,7 +551,45 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "versions": versions(),
             "warm": [self._fit_is_warm(), len(start.history)],
         }
-        return find_run(Path(self.checkpoint_dir), settings, start.network, [data, given], seed)
+        return find_run(Path(self.checkpoint_dir), settings, start.network, data, seed)
+
+    def _unlabelled(self, X: Any, start: _State) -> LabelledTexts | None:
+        """More texts for pre-training, if there is any."""
+        if X is None or not self.pretraining_epochs:
+            return None
+        nothing = np.empty(0)
+        texts = check_texts(self, X, reset=False)
+        return LabelledTexts(self._tokenize(texts, start), nothing, nothing)
+
+    def _pretrain(
+        self,
+        start: _State,
+        training: LabelledTexts,
+        unlabelled: LabelledTexts | None,
+        kept: KeptRun,
+    ) -> list[dict[str, Any]]:
+        """Train the encoder of `start`, in place, as a masked language model."""
+        if not self.pretraining_epochs or self._fit_is_warm():
+            return []
+        if kept.saved:
+            return kept.saved.position["pretraining_history"]
+        tokens = concatenate([data.tokens for data in (training, unlabelled) if data is not None])
+        options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
+        run = within_task_pretraining(
+            start.network.encoder,
+            checkpoint.load_pretrained(self.model),
+            tokens,
+            options,
+            child_seed(kept.seed, 3),
+        )
+        history: list[dict[str, Any]] = []
+        for _ in range(self.pretraining_epochs):
+            try:
+                history.append(run.epoch(self._progress("pre-training ")).as_dict())
+            except DivergenceError as error:
+                stop_diverged(error, run.trainer)
+                break
+        return history
 
     def _fit_is_warm(self) -> bool:
         return self.warm_start and hasattr(self, "classes_")
@@ -578,9 +643,11 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             label_smoothing=self.label_smoothing,
         )
 
-    def _progress(self) -> Progress:
+    def _progress(self, phase: str = "") -> Progress:
+        n_epochs = self.pretraining_epochs if phase else self.max_epochs
+
         def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
-            description = f"epoch {epoch}/{self.max_epochs}"
+            description = f"{phase}epoch {epoch}/{n_epochs}"
             return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
 
         return progress

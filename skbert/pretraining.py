@@ -265,7 +265,7 @@ class BertPretrainer(
             or documents, each a list of its sentences. With `next_sentence`, a text is cut into
             sentences at line breaks and after ``.``, ``!`` or ``?`` with a space behind it; give
             documents as lists where that is too simple.
-        y : None
+        y : None, default=None
             Not used.
 
         Returns
@@ -521,7 +521,7 @@ class BertPretrainer(
         ----------
         X : sequence of str, or of lists of str
             Texts that `fit` did not see, as in `fit`.
-        y : None
+        y : None, default=None
             Not used.
 
         Returns

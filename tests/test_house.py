@@ -18,8 +18,8 @@ PACKAGE = Path(skbert.__file__).parent
 ORDER = """
 engine.device engine.tokens engine.sentences engine.masking engine.packing engine.dropout
 engine.linear engine.attention engine.encoder engine.frozen engine.vocabulary engine.heads
-engine.optimizer engine.training engine.stopping engine.resume engine.inference
-engine.pretraining engine.cache engine.embedding engine.checkpoint engine.saved
+engine.optimizer engine.training engine.stopping engine.resume engine.inference engine.cache
+engine.embedding engine.checkpoint engine.pretraining engine.saved
 datasets persistence validation callbacks embedding pretraining
 classifier
 """.split()
@@ -72,9 +72,16 @@ def documented_and_actual(function, doc):
 
 
 CLASS = skbert.BertSentimentClassifier
+PRETRAINER = skbert.BertPretrainer
 METHODS = [
-    getattr(CLASS, name)
-    for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
+    *(
+        getattr(CLASS, name)
+        for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
+    ),
+    *(
+        getattr(PRETRAINER, name)
+        for name in ("fit", "fill_mask", "predict_next_sentence", "score", "transform")
+    ),
 ]
 
 
@@ -82,6 +89,7 @@ METHODS = [
     ("function", "doc"),
     [
         (CLASS.__init__, NumpyDocString(inspect.getdoc(CLASS))),
+        (PRETRAINER.__init__, NumpyDocString(inspect.getdoc(PRETRAINER))),
         *((method, FunctionDoc(method)) for method in METHODS),
         (CLASS.decision_function, FunctionDoc(CLASS.decision_function)),
         (load_movie_reviews, FunctionDoc(load_movie_reviews)),
@@ -100,8 +108,9 @@ def test_documented_parameters_and_defaults_are_those_of_the_signature(function,
             assert ast.literal_eval(found.group(1)) == default, name
 
 
-def test_every_parameter_has_a_constraint():
-    assert set(CLASS._parameter_constraints) == set(CLASS().get_params())
+@pytest.mark.parametrize("estimator", [CLASS, PRETRAINER])
+def test_every_parameter_has_a_constraint(estimator):
+    assert set(estimator._parameter_constraints) == set(estimator().get_params())
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path):

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import BertModel
 
+from skbert.engine.checkpoint import Pretrained, build_heads, head_weights, vocabulary_of
 from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import encode, encode_first_token
 from skbert.engine.heads import PretrainingNetwork
@@ -240,6 +242,34 @@ class PretrainingRun:
     def epoch(self, progress: Progress) -> EpochRecord:
         """Take every text once, with other masks and pairs, in a new order."""
         return self.trainer.epoch(self._objective, progress)
+
+
+def within_task_pretraining(
+    encoder: BertModel,
+    pretrained: Pretrained,
+    tokens: Tokens,
+    options: TrainingOptions,
+    seed: np.random.SeedSequence,
+) -> PretrainingRun:
+    """Prepare the masked language model on an encoder that is used without its heads later.
+
+    Parameters
+    ----------
+    encoder : transformers.BertModel
+        To be changed in place.
+    pretrained : Pretrained
+        Where it comes from, and where its head is, if there is one.
+    tokens, options, seed
+        As for `PretrainingRun`.
+    """
+    head_seed, training_seed = seed.spawn(2)
+    weights = head_weights(pretrained, np.random.default_rng(head_seed))
+    device = encoder.embeddings.word_embeddings.weight.device
+    network = PretrainingNetwork(encoder, build_heads(encoder, weights.heads).to(device))
+    masking = Masking(vocabulary_of(pretrained.tokenizer))
+    if not weights.knows_words:
+        start_from_frequencies(network, tokens, masking.vocabulary)
+    return PretrainingRun(network, tokens, masking, options, training_seed)
 
 
 def masked_loss(
