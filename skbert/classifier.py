@@ -355,7 +355,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If a parameter, a label, a weight, or the number of rows or columns is not allowed,
             or a text is missing.
         ArithmeticError
-            If the loss is not finite in the very first step.
+            If the loss is not finite in the very first step, or in pre-training.
         TypeError
             If X is one string, or something in it is not a string.
         OSError
@@ -582,14 +582,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             options,
             child_seed(kept.seed, 3),
         )
-        history: list[dict[str, Any]] = []
-        for _ in range(self.pretraining_epochs):
-            try:
-                history.append(run.epoch(self._progress("pre-training ")).as_dict())
-            except DivergenceError as error:
-                stop_diverged(error, run.trainer)
-                break
-        return history
+        progress = self._progress("pre-training ")
+        return [run.epoch(progress).as_dict() for _ in range(self.pretraining_epochs)]
 
     def _fit_is_warm(self) -> bool:
         return self.warm_start and hasattr(self, "classes_")
