@@ -75,6 +75,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "parameters": {name: _plain(value) for name, value in parameters.items()},
         "classes": {"dtype": clf.classes_.dtype.str, "values": clf.classes_.tolist()},
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
+        "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
         "n_columns": int(clf._n_columns),
         "n_features_in": getattr(clf, "n_features_in_", None),
@@ -105,6 +106,7 @@ def restore(clf: Any, settings: dict[str, Any]) -> None:
     """Give a classifier back what `fit` had learned of the shape of X."""
     clf.n_truncated_ = settings["n_truncated"]
     clf._n_columns = settings["n_columns"]
+    clf.pretraining_history_ = settings.get("pretraining_history", [])
     if settings["n_features_in"] is not None:
         clf.n_features_in_ = settings["n_features_in"]
     if settings["feature_names_in"] is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BertModel
 
 from skbert.engine.device import computing_in
 from skbert.engine.encoder import HiddenStates, encode
-from skbert.engine.packing import PackedBatch, budgeted_batches, pack
+from skbert.engine.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.tokens import Tokens
 
 _TOKEN_BUDGET = 4096
@@ -66,7 +65,7 @@ class FrozenLayers:
         """Return what leaves the frozen layers, for the tokens of `batch`."""
         if self._states is None:
             return HiddenStates(self._compute(batch), self._n_layers)
-        kept = torch.from_numpy(_token_index(self._tokens, batch)).to(self._states.device)
+        kept = torch.from_numpy(token_index(self._tokens, batch)).to(self._states.device)
         return HiddenStates(self._states.index_select(0, kept), self._n_layers)
 
     def _all_states(self) -> Tensor:
@@ -74,7 +73,7 @@ class FrozenLayers:
         states = weight.detach().new_empty(len(self._tokens.ids), weight.shape[1])
         for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
             batch = pack(self._tokens, rows)
-            index = torch.from_numpy(_token_index(self._tokens, batch)).to(weight.device)
+            index = torch.from_numpy(token_index(self._tokens, batch)).to(weight.device)
             states.index_copy_(0, index, self._compute(batch))
         return states
 
@@ -82,8 +81,3 @@ class FrozenLayers:
         device = self._model.embeddings.word_embeddings.weight.device
         with torch.no_grad(), computing_in(self._precision, device):
             return encode(self._model, batch, n_layers=self._n_layers).float()
-
-
-def _token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
-    """Where the tokens of `batch` stand in `tokens`; shape (n_tokens,)."""
-    return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertForPreTraining, PreTrainedTokenizerBase
 
 from skbert.engine.checkpoint import (
     build_encoder,
     encoder_weights,
     file_sha256,
     linear_of,
+    pretraining_weights,
     read_config,
     read_safetensors,
 )
@@ -79,12 +80,36 @@ def save_classifier(folder: Path, saved: SavedClassifier, labels: list[str]) -> 
     OSError
         If the files cannot be written; the old folder is then as it was.
     """
+    _write_folder(folder, lambda new: _write_files(new, saved, labels))
+
+
+def save_pretraining_model(
+    folder: Path,
+    model: BertForPreTraining,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`."""
+
+    def write(new: Path) -> None:
+        weights = pretraining_weights(model)
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        save_file(tensors, new / _WEIGHTS, metadata={"format": "pt"})
+        config = model.config.to_dict() | {"architectures": ["BertForPreTraining"]}
+        _write_json(new / _CONFIG, config)
+        tokenizer.save_pretrained(new)
+        _write_manifest(new, {"kind": "pretraining", "settings": settings})
+
+    _write_folder(folder, write)
+
+
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     new.mkdir()
     try:
-        _write_files(new, saved, labels)
+        write(new)
         _put_in_place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -102,6 +127,11 @@ def load_classifier(folder: Path) -> SavedClassifier:
         by a newer skbert.
     """
     manifest = _read_manifest(folder)
+    if "pooling" not in manifest:
+        raise ValueError(
+            f"{str(folder)!r} holds a {manifest.get('kind')} model, not a classifier. Give the "
+            f"folder as model={str(folder)!r} and call fit."
+        )
     for name, sha256 in manifest["files"].items():
         _check_file(folder, name, sha256)
     config = read_config(folder / _CONFIG)
@@ -145,10 +175,14 @@ def _write_files(folder: Path, saved: SavedClassifier, labels: list[str]) -> Non
     }
     _write_json(folder / _CONFIG, config)
     saved.tokenizer.save_pretrained(folder)
+    _write_manifest(folder, {"pooling": network.pooling, "settings": saved.settings})
+
+
+def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write what the folder is, with the hashes of its files, and have all on the disk."""
     manifest = {
         "format": FORMAT,
-        "pooling": network.pooling,
-        "settings": saved.settings,
+        **content,
         "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
     }
     _write_json(folder / _MANIFEST, manifest | {"sha256": _sha256_of_json(manifest)})
