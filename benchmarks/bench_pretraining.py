@@ -8,7 +8,8 @@ Three parts, which `--part` runs one by one:
   next sentences of documents that it has not seen.
 - rotten_tomatoes: accuracy with 200, 1,000 and 2,000 labelled sentences, the estimator as it
   comes, with and without the masked language model on all training sentences first.
-- imdb: the same with 200 and 1,000 labelled documents, 128 tokens of each, head and tail.
+- imdb: the same with 200 and 1,000 labelled documents, of which the classifier reads 128 tokens,
+  head and tail, and the masked language model all.
 
 In the last two, an encoder is pre-trained once a seed and shared by all numbers of labels, which
 is what `pretraining_epochs` does, but for the order of the texts and for time. Test texts are
@@ -42,7 +43,7 @@ PARTS = ("scratch", "rotten_tomatoes", "imdb")
 RESULTS = common.HERE / "results" / "pretraining.json"
 
 BELOW_UNIGRAM = 0.5  # nats a token that the masked loss must be below the unigram entropy
-NEXT_SENTENCE_ACCURACY = 0.65  # chance is 0.5
+NEXT_SENTENCE_ACCURACY = 0.55  # chance is 0.5, with a standard error of 0.011 on 2,000 pairs
 
 
 def log(message: str) -> None:
@@ -310,6 +311,8 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def parse_arguments() -> Any:
     parser = common.argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all", help="default: all")
+    parser.add_argument("--documents", type=int, default=4000, help="of scratch; default: 4000")
+    parser.add_argument("--scratch-epochs", type=int, default=5, help="default: 5")
     parser.add_argument("--seeds", type=int, default=3, help="of rotten_tomatoes; default: 3")
     parser.add_argument("--imdb-seeds", type=int, default=1, help="default: 1")
     parser.add_argument("--epochs", type=int, default=1, help="of pre-training; default: 1")
@@ -322,7 +325,9 @@ def parse_arguments() -> Any:
 def run_part(part: str, arguments: Any) -> dict[str, Any]:
     smoke = arguments.smoke
     if part == "scratch":
-        sizes = Scratch(4000, 4000, 500, 3, 4, tiny_config(4000))
+        sizes = Scratch(
+            arguments.documents, 4000, 2000, 4, arguments.scratch_epochs, tiny_config(4000)
+        )
         if smoke:
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200))
         return measure_scratch(sizes, seed=0)
@@ -332,9 +337,9 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         sizes = FewLabels(part, (200, 1000, 2000), seeds, 7500, 1000, *options)
     else:
         seeds = tuple(range(arguments.imdb_seeds))
-        sizes = FewLabels(part, (200, 1000), seeds, 2000, 1000, *options)
+        sizes = FewLabels(part, (200, 1000), seeds, 1000, 500, *options)
     if smoke:
-        sizes = FewLabels(part, (4, 8), (0, 1), 16, 8, *options)
+        sizes = FewLabels(part, (4, 8), (0, 1), 4, 4, *options)
     return measure_few_labels(sizes)
 
 
