@@ -381,8 +381,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         kept = self._kept_run(start, classes, everything, given, seed)
         training, validation = self._split(everything, given, child_seed(kept.seed, 2))
 
-        metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
-        tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
+        tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
         history = self._train(start, classes, training, validation, kept, tasks)
         kept.remove()
         self._set_fitted(start, classes, history)

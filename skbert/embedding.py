@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
+from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
 from skbert.engine.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.device import resolve_device
@@ -54,7 +55,9 @@ class TokenEmbeddings:
     vectors: np.ndarray
 
 
-class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BertEmbeddingTransformer(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Turn texts into vectors of a pretrained BERT, as features for another estimator.
 
     The encoder is not trained, so a linear model on its vectors is the cheapest way to use
@@ -173,6 +176,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: Any, y: Any = None) -> BertEmbeddingTransformer:
         """Check the parameters and the texts; nothing is learned from them.
 
@@ -199,6 +203,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         self._validate_params()
         check_texts(self, X, reset=True)
+        task = EpochTasks(self, 0, X, y)
         config = checkpoint.load_config(self.model)
         check_max_length(self.max_length, config.max_position_embeddings)
         check_layer(self.layer, config.num_hidden_layers)
@@ -206,6 +211,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         self.weights_sha256_ = checkpoint.weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._stored: dict[str, checkpoint.Pretrained] = {}
+        task.end_fit()
         return self
 
     def transform(self, X: Any) -> Any:

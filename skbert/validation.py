@@ -253,6 +253,7 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
     given = y.tolist() if hasattr(y, "tolist") else y
     if isinstance(given, (list, tuple)):
         _check_label_values(given)
+    _check_one_label_a_text(y, given)
     kind = getattr(getattr(y, "dtype", None), "kind", "")
     if (hasattr(y, "iloc") and kind in "biu") or kind == "T":
         y = np.asarray(given)  # pandas' nullable numbers, numpy's strings of variable width
@@ -264,6 +265,20 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
         )
     check_classification_targets(labels)
     return labels
+
+
+def _check_one_label_a_text(y: Any, given: Any) -> None:
+    """Refuse several columns, such as the indicators of a multilabel problem."""
+    shape = getattr(y, "shape", ())
+    n_columns = shape[1] if len(shape) == 2 else 1
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple)):
+        n_columns = len(given[0])
+    if n_columns > 1:
+        raise ValueError(
+            f"y has {n_columns} columns; one label for each text is expected. For texts with "
+            "several labels each, train a classifier for each column: "
+            "OneVsRestClassifier(BertSentimentClassifier())."
+        )
 
 
 def _check_label_values(labels: Sequence[Any]) -> None:

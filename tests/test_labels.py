@@ -151,7 +151,6 @@ def test_labels_that_cannot_be_learned_are_refused(y, error, message):
     ("y", "error"),
     [
         ([0.5, 1.5, 2.5], ValueError),
-        (np.eye(3), ValueError),
         ("pos", ValueError),
         (7, ValueError),
         ([b"pos", b"neg", b"pos"], TypeError),
@@ -160,6 +159,18 @@ def test_labels_that_cannot_be_learned_are_refused(y, error, message):
 )
 def test_what_is_no_label_is_refused(y, error):
     with pytest.raises(error):
+        check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    "y", [np.eye(3, dtype=int)[:, :2], [[1, 0], [0, 1], [1, 1]], pd.DataFrame({"a": [1] * 3, 0: 2})]
+)
+def test_several_labels_a_text_are_refused(y):
+    message = (
+        "y has 2 columns; one label for each text is expected. For texts with several labels each, "
+        "train a classifier for each column: OneVsRestClassifier(BertSentimentClassifier())."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
         check_labels(y, 3)
 
 
