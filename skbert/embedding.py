@@ -37,6 +37,7 @@ from skbert.validation import (
     check_texts,
     wants_tensors,
     warn_truncated,
+    with_index_of,
 )
 
 
@@ -253,7 +254,7 @@ class BertEmbeddingTransformer(
                 vectors = embed_texts_cached(
                     embedder, tokens, self._progress, cache, self._sha256()
                 )
-        return vectors if wants_tensors(self) else to_numpy(vectors)
+        return vectors if wants_tensors(self) else with_index_of(X, to_numpy(vectors), self)
 
     def token_embeddings(self, X: Any) -> list[TokenEmbeddings]:
         """Compute the vector of each token, which depends on the text around it.

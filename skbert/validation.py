@@ -14,6 +14,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn import get_config
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
@@ -429,6 +430,17 @@ def wants_tensors(estimator: Any) -> bool:
     """
     container = _get_output_config("transform", estimator)["dense"]
     return get_config()["array_api_dispatch"] and container == "default"
+
+
+def with_index_of(X: Any, vectors: np.ndarray, estimator: Any) -> Any:
+    """Put vectors into a frame with the index of a Series, if frames are asked for.
+
+    scikit-learn names the columns. It keeps the index of a frame, but 1.6 not that of a Series.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    if container == "pandas" and isinstance(X, pd.Series):
+        return pd.DataFrame(vectors, index=X.index)
+    return vectors
 
 
 def seed_of(random_state: Any) -> np.random.SeedSequence:

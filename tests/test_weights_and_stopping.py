@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sklearn
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -60,9 +61,9 @@ def test_sample_weight_is_routed_through_pipeline_and_grid_search(tiny_bert, toy
     X, y = toy_reviews
     with sklearn.config_context(enable_metadata_routing=True):
         clf = BertSentimentClassifier(tiny_bert, **SETTINGS).set_fit_request(sample_weight=True)
-        clf.set_score_request(sample_weight=True)
         pipeline = Pipeline([("same", FunctionTransformer()), ("bert", clf)])
-        search = GridSearchCV(pipeline, {"bert__dropout": [0.0]}, cv=2)
+        accuracy = get_scorer("accuracy").set_score_request(sample_weight=True)
+        search = GridSearchCV(pipeline, {"bert__dropout": [0.0]}, cv=2, scoring=accuracy)
         weights = np.where(y == "good", 1.0, 0.0) + np.arange(len(y)) % 3
         search.fit(X, y, sample_weight=weights)
     alone = probabilities(tiny_bert, X, y, sample_weight=weights, parameters={"dropout": 0.0})
