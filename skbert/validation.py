@@ -283,12 +283,17 @@ def _check_one_label_a_text(y: Any, given: Any) -> None:
 
 
 def _check_label_values(labels: Sequence[Any]) -> None:
-    """Refuse missing labels, and strings beside numbers, before numpy makes strings of all."""
+    """Refuse missing labels, bytes, and strings beside numbers, of which numpy makes strings."""
     for row, label in enumerate(labels):
         if _is_missing(label):
             raise ValueError(
                 f"y[{row}] is {label!r} ({type(label).__name__}); every text needs a label: a "
                 "str, an int or a bool. Leave out the rows without one."
+            )
+        if isinstance(label, bytes):
+            raise TypeError(
+                f"y[{row}] is {_shown(label)} (bytes); a label is a str, an int or a bool. Decode "
+                "the labels, for example with label.decode()."
             )
     if len({isinstance(label, str) for label in labels}) > 1:
         kinds = sorted({type(label).__name__ for label in labels})

@@ -148,13 +148,22 @@ def test_labels_that_cannot_be_learned_are_refused(y, error, message):
         check_labels(y, 3)
 
 
+@pytest.mark.parametrize("container", [list, np.array])
+def test_bytes_are_refused(container):
+    message = (
+        "y[0] is b'pos' (bytes); a label is a str, an int or a bool. Decode the labels, for "
+        "example with label.decode()."
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        check_labels(container([b"pos", b"neg", b"pos"]), 3)
+
+
 @pytest.mark.parametrize(
     ("y", "error"),
     [
         ([0.5, 1.5, 2.5], ValueError),
         ("pos", ValueError),
         (7, ValueError),
-        ([b"pos", b"neg", b"pos"], TypeError),
     ],
     ids=repr,
 )
