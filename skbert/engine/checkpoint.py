@@ -315,14 +315,17 @@ def encoder_weights(
                 f"configuration says {tuple(shape)}. Use the config.json that belongs to the "
                 "weights."
             )
-    return {name: by_name[name].to(torch.float32) for name in shapes}
+    # A copy: safetensors maps the file, and who overwrites it in place changes what is read.
+    return {name: by_name[name].to(torch.float32, copy=True) for name in shapes}
 
 
 def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     names = {name: f"pooler.dense.{name}" for name in ("weight", "bias")}
     if not all(full_name in by_name for full_name in names.values()):
         return {}
-    return {name: by_name[full_name].to(torch.float32) for name, full_name in names.items()}
+    return {
+        name: by_name[full_name].to(torch.float32, copy=True) for name, full_name in names.items()
+    }
 
 
 def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
