@@ -87,7 +87,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_folds_of_each_container(clf, toy_reviews, container):
-    if container.startswith("pyarrow") and not hasattr(_indexing, "_pyarrow_indexing"):
+    if container.startswith("pyarrow") and not hasattr(_indexing, "is_pyarrow_data"):
         pytest.skip("this scikit-learn cannot choose rows of pyarrow's arrays")
     X, y = toy_reviews
     short = clone(clf).set_params(max_epochs=1)
