@@ -173,14 +173,14 @@ def test_attention_is_float32_inside_or_the_fused_kernel(is_derived):
 def products(monkeypatch):
     """Types of what comes out of the encoder's linear layers."""
     types = []
-    plain = encoder.linear
+    plain = encoder.joint_linear
 
     def noting(*arguments):
         result = plain(*arguments)
         types.append(precision_name(result.dtype))
         return result
 
-    monkeypatch.setattr(encoder, "linear", noting)
+    monkeypatch.setattr(encoder, "joint_linear", noting)
     return types
 
 

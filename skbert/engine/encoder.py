@@ -22,7 +22,7 @@ from skbert.engine.attention import (
     self_attention,
 )
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import joint_linear, linear, linear_add, linear_gelu
+from skbert.engine.linear import joint_linear
 from skbert.engine.packing import PackedBatch
 
 
@@ -144,7 +144,7 @@ def _first_token_layer(
     attention = layer.attention.self
     key_value = joint_linear(hidden, [attention.key, attention.value])
     hidden = hidden.index_select(0, first)
-    query = linear(hidden, attention.query)
+    query = attention.query(hidden)
     context = first_token_attention(query, key_value, groups, attention.num_attention_heads)
     return _after_attention(layer, hidden, context, dropout)
 
@@ -158,14 +158,14 @@ def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout:
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
-    if dropout is no_dropout:
-        return linear_add(x, dense, residual)
-    return dropout(linear(x, dense)) + residual
+    branch = dropout(dense(x))
+    # In place where it can be: no derivative reads `branch`, and new memory costs more than a sum.
+    return branch.add_(residual) if branch.dtype == residual.dtype else branch + residual
 
 
 def _activated(intermediate: BertIntermediate, hidden: Tensor) -> Tensor:
     """(n, d_model) -> (n, d_inner)."""
-    activation = intermediate.intermediate_act_fn
-    if getattr(activation, "act", None) is F.gelu:
-        return linear_gelu(hidden, intermediate.dense)
-    return activation(linear(hidden, intermediate.dense))
+    inner, activation = intermediate.dense(hidden), intermediate.intermediate_act_fn
+    if not inner.requires_grad and getattr(activation, "act", None) is F.gelu:
+        return torch.ops.aten.gelu_(inner)  # in place: the largest of all hidden states
+    return activation(inner)
