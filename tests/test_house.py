@@ -18,8 +18,9 @@ PACKAGE = Path(skbert.__file__).parent
 ORDER = """
 engine.device engine.tokens engine.packing engine.dropout engine.linear engine.attention
 engine.encoder engine.frozen engine.vocabulary engine.heads engine.optimizer engine.training
-engine.stopping engine.resume engine.inference engine.cache engine.embedding engine.checkpoint
-engine.saved datasets persistence validation callbacks embedding classifier
+engine.stopping engine.inference engine.cache engine.embedding engine.folders engine.resume
+engine.textfiles engine.manifest engine.tokenizer_files engine.checkpoint engine.saved datasets
+persistence validation callbacks embedding classifier
 """.split()
 
 

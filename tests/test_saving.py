@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
-from skbert.engine import checkpoint, saved
+from skbert.engine import folders
 from tests.offline import ROOT, run_offline
 from tests.old_pickles import format_0, from_the_future
+from tests.saved_folders import sign_again
 
 
 def fitted_on(model, X, y, **parameters):
@@ -93,7 +94,7 @@ def test_device_auto_is_resolved_again(clf, monkeypatch):
     data = pickle.dumps(clf)
     asked = []
     monkeypatch.setattr(
-        "skbert.classifier.resolve_device", lambda d: asked.append(d) or torch.device("cpu")
+        "skbert.persistence.resolve_device", lambda d: asked.append(d) or torch.device("cpu")
     )
     assert pickle.loads(data).device_ == "cpu" and asked == ["auto"]
 
@@ -192,7 +193,7 @@ def test_an_older_folder_is_replaced_and_nothing_else(clf, folder, tmp_path):
 
 
 def test_without_the_exchange_of_linux(clf, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "another")
+    monkeypatch.setattr(folders.sys, "platform", "another")
     clf.save_pretrained(folder)
     assert BertSentimentClassifier.from_pretrained(folder).n_epochs_ == 2
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -206,7 +207,7 @@ def test_a_full_disk_leaves_the_old_folder(clf, folder, tmp_path, monkeypatch, f
         if path.name == file:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saved, "_sync", full)
+    monkeypatch.setattr(folders, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         clf.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -266,15 +267,6 @@ def test_a_changed_manifest_is_refused(folder):
             BertSentimentClassifier.from_pretrained(folder)
 
 
-def sign_again(folder, change):
-    """Change the manifest and give it the hash that belongs to it, as an attacker can."""
-    manifest = json.loads((folder / "skbert.json").read_text())
-    del manifest["sha256"]
-    change(manifest)
-    content = manifest | {"sha256": saved._sha256_of_json(manifest)}
-    (folder / "skbert.json").write_text(json.dumps(content))
-
-
 def test_a_folder_of_a_newer_skbert_is_refused(folder):
     sign_again(folder, lambda manifest: manifest.update(format=2))
     with pytest.raises(ValueError, match=r"in format 2 by a newer skbert; .* Update skbert"):
@@ -326,8 +318,7 @@ def long_header(path):
 @pytest.mark.parametrize("lie", [lying_header, long_header])
 def test_a_safetensors_header_that_lies_is_refused(folder, lie):
     lie(folder / "model.safetensors")
-    sha256 = checkpoint.file_sha256(folder / "model.safetensors")
-    sign_again(folder, lambda manifest: manifest["files"].update({"model.safetensors": sha256}))
+    sign_again(folder)
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
         BertSentimentClassifier.from_pretrained(folder)
 
@@ -336,7 +327,6 @@ def test_weights_of_another_size_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     weights["bert.encoder.layer.0.attention.self.query.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors")
-    sha256 = checkpoint.file_sha256(folder / "model.safetensors")
-    sign_again(folder, lambda manifest: manifest["files"].update({"model.safetensors": sha256}))
+    sign_again(folder)
     with pytest.raises(ValueError, match=r"has shape \(3, 3\)"):
         BertSentimentClassifier.from_pretrained(folder)

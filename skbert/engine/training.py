@@ -215,6 +215,7 @@ class Trainer:
         self._optimizer = adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
         self.n_steps = self._n_epochs = 0
+        self.was_interrupted = False
         self._learning_rate = 0.0
 
     def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
@@ -227,6 +228,7 @@ class Trainer:
     ) -> EpochRecord:
         """Take every text once, in a new order."""
         start = time.perf_counter()
+        self.was_interrupted = True  # until it has ended
         self._n_epochs += 1
         n_texts = len(data.tokens)
         batches = shuffled_batches(n_texts, self.options.batch_size, self._order)
@@ -234,6 +236,7 @@ class Trainer:
             loss_sum = sum(
                 self.step(data, rows, frozen) for rows in progress(batches, self._n_epochs)
             )
+        self.was_interrupted = False
         return EpochRecord(
             epoch=self._n_epochs,
             train_loss=loss_sum / n_texts,
