@@ -443,7 +443,8 @@ def pack_encoder(model: BertModel) -> dict[str, Any]:
 
 def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
     """Undo `pack_encoder`. The weights are not copied."""
-    return build_encoder(BertConfig.from_dict(packed["config"]), _to_tensors(packed["weights"]))
+    config = config_of(packed["config"], Path("the pickle"))
+    return build_encoder(config, _to_tensors(packed["weights"]))
 
 
 def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
@@ -462,7 +463,7 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
     if isinstance(tokenizer, dict):  # an object in format 0
         tokenizer = unpack_tokenizer(tokenizer)
     return Pretrained(
-        config=BertConfig.from_dict(packed["config"]),
+        config=config_of(packed["config"], Path("the pickle")),
         weights=_to_tensors(packed["weights"]),
         pooler=_to_tensors(packed["pooler"]),
         tokenizer=tokenizer,
