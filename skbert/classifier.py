@@ -54,6 +54,7 @@ from skbert.validation import (
     all_or_nothing,
     check_classes,
     check_labels,
+    check_logits,
     check_max_length,
     check_n_frozen_layers,
     check_texts,
@@ -644,7 +645,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             n_lost.append(tokens.n_lost)
             n_kept += len(tokens.ids)
         warn_cut(np.concatenate(n_lost), n_kept, self.max_length)
-        return np.concatenate(logits)
+        return check_logits(np.concatenate(logits))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits of the texts.

@@ -386,6 +386,19 @@ def check_max_length(max_length: int, n_positions: int) -> None:
         )
 
 
+def check_logits(logits: np.ndarray) -> np.ndarray:
+    """Refuse to name the class of a text for which the model has no finite score."""
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise ValueError(
+            f"The logits of X[{row}] are {_shown(logits[row].tolist())}, which name no class: the "
+            "weights of this model are too large, or damaged. Fit it again, with a lower learning "
+            "rate, or load it from a good copy."
+        )
+    return logits
+
+
 def check_layer(layer: int, n_layers: int) -> int:
     """Count a layer from the first, 0 being the embeddings; refuse what is not there."""
     if not -n_layers - 1 <= layer <= n_layers:

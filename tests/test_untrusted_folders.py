@@ -308,10 +308,10 @@ def test_a_huge_text_file_is_not_read(folder, name):
 def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(folder):
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["model"]["vocab"]["zebra"] = 140
+    content["model"]["vocab"]["zebra"] = 143
     path.write_text(json.dumps(content))
     sign_again(folder)
-    with pytest.raises(ValueError, match="has ids up to 140, but there are 140 word embeddings"):
+    with pytest.raises(ValueError, match="has ids up to 143, but there are 143 word embeddings"):
         BertSentimentClassifier.from_pretrained(folder)
 
 
@@ -368,7 +368,7 @@ def test_parameters_that_cannot_be_are_refused(folder):
         sign_again(folder, lambda manifest: manifest["settings"]["parameters"].update(parameters))
 
     change(max_length="long")
-    with pytest.raises(ValueError, match="The 'max_length' parameter .* must be an int"):
+    with pytest.raises(ValueError, match=r"The 'max_length' parameter .* must be an int"):
         BertSentimentClassifier.from_pretrained(folder)
     change(max_length=32, from_the_future=1)
     with pytest.raises(ValueError, match="unexpected keyword argument 'from_the_future'"):
@@ -474,29 +474,32 @@ def test_five_hundred_damaged_folders_are_refused(whole, tmp_path):
 
 
 def same_bytes(a, b):
-    """Whether two files say the same; of JSON, whatever its layout."""
-    if a.suffix == ".json" and a.name == "skbert.json":
-        return json.loads(a.read_text()) == json.loads(b.read_text())
+    """Whether two files say the same; of the manifest, whatever its layout."""
+    if a.name == "skbert.json":
+        try:
+            return json.loads(a.read_bytes()) == json.loads(b.read_bytes())
+        except ValueError:
+            return False
     return a.read_bytes() == b.read_bytes()
 
 
 @pytest.mark.slow
-def test_a_thousand_forged_folders_are_refused_or_work(whole, tmp_path):
+def test_six_hundred_forged_folders_are_refused_or_work(whole, tmp_path):
     n_refused = 0
-    for folder in fuzzed(whole, tmp_path, 1, 1000):
+    for folder in fuzzed(whole, tmp_path, 1, 600):
         try:
             sign_again(folder)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             pass  # of the manifest too little is left to be signed
         n_refused += refused_or_works(load_saved, folder)
-    assert 200 < n_refused < 950  # both happen
+    assert 100 < n_refused < 500  # both happen
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
-def test_five_hundred_damaged_models_are_refused_or_work(whole, tmp_path, no_memory_of_models):
+def test_three_hundred_damaged_models_are_refused_or_work(whole, tmp_path, no_memory_of_models):
     n_refused = 0
-    for folder in fuzzed(whole, tmp_path, 2, 500):
+    for folder in fuzzed(whole, tmp_path, 2, 300):
         (folder / "skbert.json").unlink(missing_ok=True)
         n_refused += refused_or_works(load_as_model, folder)
-    assert 100 < n_refused < 450
+    assert 50 < n_refused < 250

@@ -316,20 +316,29 @@ def config_of(settings: Mapping[str, Any], path: Path) -> BertConfig:
     return _consistent({name: settings[name] for name in _KEPT if name in settings}, path)
 
 
-def _consistent(settings: dict[str, Any], path: Path) -> BertConfig:
-    """Make a configuration of settings that are well-formed, if they go together."""
-    config = BertConfig(**settings)
-    if not isinstance(config.hidden_act, str) or config.hidden_act not in ACT2FN:
-        allowed = "the name of an activation in transformers, such as 'gelu'"
-        raise _bad_setting(path, "hidden_act", config.hidden_act, allowed)
-    if config.hidden_size % config.num_attention_heads:
-        allowed = f"a divisor of hidden_size={config.hidden_size}"
-        raise _bad_setting(path, "num_attention_heads", config.num_attention_heads, allowed)
-    padding = config.pad_token_id
-    if padding is not None and not (type(padding) is int and 0 <= padding < config.vocab_size):
-        allowed = f"null or an integer below vocab_size={config.vocab_size}"
-        raise _bad_setting(path, "pad_token_id", padding, allowed)
-    return config
+def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
+    """Make a configuration of well-formed settings, if they go together."""
+    settings = BertConfig().to_dict() | stated
+    padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
+    allowed = {
+        "hidden_act": (
+            isinstance(settings["hidden_act"], str) and settings["hidden_act"] in ACT2FN,
+            "the name of an activation in transformers, such as 'gelu'",
+        ),
+        "num_attention_heads": (
+            settings["hidden_size"] % settings["num_attention_heads"] == 0,
+            f"a divisor of hidden_size={settings['hidden_size']}",
+        ),
+        "pad_token_id": (
+            padding is None or (type(padding) is int and 0 <= padding < n_ids),
+            f"null or an integer from 0 to {n_ids - 1}",
+        ),
+    }
+    for name, (is_allowed, words) in allowed.items():
+        if not is_allowed:
+            raise _bad_setting(path, name, settings[name], words)
+    floats = {name: float(settings[name]) for name in _NUMBERS}
+    return BertConfig(**{name: settings[name] for name in _KEPT} | floats)
 
 
 def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
