@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -27,7 +27,7 @@ from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier
-from skbert.engine.stopping import EarlyStopping, weights_kept_on_error
+from skbert.engine.stopping import EarlyStopping, way_back
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
 from skbert.engine.training import (
@@ -444,11 +444,14 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         as they were; only the optimizer then starts anew.
         """
         self._validate_params()
-        with all_or_nothing(self):
-            self._partial_fit(X, y, classes, sample_weight)
+        with all_or_nothing(self) as undo:
+            self._partial_fit(X, y, classes, sample_weight, undo)
         return self
 
-    def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> None:
+    def _partial_fit(
+        self, X: Any, y: Any, classes: Any, sample_weight: Any, undo: list[Callable[[], None]]
+    ) -> None:
+        """Fit on; `undo` gets what takes the weights back to where they were."""
         is_first = not hasattr(self, "classes_")
         texts = check_texts(self, X, reset=is_first)
         known = check_classes(classes, getattr(self, "classes_", None))
@@ -467,12 +470,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 start = replace(start, network=copy.deepcopy(start.network))
             trainer = open_ended_trainer(start.network, training, options, training_seed)
         frozen = trainer.frozen_layers(training)
-        with weights_kept_on_error(start.network):
-            record = trainer.epoch(training, frozen, self._progress())
-            history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
-            self._set_fitted(
-                start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer
-            )
+        undo.append(way_back(start.network))
+        record = trainer.epoch(training, frozen, self._progress())
+        history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
+        self._set_fitted(start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer)
 
     def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
         """Where training starts: the pretrained model with a new head, or the last fit."""

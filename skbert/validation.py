@@ -7,7 +7,7 @@ is allowed and what to do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -117,16 +117,24 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
 
 
 @contextmanager
-def all_or_nothing(estimator: Any) -> Iterator[None]:
+def all_or_nothing(estimator: Any) -> Iterator[list[Callable[[], None]]]:
     """Give the estimator back all attributes it had if the fit fails or is interrupted.
 
     In one assignment, which no second interruption can cut in two. What scikit-learn has yet to
     tear down stays.
+
+    Yields
+    ------
+    list of callable
+        To add to: each is called before, to undo what was changed inside an attribute.
     """
     before = dict(vars(estimator))
+    undo: list[Callable[[], None]] = []
     try:
-        yield
+        yield undo
     except BaseException:
+        for call in undo:
+            call()
         now = vars(estimator)
         unfinished = {name: now[name] for name in _TORN_DOWN_LATER if name in now}
         estimator.__dict__ = before | unfinished

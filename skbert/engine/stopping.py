@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,16 +12,10 @@ from torch import Tensor, nn
 from skbert.engine.heads import TextClassifier
 
 
-@contextmanager
-def weights_kept_on_error(classifier: TextClassifier) -> Iterator[None]:
-    """Give the classifier back the weights it had if training fails or is interrupted."""
+def way_back(classifier: TextClassifier) -> Callable[[], None]:
+    """Copy the weights; what is returned gives them back to the classifier when it is called."""
     modules = (classifier.encoder, classifier.head)
-    before = _copied(modules)
-    try:
-        yield
-    except BaseException:
-        _load(modules, before)
-        raise
+    return partial(_load, modules, _copied(modules))
 
 
 def _copied(modules: Iterable[nn.Module]) -> list[dict[str, Tensor]]:
