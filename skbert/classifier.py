@@ -470,7 +470,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 start = replace(start, network=copy.deepcopy(start.network))
             trainer = open_ended_trainer(start.network, training, options, training_seed)
         frozen = trainer.frozen_layers(training)
-        undo.append(way_back(start.network))
+        if not is_first:
+            undo.append(way_back(start.network))
         record = trainer.epoch(training, frozen, self._progress())
         history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
         self._set_fitted(start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer)

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -29,8 +31,8 @@ from tests.old_pickles import format_0, format_0_with_weights, from_the_future
 
 
 def fitted_on(model, X, y, **parameters):
-    settings = {"max_length": 32, "max_epochs": 2, "learning_rate": 5e-3, "random_state": 0}
-    return BertSentimentClassifier(model, **(settings | parameters)).fit(X, y)
+    usual = {"max_length": 32, "max_epochs": 2, "learning_rate": 5e-3, "random_state": 0}
+    return BertSentimentClassifier(model, **(usual | parameters)).fit(X, y)
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +315,21 @@ def test_labels_keep_their_type(tiny_bert, toy_reviews, tmp_path, labels):
     loaded = BertSentimentClassifier.from_pretrained(tmp_path / "model")
     assert loaded.classes_.dtype == labels.dtype
     assert loaded.predict(X).tolist() == clf.predict(X).tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0")), min_size=2, max_size=2, unique=True)
+)
+def test_any_labels_are_given_back(clf, tmp_path_factory, labels):
+    named = copy.copy(clf)
+    named.classes_ = np.array(sorted(labels))
+    folder = tmp_path_factory.mktemp("labels") / "model"
+    named.save_pretrained(folder)
+    loaded = BertSentimentClassifier.from_pretrained(folder)
+    assert loaded.classes_.tolist() == sorted(labels)
+    config = json.loads((folder / "config.json").read_text(encoding="ascii"))
+    assert config["id2label"] == dict(zip("01", sorted(labels), strict=True))
 
 
 def test_transformers_reads_it_and_says_the_same(clf, folder, toy_reviews):

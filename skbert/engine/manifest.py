@@ -99,8 +99,8 @@ def damaged(path: Path, why: str) -> ValueError:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object of JSON types for people to read."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    """Write an object of JSON types; in ASCII, as a label may have no UTF-8 (a lone surrogate)."""
+    path.write_text(json.dumps(content, indent=2), encoding="ascii")
 
 
 def sha256_of_json(content: Mapping[str, Any]) -> str:
