@@ -32,8 +32,9 @@ check: lint types test demo wheel docs-quick bench-smoke ## everything that CI r
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
 
-bench: $(VENV)/.installed-benchmarks ## run every benchmark
+bench: $(VENV)/.installed-benchmarks ## run every benchmark; the results go to benchmarks/
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/report.py
 
 fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair
 	$(BIN)/ruff format .

@@ -45,6 +45,7 @@ MAX_LENGTH = 128  # tokens, special ones included
 LEARNING_RATE = 5e-5  # the default of skbert, of Trainer and of skorch's notebook
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 REPORTED_PACKAGES = (
     "torch",
     "transformers",
@@ -573,14 +574,21 @@ class Bound:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print as Markdown, first column to the left and the others to the right."""
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Lay out as Markdown, first column to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
     for row in [header, rules, *rows]:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print as Markdown."""
+    print(markdown_table(header, rows))
 
 
 def print_timings(timings: Timings, contenders: list[Contender], reference: str) -> None:
@@ -647,7 +655,7 @@ def finish(
         print("smoke run: the numbers above mean nothing")
         return 0
     described = [asdict(bound) | {"holds": bound.holds} for bound in bounds]
-    path = HERE / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**about, "results": results, "bounds": described}, indent=1) + "\n")
     print(f"written: {path.relative_to(HERE.parent)}")

@@ -11,6 +11,7 @@ import time
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
@@ -45,7 +46,7 @@ pipeline = Pipeline(
         ("classify", LogisticRegression(max_iter=2000)),
     ]
 )
-grid = {"embed__pooling": ["cls", "mean"], "classify__C": [0.1, 1, 10, 100, 1000]}
+grid = {"embed__pooling": ["cls", "mean"], "classify__C": [0.001, 0.01, 0.1, 1, 10]}
 start = time.perf_counter()
 search = GridSearchCV(pipeline, grid, cv=5).fit(X_train, y_train)
 seconds = time.perf_counter() - start
@@ -75,11 +76,22 @@ print(f"best: pooling={best['embed__pooling']!r}, C={best['classify__C']}")
 print(f"accuracy on 1,000 other sentences: {search.score(X_test, y_test):.3f}")
 
 # %%
+# Is it worth it? Word counts with the same classifier, their C found in the same way, and the
+# same sentences. On 1,000 sentences an accuracy near 0.73 has a standard error of 0.014, so only
+# a larger difference would mean anything. Training the encoder too gives one: see
+# :doc:`plot_quickstart`.
+
+counts = Pipeline([("count", TfidfVectorizer()), ("classify", LogisticRegression(max_iter=2000))])
+by_counts = GridSearchCV(counts, {"classify__C": [0.1, 1, 10, 100]}, cv=5).fit(X_train, y_train)
+print(f"TF-IDF on the same sentences:      {by_counts.score(X_test, y_test):.3f}")
+
+# %%
 
 deviation = results.pivot(index="C", columns="pooling", values="std_test_score")
 accuracy.plot(yerr=deviation, logx=True, marker="o", capsize=3)
 plt.xlabel("C, the inverse of the regularisation")
 plt.ylabel("accuracy, mean and deviation of 5 folds")
+plt.legend(title="pooling", loc="center left")
 plt.title("Frozen BERT vectors and LogisticRegression")
 plt.tight_layout()
 plt.savefig("embeddings_grid.png", dpi=150)

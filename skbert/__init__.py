@@ -3,14 +3,17 @@
 from skbert.classifier import BertSentimentClassifier
 from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
 from skbert.engine.cache import CacheInfo
+from skbert.pretraining import BertPretrainer, FilledText
 from skbert.validation import TruncationWarning
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "BertEmbeddingTransformer",
+    "BertPretrainer",
     "BertSentimentClassifier",
     "CacheInfo",
+    "FilledText",
     "TokenEmbeddings",
     "TruncationWarning",
     "__version__",

@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -22,19 +21,26 @@ from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import gradients_on, resolve_device
+from skbert.engine.device import (
+    gradients_on,
+    loaded_precision,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier
 from skbert.engine.stopping import EarlyStopping, way_back
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer
+from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer, concatenate
 from skbert.engine.training import (
+    Classification,
     DivergenceError,
     LabelledTexts,
     Progress,
-    Trainer,
     TrainingOptions,
     TrainingRun,
     open_ended_trainer,
@@ -62,6 +68,7 @@ from skbert.validation import (
     child_seed,
     class_numbers,
     seed_of,
+    stop_diverged,
     warn_cut,
     warn_truncated,
 )
@@ -98,6 +105,7 @@ def _fitted_attributes(
         "history_": history,
         "n_epochs_": len(history),
         "device_": str(state.network.head.weight.device),
+        "precision_": precision_name(state.network.precision),
     }
 
 
@@ -106,17 +114,6 @@ def _rows_of(data: LabelledTexts, rows: np.ndarray) -> LabelledTexts:
     weights = data.weights[rows]
     return LabelledTexts(
         data.tokens.take(rows), data.labels[rows], (weights / weights.mean()).astype(np.float32)
-    )
-
-
-def _stop_diverged(error: DivergenceError, trainer: Trainer) -> None:
-    """Keep what was learned before the step, if anything was."""
-    if trainer.n_steps == 0:
-        raise error
-    warnings.warn(
-        f"{error} Training ended there; the weights are those before that step.",
-        ConvergenceWarning,
-        stacklevel=4,
     )
 
 
@@ -176,16 +173,30 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Epochs without improvement after which training stops, with `early_stopping`.
     warm_start : bool, default=False
         Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
+    pretraining_epochs : int, default=0
+        Epochs of the masked language model inside `fit`, before fine-tuning: 15 % of the word
+        pieces of the training texts, and of `X_unlabelled`, are hidden and guessed. It trains
+        all layers, also those that `n_frozen_layers` then freezes, with `batch_size`,
+        `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Texts of a validation
+        or test fold have no part in it, so that it can be searched. A `fit` that goes on from
+        another, with `warm_start`, has none.
     checkpoint_dir : str, path or None, default=None
         A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
         weights, on disk. After a crash the same `fit` goes on from there and ends with the
         very weights of an uninterrupted one, on the same number of threads; then the file is
         removed. Other data, parameters or versions start from the beginning, with a warning if
         runs of others are kept in the folder. If an epoch cannot be written, because the disk
-        is full, a warning says so and the fit goes on.
+        is full, a warning says so and the fit goes on. The epochs of `pretraining_epochs` are
+        not kept before the first of fine-tuning has ended.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        How the encoder multiplies matrices. "bfloat16" rounds to 8 bits what goes into a product;
+        it is faster where the processor has instructions for it: on CUDA devices of compute
+        capability 8.0 or more, and on CPUs with AMX or AVX512-BF16. Elsewhere it is refused.
+        "auto" is float32 on CPUs and MPS, because its results are exact, and bfloat16 on those
+        CUDA devices. Weights, their updates and all results are float32 in any case.
     random_state : int, RandomState instance or None, default=None
         Decides the new layer's first weights, the order of the texts and the dropout. An int
         gives the same weights each time on the same machine with the same number of threads.
@@ -207,12 +218,17 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, nats),
         ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; with validation texts
         also ``val_loss`` and ``val_score`` (accuracy).
+    pretraining_history_ : list of dict
+        For each epoch of `pretraining_epochs` the same, with ``masked_loss`` (mean cross-entropy
+        of the masked tokens, nats) and its exponential ``perplexity``.
     n_epochs_ : int
         Epochs trained, the length of `history_`.
     n_truncated_ : int
         How many of the training texts were cut.
     device_ : str
         The device that `device` stood for.
+    precision_ : {"float32", "bfloat16"}
+        What `precision` stood for; found again, as the device, when a saved classifier is loaded.
     n_features_in_ : int
         Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
     feature_names_in_ : ndarray of shape (n_columns,)
@@ -261,8 +277,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
         "checkpoint_dir": [str, os.PathLike, None],
         "device": [str],
+        "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -287,8 +305,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 2,
         warm_start: bool = False,
+        pretraining_epochs: int = 0,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
+        precision: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -309,8 +329,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.pretraining_epochs = pretraining_epochs
         self.checkpoint_dir = checkpoint_dir
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
 
@@ -323,6 +345,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         sample_weight: Any = None,
         X_val: Any = None,
         y_val: Any = None,
+        X_unlabelled: Any = None,
     ) -> BertSentimentClassifier:
         """Fine-tune a fresh copy of the pretrained model.
 
@@ -342,6 +365,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             with `early_stopping`.
         y_val : array-like, default=None
             The labels of `X_val`; all must occur in `y`.
+        X_unlabelled : sequence of str, default=None
+            More texts for the masked language model, as X; read only where `pretraining_epochs`
+            is not 0. `GridSearchCV` and the like hand them on whole, unless they happen to be
+            as many as X: then each fold would get its part of them, as of weights.
 
         Returns
         -------
@@ -354,7 +381,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If a parameter, a label, a weight, or the number of rows or columns is not allowed,
             or a text is missing.
         ArithmeticError
-            If the loss is not finite in the very first step.
+            If the loss is not finite in the very first step, or in pre-training.
         TypeError
             If X is one string, or something in it is not a string.
         OSError
@@ -377,11 +404,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         self._validate_params()
         with all_or_nothing(self):
-            kept = self._fit(X, y, sample_weight, X_val, y_val)
+            kept = self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
         kept.remove()
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> KeptRun:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
+    ) -> KeptRun:
         """Fit, and return what `checkpoint_dir` keeps until the end."""
         texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
@@ -393,13 +422,18 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         tokens = self._tokenize(texts, start)
         everything = LabelledTexts(tokens, numbers, weights)
         given = self._given_validation(X_val, y_val, classes, start)
-        kept = self._kept_run(start, classes, everything, given, seed)
+        unlabelled = self._unlabelled(X_unlabelled, start)
+        kept = self._kept_run(start, classes, [everything, given, unlabelled], seed)
         training, validation = self._split(everything, given, child_seed(kept.seed, 2))
 
         metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+        metadata["X_unlabelled"] = X_unlabelled
         tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
+        pretraining_history = self._pretrain(start, training, unlabelled, kept)
+        kept = replace(kept, notes={"pretraining_history": pretraining_history})
         history = self._train(start, classes, training, validation, kept, tasks)
-        self._set_fitted(start, classes, history, n_truncated_=tokens.n_truncated, _trainer=None)
+        learned = {"pretraining_history_": pretraining_history, "n_truncated_": tokens.n_truncated}
+        self._set_fitted(start, classes, history, **learned, _trainer=None)
         tasks.end_fit()
         return kept
 
@@ -412,7 +446,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         The optimizer's state is kept from call to call, but not in a pickle, and it starts
         anew when a parameter was changed in between. As the number of steps to come is not
         known, the learning rate rises over `warmup_fraction` of the first call's steps and
-        then stays; `max_epochs`, `early_stopping` and `warm_start` have no part in this.
+        then stays; `max_epochs`, `early_stopping`, `warm_start` and `pretraining_epochs` have
+        no part in this.
 
         Parameters
         ----------
@@ -458,22 +493,28 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         numbers = class_numbers(y, len(texts), known)
         weights = check_weights(sample_weight, self.class_weight, known, numbers)
         head_seed, training_seed = seed_of(self.random_state).spawn(2)
-        start = self._start(known, head_seed) if is_first else self._current()
+        start = self._start(known, head_seed) if is_first else self._current(self.precision)
         check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
 
         tokens = self._tokenize(texts, start)
         training = _rows_of(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
         options = self._options()
         trainer = getattr(self, "_trainer", None)
-        if trainer is None or trainer.options != options or trainer.was_interrupted:
+        precision = precision_name(start.network.precision)
+        is_other = trainer is None or (
+            (trainer.options, self.precision_) != (options, precision) or trainer.was_interrupted
+        )
+        if is_other:
             if not is_first:  # the weights may be shared: memory-mapped, or of a copy
                 start = replace(start, network=copy.deepcopy(start.network))
-            trainer = open_ended_trainer(start.network, training, options, training_seed)
-        frozen = trainer.frozen_layers(training)
+            trainer = open_ended_trainer(
+                start.network, len(training.tokens), options, training_seed
+            )
         if not is_first:
             undo.append(way_back(start.network))
-        record = trainer.epoch(training, frozen, self._progress())
-        history = [*start.history, asdict(record) | {"epoch": len(start.history) + 1}]
+        objective = Classification(start.network, training, options)
+        record = trainer.epoch(objective, self._progress())
+        history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
         self._set_fitted(start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer)
 
     def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
@@ -485,8 +526,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"those of the last fit, {self.classes_.tolist()}. Give all of them, or set "
                     "warm_start=False."
                 )
-            return replace(self._current(), network=copy.deepcopy(self._current().network))
+            current = self._current(self.precision)
+            return replace(current, network=copy.deepcopy(current.network))
         device = resolve_device(self.device)
+        precision = resolve_precision(self.precision, device)
         pretrained = checkpoint.load_pretrained(self.model)
         head = random_head(
             pretrained.config.hidden_size,
@@ -494,12 +537,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             pretrained.config.initializer_range,
             np.random.default_rng(head_seed),
         )
-        network = TextClassifier(pretrained.new_encoder(), head, self.pooling).to(device)
+        network = TextClassifier(pretrained.new_encoder(), head, self.pooling, precision).to(device)
         return _State(network, pretrained.new_tokenizer(), pretrained.wordpiece, [])
 
-    def _current(self) -> _State:
-        """Collect what this estimator has learned so far."""
-        network = TextClassifier(self.model_, self.head_, self.pooling)
+    def _current(self, precision: str | None = None) -> _State:
+        """Collect what this estimator has learned so far; predictions keep their precision."""
+        dtype = resolve_precision(precision or self.precision_, self.head_.weight.device)
+        network = TextClassifier(self.model_, self.head_, self.pooling, dtype)
         return _State(network, self.tokenizer_, self._wordpiece, self.history_)
 
     def _set_fitted(
@@ -544,8 +588,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self,
         start: _State,
         classes: np.ndarray,
-        data: LabelledTexts,
-        given: LabelledTexts | None,
+        data: list[LabelledTexts | None],
         seed: np.random.SeedSequence,
     ) -> KeptRun:
         """Look in `checkpoint_dir` for this very run, and give the network its weights."""
@@ -557,12 +600,46 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         # Without random_state the seed is drawn anew each time; that of the kept run is used.
         entropy = None if self.random_state is None else seed.entropy
         settings = parameters | {
+            "precision": precision_name(start.network.precision),
             "classes": classes.tolist(),
             "entropy": entropy,
             "versions": versions(),
             "warm": [self._fit_is_warm(), len(start.history)],
         }
-        return find_run(Path(self.checkpoint_dir), settings, start.network, [data, given], seed)
+        return find_run(Path(self.checkpoint_dir), settings, start.network, data, seed)
+
+    def _unlabelled(self, X: Any, start: _State) -> LabelledTexts | None:
+        """More texts for pre-training, if there is any."""
+        if X is None or not self.pretraining_epochs:
+            return None
+        nothing = np.empty(0)
+        texts = check_texts(self, X, reset=False)
+        return LabelledTexts(self._tokenize(texts, start), nothing, nothing)
+
+    def _pretrain(
+        self,
+        start: _State,
+        training: LabelledTexts,
+        unlabelled: LabelledTexts | None,
+        kept: KeptRun,
+    ) -> list[dict[str, Any]]:
+        """Train the encoder of `start`, in place, as a masked language model."""
+        if not self.pretraining_epochs or self._fit_is_warm():
+            return []
+        if kept.saved:
+            return kept.saved.position["pretraining_history"]
+        tokens = concatenate([data.tokens for data in (training, unlabelled) if data is not None])
+        options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
+        run = within_task_pretraining(
+            start.network.encoder,
+            checkpoint.load_pretrained(self.model),
+            tokens,
+            options,
+            child_seed(kept.seed, 3),
+            start.network.precision,
+        )
+        progress = self._progress("pre-training ")
+        return [run.epoch(progress).as_dict() for _ in range(self.pretraining_epochs)]
 
     def _fit_is_warm(self) -> bool:
         return self.warm_start and hasattr(self, "classes_")
@@ -588,9 +665,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         for _ in range(n_left):
             tasks.begin_epoch()
             try:
-                record = asdict(run.epoch(self._progress())) | {"epoch": len(history) + 1}
+                record = run.epoch(self._progress()).as_dict() | {"epoch": len(history) + 1}
             except DivergenceError as error:
-                _stop_diverged(error, run.trainer)
+                stop_diverged(error, run.trainer)
                 break
             if validation is not None:
                 found = evaluate(network, validation)
@@ -617,9 +694,11 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             label_smoothing=self.label_smoothing,
         )
 
-    def _progress(self) -> Progress:
+    def _progress(self, phase: str = "") -> Progress:
+        n_epochs = self.pretraining_epochs if phase else self.max_epochs
+
         def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
-            description = f"epoch {epoch}/{self.max_epochs}"
+            description = f"{phase}epoch {epoch}/{n_epochs}"
             return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
 
         return progress
@@ -787,7 +866,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         saved = load_classifier(Path(folder))
         clf, classes = restored(cls, saved.settings, saved.network.head.out_features)
-        network = saved.network.to(device_here(clf.device))
+        device = device_here(clf.device)
+        precision = loaded_precision(clf.precision, device)
+        network = replace(saved.network.to(device), precision=precision)
         history = saved.settings["history"]
         clf._set_fitted(
             _State(network, saved.tokenizer, saved.wordpiece, history), classes, history
@@ -810,12 +891,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the modules, on the device that `device` stands for here."""
+        """Rebuild the modules, for what `device` and `precision` stand for here."""
         state = checked(state, type(self))
         super().__setstate__(state)
         if "model_" in state:
             device = device_here(self.device)
             self.device_ = str(device)
+            self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
             self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])

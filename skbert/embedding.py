@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from skbert.engine import checkpoint
 from skbert.engine.cache import CacheInfo, cache_info, open_cache
-from skbert.engine.device import resolve_device
+from skbert.engine.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.embedding import (
     TextEmbedder,
     embed_texts,
@@ -86,14 +86,17 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         transformers of the process, of at most 512 MiB. A folder on a disk of this machine is
         shared by all processes that name it, those of ``n_jobs`` included, and has at most
         4 GiB; of a `joblib.Memory` its `location` is used. Each vector is kept under a hash of
-        the weights, the layer and the tokens, so a cache serves any models and parameters, and
-        one entry all of "cls", "mean", "max" and "pooler".
+        the weights, the layer, the precision and the tokens, so a cache serves any models and
+        parameters, and one entry all of "cls", "mean", "max" and "pooler".
     store_weights : bool, default=False
         Whether a pickle of the fitted transformer holds the weights of the encoder. If not, it
         holds their SHA-256, and `transform` finds them by `model` again.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        How the encoder multiplies matrices, as in `BertSentimentClassifier`. Vectors are always
+        float32.
     verbose : int, default=0
         1 shows a progress bar.
 
@@ -101,6 +104,8 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
     ----------
     weights_sha256_ : str
         Hash of the weights file that was there in `fit`. `transform` refuses others.
+    precision_ : {"float32", "bfloat16"}
+        What `precision` stands for on this machine. Not there if it cannot be had here.
     cache_info_ : CacheInfo
         ``hits``, ``misses`` and ``size`` of the cache, counted in texts: for "memory" since the
         process began, for a folder since it was first used. Not there if `cache` is None.
@@ -145,6 +150,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         "cache": [str, os.PathLike, joblib.Memory, None],
         "store_weights": ["boolean"],
         "device": [str],
+        "precision": [str],
         "verbose": ["verbose"],
     }
 
@@ -160,6 +166,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         cache: Any = None,
         store_weights: bool = False,
         device: str = "auto",
+        precision: str = "auto",
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -171,6 +178,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         self.cache = cache
         self.store_weights = store_weights
         self.device = device
+        self.precision = precision
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> BertEmbeddingTransformer:
@@ -180,7 +188,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         ----------
         X : sequence of str, of length n_texts
             Texts or pairs of texts, as in `BertSentimentClassifier.fit`.
-        y : None
+        y : None, default=None
             Not used.
 
         Returns
@@ -202,7 +210,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         config = checkpoint.load_config(self.model)
         check_max_length(self.max_length, config.max_position_embeddings)
         check_layer(self.layer, config.num_hidden_layers)
-        resolve_device(self.device)
+        resolve_precision(self.precision, resolve_device(self.device))
         self.weights_sha256_ = checkpoint.weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._stored: dict[str, checkpoint.Pretrained] = {}
@@ -330,12 +338,14 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
                 "('pooler.dense.weight' and 'pooler.dense.bias'). Choose pooling='cls', 'mean' "
                 "or 'max', or a model that was saved with its pooler."
             )
+        device = resolve_device(self.device)
         return TextEmbedder(
-            encoder=pretrained.frozen_encoder(resolve_device(self.device)),
+            encoder=pretrained.frozen_encoder(device),
             pooler=pretrained.pooler,
             pooling=self.pooling,
             n_layers=check_layer(self.layer, pretrained.config.num_hidden_layers),
             normalize=self.normalize,
+            precision=resolve_precision(self.precision, device),
         )
 
     def _progress(self, batches: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
@@ -347,6 +357,14 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         if isinstance(place, joblib.Memory):
             place = place.location and Path(place.location)
         return place if place in (None, "memory") else Path(place)
+
+    @property
+    def precision_(self) -> str:
+        """What `precision` stands for on this machine."""
+        try:
+            return precision_name(resolve_precision(self.precision, resolve_device(self.device)))
+        except ValueError as error:  # `dir` asks every property, and expects this one
+            raise AttributeError(str(error)) from error
 
     @property
     def cache_info_(self) -> CacheInfo:

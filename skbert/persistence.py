@@ -103,6 +103,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "parameters": parameters,
         "classes": {"dtype": clf.classes_.dtype.str, "values": clf.classes_.tolist()},
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
+        "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
         "n_columns": int(clf._n_columns),
         "n_features_in": getattr(clf, "n_features_in_", None),
@@ -174,6 +175,7 @@ def restored(cls: type, settings: dict[str, Any], n_classes: int) -> tuple[Any, 
 def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
     clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
+    clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     if settings["n_features_in"] is not None:
         clf.n_features_in_ = int(settings["n_features_in"])
     if settings["feature_names_in"] is not None:

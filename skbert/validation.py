@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.class_weight import compute_class_weight
@@ -22,6 +23,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
 
 from skbert.engine.tokens import Tokens
+from skbert.engine.training import DivergenceError, Trainer
 
 MAX_CLASSES = 1000
 
@@ -90,6 +92,26 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
         If X is empty, has more than two columns, misses a text, or if the estimator was
         fitted to pairs and X holds single texts, or the other way round.
     """
+    columns = _checked_columns(X)
+    _check_columns(estimator, X, len(columns), reset=reset)
+    first, *second = ([str.__str__(text) for text in column] for column in columns)
+    return Texts(first, second[0] if second else None)
+
+
+def check_pairs(X: Any) -> Texts:
+    """Turn two columns, or a list of pairs, into two lists of str; no estimator is asked."""
+    columns = _checked_columns(X)
+    if len(columns) != 2:
+        raise ValueError(
+            "X holds single texts; pairs of texts are expected. Give two columns, or a list of "
+            "(first, second)."
+        )
+    first, second = ([str.__str__(text) for text in column] for column in columns)
+    return Texts(first, second)
+
+
+def _checked_columns(X: Any) -> list[list[Any]]:
+    """Get one or two columns of str, as `check_texts` allows them."""
     if isinstance(X, (str, bytes)):
         raise TypeError(
             f"X is one {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such "
@@ -111,9 +133,68 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
             if not isinstance(text, str):
                 place = f"X[{row}]" if len(columns) == 1 else f"X[{row}][{number}]"
                 raise _not_a_text(place, text)
-    _check_columns(estimator, X, len(columns), reset=reset)
-    first, *second = ([str.__str__(text) for text in column] for column in columns)
-    return Texts(first, second[0] if second else None)
+    return columns
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What came in as X where texts may also be given as lists of sentences.
+
+    Attributes
+    ----------
+    texts : list of str
+        The sentences of a document joined by spaces.
+    sentences : list of list of str or None
+        None where X held texts.
+    """
+
+    texts: list[str]
+    sentences: list[list[str]] | None
+
+
+def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
+    """Turn texts, or documents as lists of sentences, into lists of str.
+
+    Parameters
+    ----------
+    estimator, reset
+        As in `check_texts`.
+    X : list, tuple, array, Series or frame
+        As in `check_texts`, but one column only; or a sequence whose elements are lists or
+        tuples of str, which may have different lengths, at least 1.
+    """
+    if not _holds_lists(X):
+        texts = check_texts(estimator, X, reset=reset)
+        if texts.second is not None:
+            raise ValueError(
+                f"X has two columns (shape {tuple(X.shape)}); {type(estimator).__name__} expects "
+                "one column of texts, or documents as a list of lists of sentences. Choose a "
+                "column, or convert the rows to lists."
+            )
+        return Documents(texts.first, None)
+    documents = list(X)
+    for row, document in enumerate(documents):
+        if not isinstance(document, (list, tuple)) or not document:
+            raise ValueError(
+                f"X[{row}] is {_shown(document)} ({type(document).__name__}), but X[0] is a list; "
+                "either all elements must be str, or all lists of at least one sentence. Put a "
+                "single text into a list of its own."
+            )
+        for number, sentence in enumerate(document):
+            if not isinstance(sentence, str):
+                raise _not_a_text(f"X[{row}][{number}]", sentence)
+    _check_columns(estimator, documents, 1, reset=reset)
+    sentences = [[str.__str__(sentence) for sentence in document] for document in documents]
+    return Documents([" ".join(document) for document in sentences], sentences)
+
+
+def _holds_lists(X: Any) -> bool:
+    """Whether the first element of a flat container is a list or tuple."""
+    if isinstance(X, (str, bytes, dict, set, frozenset)) or not hasattr(X, "__len__"):
+        return False
+    if len(getattr(X, "shape", (0,))) != 1 or not len(X):
+        return False
+    return isinstance(next(iter(X)), (list, tuple))
 
 
 @contextmanager
@@ -453,6 +534,17 @@ def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int) -> None:
             TruncationWarning,
             stacklevel=4,
         )
+
+
+def stop_diverged(error: DivergenceError, trainer: Trainer) -> None:
+    """Keep what was learned before the step, if anything was."""
+    if trainer.n_steps == 0:
+        raise error
+    warnings.warn(
+        f"{error} Training ended there; the weights are those before that step.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def wants_tensors(estimator: Any) -> bool:

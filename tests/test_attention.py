@@ -8,14 +8,24 @@ from skbert.engine import attention
 from skbert.engine.attention import first_token_attention, length_groups, self_attention
 
 N_HEADS, D_HEAD = 3, 4
-LENGTHS = [7, 7, 5, 2]  # sorted, as in a batch; with groups of 2 the first has no padding
+LENGTHS = [7, 7, 5, 2]  # sorted, as in a batch
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def groups(monkeypatch):
-    monkeypatch.setattr(attention, "_GROUP_SIZE", 2)
+def groups_of_equal_length():
+    """What a CPU gets."""
     return length_groups(np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int32), CPU)
+
+
+def padded_groups():
+    """What an accelerator gets, in groups of 2: the first has no padding."""
+    halves = np.array(LENGTHS[:2]), np.array(LENGTHS[2:])
+    return [attention._length_group(lengths, CPU) for lengths in halves]
+
+
+@pytest.fixture(params=[groups_of_equal_length, padded_groups], ids=["equal lengths", "padded"])
+def groups(request):
+    return request.param()
 
 
 def one_text(query, key, value):
@@ -35,8 +45,18 @@ def random_input(columns):
     return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
 
 
-def test_groups_by_hand(groups):
-    full, padded = groups
+def test_groups_on_a_cpu_are_never_padded():
+    groups = groups_of_equal_length()
+    assert [(g.n_texts, g.n_tokens, g.max_length) for g in groups] == [
+        (2, 14, 7),
+        (1, 5, 5),
+        (1, 2, 2),
+    ]
+    assert all(g.places is None and g.visible is None for g in groups)
+
+
+def test_padded_groups_by_hand():
+    full, padded = padded_groups()
     assert (full.n_texts, full.n_tokens, full.max_length) == (2, 14, 7)
     assert full.places is None and full.visible is None
     assert (padded.n_texts, padded.n_tokens, padded.max_length) == (2, 7, 5)
@@ -56,9 +76,17 @@ def test_self_attention_by_definition(groups, monkeypatch, longest_written_out):
     torch.testing.assert_close(ours_gradient, theirs_gradient, rtol=0, atol=1e-12)
 
 
-def test_written_out_derivative_numerically(groups):
+def test_derivative_numerically(groups):
     x = random_input(3 * N_HEADS * D_HEAD)
     assert torch.autograd.gradcheck(lambda x: self_attention(x, groups, N_HEADS), x)
+
+
+def test_without_gradients_it_is_the_same(groups):
+    x = random_input(3 * N_HEADS * D_HEAD)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            self_attention(x, groups, N_HEADS), by_definition(x), rtol=0, atol=1e-12
+        )
 
 
 def test_self_attention_leaves_its_input_as_it_was(groups):
@@ -68,7 +96,11 @@ def test_self_attention_leaves_its_input_as_it_was(groups):
     assert torch.equal(x.detach(), before)
 
 
-def test_first_token_attention_is_the_first_row_of_self_attention(groups):
+@pytest.mark.parametrize("longest_written_out", [128, 0], ids=["written out", "fused kernel"])
+def test_first_token_attention_is_the_first_row_of_self_attention(
+    groups, monkeypatch, longest_written_out
+):
+    monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", longest_written_out)
     x = random_input(3 * N_HEADS * D_HEAD)
     firsts = torch.tensor(np.cumsum([0, *LENGTHS[:-1]]))
     query, key_value = x[firsts, : N_HEADS * D_HEAD], x[:, N_HEADS * D_HEAD :]

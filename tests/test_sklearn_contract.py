@@ -13,7 +13,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skbert import BertSentimentClassifier
+from skbert import BertPretrainer, BertSentimentClassifier
 from tests.conftest import save_bert
 
 N_STEPS = 12  # steps of the scale that a number is read on, to either side of zero
@@ -25,6 +25,14 @@ def words_of(row):
     return " ".join(
         f"f{i % 10}{'n' if step < 0 else 'p'}{abs(step)}" for i, step in enumerate(steps)
     )
+
+
+def takes_numbers(tags):
+    """Say that an estimator takes two-dimensional arrays of numbers."""
+    tags.input_tags.string = False
+    tags.input_tags.one_d_array = False
+    tags.input_tags.two_d_array = True
+    return tags
 
 
 class NumberClassifier(BertSentimentClassifier):
@@ -55,11 +63,33 @@ class NumberClassifier(BertSentimentClassifier):
         return super()._logits([words_of(row) for row in X])
 
     def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = False
-        tags.input_tags.one_d_array = False
-        tags.input_tags.two_d_array = True
-        return tags
+        return takes_numbers(super().__sklearn_tags__())
+
+
+class NumberPretrainer(BertPretrainer):
+    """`BertPretrainer` on sentences made of rows of numbers."""
+
+    def fit(self, X, y=None):
+        X = validate_data(self, X)
+        n_features = self.n_features_in_, getattr(self, "feature_names_in_", None)
+        super().fit([words_of(row) for row in X])
+        self.n_features_in_, names = n_features
+        if names is not None:
+            self.feature_names_in_ = names
+        return self
+
+    def transform(self, X):
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        return super().transform([words_of(row) for row in X])
+
+    def score(self, X, y=None):
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        return super().score([words_of(row) for row in X])
+
+    def __sklearn_tags__(self):
+        return takes_numbers(super().__sklearn_tags__())
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +110,12 @@ def number_classifier(**parameters):
         learning_rate=3e-2,
         dropout=0.0,
         **parameters,
+    )
+
+
+def number_pretrainer():
+    return NumberPretrainer(
+        "tests/number-bert", next_sentence=False, max_length=64, max_epochs=2, dropout=0.0
     )
 
 
@@ -116,6 +152,18 @@ def test_check_estimator(estimator, check):
     check(estimator)
 
 
+@parametrize_with_checks([number_pretrainer()])
+def test_check_pretrainer(estimator, check):
+    check(estimator)
+
+
+def test_the_battery_for_the_pretrainer_is_not_hollow(capsys):
+    n_checks = len(list(estimator_checks_generator(number_pretrainer())))
+    with capsys.disabled():
+        print(f"\ncheck_estimator runs {n_checks} checks on BertPretrainer")
+    assert n_checks >= 40
+
+
 def test_the_battery_is_not_hollow(capsys):
     n_checks = len(list(estimator_checks_generator(number_classifier())))
     with capsys.disabled():
@@ -123,11 +171,12 @@ def test_the_battery_is_not_hollow(capsys):
     assert n_checks >= 55
 
 
+@pytest.mark.parametrize("estimator", [number_classifier(), number_pretrainer()])
 @pytest.mark.parametrize(
     "name", ["check_param_validation", "check_dataframe_column_names_consistency"]
 )
-def test_checks_that_check_estimator_never_yields(name):
-    getattr(estimator_checks, name)("NumberClassifier", number_classifier())
+def test_checks_that_check_estimator_never_yields(name, estimator):
+    getattr(estimator_checks, name)(type(estimator).__name__, estimator)
 
 
 def test_balanced_class_weights_help_the_rare_class():

@@ -50,8 +50,10 @@ class _CpuDropout:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         raw = self._bits.random_raw(-(-hidden.numel() // 4)).view(np.int16)[: hidden.numel()]
-        keep = torch.from_numpy(raw).view(hidden.shape) >= self._lowest_kept
-        return hidden * keep.to(hidden.dtype).mul_(self._scale)
+        # numpy compares 16-bit integers ten times as fast as torch, and torch makes floats of
+        # bytes five times as fast as of booleans.
+        kept = torch.from_numpy((raw >= self._lowest_kept).view(np.uint8)).view(hidden.shape)
+        return hidden * kept.to(hidden.dtype).mul_(self._scale)
 
     @property
     def state(self) -> list[int]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BertModel
 
 from skbert.engine.cache import Cache, computed_once
+from skbert.engine.device import computing_in, precision_name
 from skbert.engine.encoder import encode
 from skbert.engine.heads import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.inference import TOKEN_BUDGET, fill_rows
@@ -48,6 +49,8 @@ class TextEmbedder:
         The layer whose states are pooled; those above it are not computed. 0 is the embeddings.
     normalize : bool
         Whether each vector is divided by its Euclidean length.
+    precision : torch.dtype
+        Of the encoder's matrix products. Vectors are float32, and so is what follows the pooling.
     """
 
     encoder: BertModel
@@ -55,6 +58,7 @@ class TextEmbedder:
     pooling: str
     n_layers: int
     normalize: bool
+    precision: torch.dtype = torch.float32
 
     @property
     def d_model(self) -> int:
@@ -73,11 +77,19 @@ class TextEmbedder:
 
     def pooled(self, batch: PackedBatch) -> Tensor:
         """One vector for each text of the batch, before `finished`: (n_texts, d_model)."""
-        return pooled_states(self.encoder, batch, self.token_pooling, n_layers=self.n_layers)
+        with computing_in(self.precision, self.device):
+            return pooled_states(
+                self.encoder, batch, self.token_pooling, n_layers=self.n_layers
+            ).float()
+
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """One vector for each token of the batch: (n_tokens, d_model)."""
+        with computing_in(self.precision, self.device):
+            return encode(self.encoder, batch, n_layers=self.n_layers).float()
 
     def all_pooled(self, batch: PackedBatch) -> Tensor:
         """Everything that the cache keeps: (n_texts, n_kept * d_model)."""
-        hidden = encode(self.encoder, batch, n_layers=self.n_layers)
+        hidden = self.hidden(batch)
         first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
         poolings = {
             "cls": hidden.index_select(0, first),
@@ -95,7 +107,8 @@ class TextEmbedder:
         """Apply what follows the pooling over tokens: (n_texts, d_model) -> the same."""
         if self.pooling == "pooler":
             weight, bias = (self.pooler[name].to(pooled.device) for name in ("weight", "bias"))
-            pooled = torch.tanh(F.linear(pooled, weight, bias))
+            with computing_in(torch.float32, pooled.device):
+                pooled = torch.tanh(F.linear(pooled, weight, bias))
         return F.normalize(pooled, dim=1) if self.normalize else pooled
 
 
@@ -158,7 +171,7 @@ def embed_texts_cached(
         # Longest first already, and `pack` sorts stably: the order stays.
         batch = pack(tokens, distinct[missing])
         with torch.inference_mode():
-            return embedder.all_pooled(batch).float().cpu().numpy()
+            return embedder.all_pooled(batch).cpu().numpy()
 
     for i, vector in computed_once(cache, keys, batches, compute):
         pooled[distinct[i]] = embedder.kept_part(vector)
@@ -177,7 +190,8 @@ def _content_keys(
     """
     config = embedder.encoder.config
     facts = (
-        *("skbert", 1, _KEPT_POOLINGS, "float32", weights_sha256, embedder.n_layers),
+        *("skbert", 1, _KEPT_POOLINGS, precision_name(embedder.precision)),
+        *(weights_sha256, embedder.n_layers),
         *(config.num_attention_heads, config.hidden_act, config.layer_norm_eps),
     )
     encoder_hash = hashlib.sha256(json.dumps(facts).encode())
@@ -210,10 +224,10 @@ def embed_tokens(
     with torch.inference_mode():
         for rows in progress(split_by_tokens(tokens.lengths, distinct, token_budget)):
             batch = pack(tokens, rows)
-            hidden = encode(embedder.encoder, batch, n_layers=embedder.n_layers)
+            hidden = embedder.hidden(batch)
             if embedder.normalize:
                 hidden = F.normalize(hidden, dim=1)
-            states = hidden.float().cpu().numpy()
+            states = hidden.cpu().numpy()
             ends = pairwise(batch.cu_seqlens.tolist())
             for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import BertModel
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertLayer
 
 from skbert.engine.attention import (
     LengthGroup,
@@ -21,7 +22,7 @@ from skbert.engine.attention import (
     self_attention,
 )
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import linear
+from skbert.engine.linear import joint_linear, linear, linear_add, linear_gelu
 from skbert.engine.packing import PackedBatch
 
 
@@ -127,7 +128,7 @@ def _full_layer(
 ) -> Tensor:
     """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     attention = layer.attention.self
-    query_key_value = _fused_linear(hidden, attention.query, attention.key, attention.value)
+    query_key_value = joint_linear(hidden, [attention.query, attention.key, attention.value])
     context = self_attention(query_key_value, groups, attention.num_attention_heads)
     return _after_attention(layer, hidden, context, dropout)
 
@@ -141,28 +142,30 @@ def _first_token_layer(
 ) -> Tensor:
     """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""
     attention = layer.attention.self
-    key_value = _fused_linear(hidden, attention.key, attention.value)
+    key_value = joint_linear(hidden, [attention.key, attention.value])
     hidden = hidden.index_select(0, first)
-    context = first_token_attention(
-        _apply(attention.query, hidden), key_value, groups, attention.num_attention_heads
-    )
+    query = linear(hidden, attention.query)
+    context = first_token_attention(query, key_value, groups, attention.num_attention_heads)
     return _after_attention(layer, hidden, context, dropout)
-
-
-def _fused_linear(hidden: Tensor, *linears: torch.nn.Linear) -> Tensor:
-    """All `linears` of `hidden` side by side, as one matrix product."""
-    weight = torch.cat([linear.weight for linear in linears])
-    bias = torch.cat([linear.bias for linear in linears])
-    return linear(hidden, weight, bias)
 
 
 def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
     """Attention's output projection and the feed-forward network, each with its residual."""
-    attended, feed_forward, output = layer.attention.output, layer.intermediate, layer.output
-    hidden = attended.LayerNorm(dropout(_apply(attended.dense, context)) + hidden)
-    inner = feed_forward.intermediate_act_fn(_apply(feed_forward.dense, hidden))
-    return output.LayerNorm(dropout(_apply(output.dense, inner)) + hidden)
+    attended, output = layer.attention.output, layer.output
+    hidden = attended.LayerNorm(_with_residual(attended.dense, context, hidden, dropout))
+    inner = _activated(layer.intermediate, hidden)
+    return output.LayerNorm(_with_residual(output.dense, inner, hidden, dropout))
 
 
-def _apply(layer: torch.nn.Linear, hidden: Tensor) -> Tensor:
-    return linear(hidden, layer.weight, layer.bias)
+def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
+    if dropout is no_dropout:
+        return linear_add(x, dense, residual)
+    return dropout(linear(x, dense)) + residual
+
+
+def _activated(intermediate: BertIntermediate, hidden: Tensor) -> Tensor:
+    """(n, d_model) -> (n, d_inner)."""
+    activation = intermediate.intermediate_act_fn
+    if getattr(activation, "act", None) is F.gelu:
+        return linear_gelu(hidden, intermediate.dense)
+    return activation(linear(hidden, intermediate.dense))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BertModel
 
+from skbert.engine.device import computing_in
 from skbert.engine.encoder import HiddenStates, encode
-from skbert.engine.packing import PackedBatch, budgeted_batches, pack
+from skbert.engine.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.tokens import Tokens
 
 _TOKEN_BUDGET = 4096
@@ -27,6 +27,8 @@ class FrozenLayers:
         How many layers are frozen; at least 1.
     tokens : Tokens
         All texts that batches will be made of.
+    precision : torch.dtype
+        Of the matrix products; what is kept is float32.
 
     Warns
     -----
@@ -35,10 +37,17 @@ class FrozenLayers:
         for each batch instead of being kept.
     """
 
-    def __init__(self, model: BertModel, n_layers: int, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        model: BertModel,
+        n_layers: int,
+        tokens: Tokens,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         self._model = model
         self._n_layers = n_layers
         self._tokens = tokens
+        self._precision = precision
         self._states: Tensor | None = None
         n_bytes = len(tokens.ids) * model.config.hidden_size * 4
         if n_bytes <= _LARGEST_CACHE:
@@ -56,7 +65,7 @@ class FrozenLayers:
         """Return what leaves the frozen layers, for the tokens of `batch`."""
         if self._states is None:
             return HiddenStates(self._compute(batch), self._n_layers)
-        kept = torch.from_numpy(_token_index(self._tokens, batch)).to(self._states.device)
+        kept = torch.from_numpy(token_index(self._tokens, batch)).to(self._states.device)
         return HiddenStates(self._states.index_select(0, kept), self._n_layers)
 
     def _all_states(self) -> Tensor:
@@ -64,15 +73,11 @@ class FrozenLayers:
         states = weight.detach().new_empty(len(self._tokens.ids), weight.shape[1])
         for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
             batch = pack(self._tokens, rows)
-            index = torch.from_numpy(_token_index(self._tokens, batch)).to(weight.device)
+            index = torch.from_numpy(token_index(self._tokens, batch)).to(weight.device)
             states.index_copy_(0, index, self._compute(batch))
         return states
 
     def _compute(self, batch: PackedBatch) -> Tensor:
-        with torch.no_grad():
-            return encode(self._model, batch, n_layers=self._n_layers)
-
-
-def _token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
-    """Where the tokens of `batch` stand in `tokens`; shape (n_tokens,)."""
-    return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions
+        device = self._model.embeddings.word_embeddings.weight.device
+        with torch.no_grad(), computing_in(self._precision, device):
+            return encode(self._model, batch, n_layers=self._n_layers).float()

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import BertModel
+from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
+from skbert.engine.device import computing_in
 from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.packing import PackedBatch
@@ -28,11 +30,19 @@ class TextClassifier:
     head : torch.nn.Linear
         (d_model) -> (n_classes).
     pooling : {"cls", "mean"}
+    precision : torch.dtype
+        Of the encoder's matrix products. Weights, vectors and logits are float32.
     """
 
     encoder: BertModel
     head: nn.Linear
     pooling: str
+    precision: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
 
     def logits(
         self,
@@ -41,8 +51,11 @@ class TextClassifier:
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
         """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
-        pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start)
-        return self.head(dropout(pooled))
+        device = self.head.weight.device
+        with computing_in(self.precision, device):
+            pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start).float()
+        with computing_in(torch.float32, device):
+            return self.head(dropout(pooled))
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """Weights to train: all, or those above the embeddings and the first layers."""
@@ -56,6 +69,54 @@ class TextClassifier:
         self.encoder.to(device)
         self.head.to(device)
         return self
+
+
+@dataclass(frozen=True)
+class PretrainingNetwork:
+    """An encoder and the heads of BERT's own two tasks, modules of transformers.
+
+    Attributes
+    ----------
+    encoder : transformers.BertModel
+    heads : BertPreTrainingHeads
+        ``predictions``, whose decoder has the word embeddings as its weights, and
+        ``seq_relationship``.
+    pooler : BertPooler or None
+        tanh of a linear layer, between [CLS] and ``seq_relationship``; None where no next
+        sentence is predicted.
+    precision : torch.dtype
+        Of the matrix products; see `computing_in`.
+    """
+
+    encoder: BertModel
+    heads: BertPreTrainingHeads
+    pooler: BertPooler | None = None
+    precision: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.heads.predictions.bias.device
+
+    def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
+        """Weights to train: all, or those above the embeddings and the first layers.
+
+        The decoder's weights are the word embeddings, and here only once.
+        """
+        if n_frozen_layers:
+            raise ValueError("Pre-training trains all layers; n_frozen_layers must be 0.")
+        modules = [self.encoder, self.heads, *([self.pooler] if self.pooler else [])]
+        return [*dict.fromkeys(p for module in modules for p in module.parameters())]
+
+    def word_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Unnormalised scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
+        with computing_in(self.precision, hidden.device):
+            return self.heads.predictions(hidden).float()
+
+    def next_sentence_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of IsNext and NotNext, from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
+        assert self.pooler is not None
+        return self.heads.seq_relationship(self.pooler(hidden[:, None]))
 
 
 def pooled_states(

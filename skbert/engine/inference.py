@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from skbert.engine.heads import TextClassifier
+from skbert.engine.linear import constant_weights
 from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss
 
 # Large enough for the matrix products to run at full speed, small enough that a layer's
-# activations (4096 x 4 d_model floats) stay near the processor.
-TOKEN_BUDGET = 4096
+# activations stay near the processor, and that the allocator keeps their memory instead of
+# asking the system for new pages: of 512 to 4096 the fastest with MiniLM, where 4096 is 4 % slower.
+TOKEN_BUDGET = 2048
 
 
 def predict_logits(
@@ -59,7 +61,7 @@ def fill_rows(
     compute : callable
         PackedBatch -> Tensor of shape (n_texts of the batch, d).
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), constant_weights():
         for rows in parts:
             batch = pack(tokens, rows)
             out[torch.from_numpy(batch.rows)] = compute(batch).to(out.device, out.dtype)

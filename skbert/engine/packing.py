@@ -56,6 +56,11 @@ def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
     )
 
 
+def token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
+    """Where the tokens of `batch` stand in `tokens`; shape (n_tokens,)."""
+    return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions
+
+
 def shuffled_batches(n_texts: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Rows of each training batch: a fresh permutation, cut every `batch_size` texts."""
     rows = rng.permutation(n_texts)

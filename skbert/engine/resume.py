@@ -9,7 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +137,15 @@ class KeptRun:
         That of what was found, else a new one.
     classifier : TextClassifier or None
         What is trained.
+    notes : dict
+        Of JSON types; kept with each epoch.
     """
 
     file: RunFile | None
     saved: SavedRun | None
     seed: np.random.SeedSequence
     classifier: TextClassifier | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_stopped(self) -> bool:
@@ -155,7 +158,9 @@ class KeptRun:
         """Keep an epoch; `rest` is of JSON types."""
         if self.file is not None and self.classifier is not None:
             entropy = {"entropy": self.seed.entropy}
-            self.file.write(_capture(self.classifier, trainer, stopping, {**rest, **entropy}))
+            self.file.write(
+                _capture(self.classifier, trainer, stopping, {**self.notes, **rest, **entropy})
+            )
 
     def remove(self) -> None:
         """Forget the run: it has ended."""

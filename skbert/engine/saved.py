@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from skbert.engine.checkpoint import (
     PASS_THROUGH_SCALE,
@@ -26,6 +26,7 @@ from skbert.engine.checkpoint import (
     linear_of,
     parse_safetensors,
     pass_through_pooler,
+    pretraining_weights,
 )
 from skbert.engine.folders import replace_folder
 from skbert.engine.heads import POOLINGS, TextClassifier
@@ -99,11 +100,29 @@ def save_classifier(
     _check_replaceable(folder)
 
     def write(new: Path) -> None:
-        _write_weights(network, new / _WEIGHTS)
+        _write_weights(_transformers_weights(network), new / _WEIGHTS)
         write_json(new / _CONFIG, _transformers_config(network, labels))
-        for name, text in pack_tokenizer(tokenizer).items():
-            (new / name).write_text(text, encoding="utf-8")
+        _write_tokenizer(tokenizer, new)
         write_manifest(new, {"pooling": network.pooling, "settings": settings})
+
+    replace_folder(folder, write)
+
+
+def save_pretraining_model(
+    folder: Path,
+    model: BertForPreTraining,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`."""
+    _check_replaceable(folder)
+
+    def write(new: Path) -> None:
+        _write_weights(pretraining_weights(model), new / _WEIGHTS)
+        config = model.config.to_dict() | {"architectures": ["BertForPreTraining"]}
+        write_json(new / _CONFIG, config)
+        _write_tokenizer(tokenizer, new)
+        write_manifest(new, {"kind": "pretraining", "settings": settings})
 
     replace_folder(folder, write)
 
@@ -120,6 +139,11 @@ def load_classifier(folder: Path) -> SavedClassifier:
         by a newer skbert.
     """
     manifest = read_manifest(folder)
+    if "pooling" not in manifest:
+        raise ValueError(
+            f"{str(folder)!r} holds a {manifest.get('kind')} model, not a classifier. Give the "
+            f"folder as model={str(folder)!r} and call fit."
+        )
     for name in (_CONFIG, _WEIGHTS):
         if name not in manifest["files"]:
             raise damaged(folder / MANIFEST, f"it does not list {name}")
@@ -169,28 +193,30 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _write_weights(network: TextClassifier, path: Path) -> None:
+def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     try:
-        save_file(_transformers_weights(network), path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # what a full disk becomes there
         raise OSError(
             f"{str(path)!r} cannot be written ({error}). Make room, or choose another disk."
         ) from error
 
 
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    for name, text in pack_tokenizer(tokenizer).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def _transformers_weights(network: TextClassifier) -> dict[str, Tensor]:
     """Name the weights as `BertForSequenceClassification` does; see `PASS_THROUGH_SCALE`."""
-    weights = {
-        f"bert.{name}": weight.detach().cpu().contiguous()
-        for name, weight in network.encoder.state_dict().items()
-    }
-    head = {name: weight.detach().cpu() for name, weight in network.head.state_dict().items()}
+    weights = {f"bert.{n}": weight for n, weight in network.encoder.state_dict().items()}
     pooler = pass_through_pooler(network.head.in_features)
     return weights | {
         "bert.pooler.dense.weight": pooler["weight"],
         "bert.pooler.dense.bias": pooler["bias"],
-        "classifier.weight": head["weight"] / PASS_THROUGH_SCALE,
-        "classifier.bias": head["bias"].contiguous(),
+        "classifier.weight": network.head.weight.detach() / PASS_THROUGH_SCALE,
+        "classifier.bias": network.head.bias,
     }
 
 

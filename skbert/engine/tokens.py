@@ -68,6 +68,17 @@ class Tokens:
         return Tokens(self.ids[source], self.segment_ids[source], offsets, self.n_lost[rows])
 
 
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """Put the texts of all parts one after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.segment_ids for part in parts]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([part.n_lost for part in parts]),
+    )
+
+
 def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
     """Keep at most `limit` ids: the first, the last, or a quarter first and the rest last.
 

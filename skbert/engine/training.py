@@ -1,26 +1,26 @@
 """The training loop: epochs of shuffled batches, one optimizer step a batch.
 
-Tokens and integer labels in; weights changed in place, one record an epoch out. No text, no
-scikit-learn, no decision when to stop: the caller stops by not asking for the next epoch.
+What the loss is, an `Objective` knows; the one here is classification. Weights are changed in
+place, one record an epoch comes out. No text, no scikit-learn, no decision when to stop: the
+caller stops by not asking for the next epoch.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skbert.engine.dropout import seeded_dropout
+from skbert.engine.dropout import Dropout, seeded_dropout
 from skbert.engine.frozen import FrozenLayers
 from skbert.engine.heads import TextClassifier
 from skbert.engine.optimizer import (
@@ -85,13 +85,16 @@ class EpochRecord:
     epoch : int
         From 1.
     train_loss : float
-        Weighted mean cross-entropy (nats a text) over the epoch, in training mode.
+        Mean loss over the epoch, in training mode; of classification the weighted mean
+        cross-entropy, nats a text.
     learning_rate : float
         At the epoch's last step.
     seconds : float
         Wall-clock time.
     n_tokens : int
         Tokens seen, special ones included; there are no padding tokens.
+    measures : dict of str to float
+        What else the objective says of the epoch.
     """
 
     epoch: int
@@ -99,6 +102,58 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     n_tokens: int
+    measures: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all values one after the other, those of `measures` after the loss."""
+        values = asdict(self)
+        measures = values.pop("measures")
+        before = {name: values.pop(name) for name in ("epoch", "train_loss")}
+        return before | measures | values
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What some texts of a batch add to the batch's loss.
+
+    Attributes
+    ----------
+    part : Tensor of shape ()
+        To be differentiated; the parts of a batch add up to its mean loss.
+    sums : ndarray of shape (n_sums,), float64
+        What adds up over parts and batches; `Objective.measures` says what it amounts to.
+    """
+
+    part: Tensor
+    sums: np.ndarray
+
+
+class Network(Protocol):
+    """What the loop must know of that which it trains."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
+        """Weights to train, each once."""
+
+
+class Objective(Protocol):
+    """A loss and the texts it is computed on."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text of this epoch; shape (n_texts,). n_texts is always the same."""
+
+    def begin_epoch(self) -> None:
+        """Draw what is different in each epoch."""
+
+    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
+        """Compute what the texts `rows` add to the loss of the texts `batch`."""
+
+    def measures(self, sums: np.ndarray) -> dict[str, float]:
+        """Say what sums amount to: "train_loss", the mean loss, and whatever else."""
 
 
 class DivergenceError(ArithmeticError):
@@ -135,6 +190,52 @@ def train(
         yield run.epoch(progress)
 
 
+class Classification:
+    """Weighted cross-entropy of labelled texts: the `Objective` of fine-tuning.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+    data : LabelledTexts
+    options : TrainingOptions
+        If layers are frozen, what leaves them is computed here, once.
+    """
+
+    def __init__(
+        self, classifier: TextClassifier, data: LabelledTexts, options: TrainingOptions
+    ) -> None:
+        self._classifier = classifier
+        self._data = data
+        self._label_smoothing = options.label_smoothing
+        n_frozen = options.n_frozen_layers
+        self._frozen = (
+            FrozenLayers(classifier.encoder, n_frozen, data.tokens, classifier.precision)
+            if n_frozen
+            else None
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text; shape (n_texts,)."""
+        return self._data.tokens.lengths
+
+    def begin_epoch(self) -> None:
+        """Nothing is different in each epoch, but the order."""
+
+    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
+        """Sum of the weighted losses of `rows`, divided by the number of texts in `batch`."""
+        packed = pack(self._data.tokens, rows)
+        start = self._frozen.states(packed) if self._frozen else None
+        logits = self._classifier.logits(packed, dropout, start)
+        loss_sum = weighted_loss(logits, self._data, packed.rows, self._label_smoothing)
+        return Loss(loss_sum / len(batch), np.array([loss_sum.item(), len(rows)]))
+
+    def measures(self, sums: np.ndarray) -> dict[str, float]:
+        """Mean loss, nats a text."""
+        loss_sum, n_texts = sums.tolist()
+        return {"train_loss": loss_sum / n_texts}
+
+
 class TrainingRun:
     """A training whose number of steps is known, one epoch after the other; see `train`.
 
@@ -156,29 +257,36 @@ class TrainingRun:
             word_embeddings = classifier.encoder.embeddings.word_embeddings
             vocabulary = CompactVocabulary(word_embeddings, data.tokens)
             data = replace(data, tokens=vocabulary.tokens)
-        n_steps = options.max_epochs * -(-len(data.tokens) // options.batch_size)
-        schedule = partial(
-            learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
-        )
-        self.trainer = Trainer(classifier, options, schedule, seed, vocabulary)
-        self._data = data
-        self._frozen = self.trainer.frozen_layers(data)
+        self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
+        self._objective = Classification(classifier, data, options)
 
     def epoch(self, progress: Progress) -> EpochRecord:
         """Take every text once, in a new order."""
-        return self.trainer.epoch(self._data, self._frozen, progress)
+        return self.trainer.epoch(self._objective, progress)
+
+
+def planned_trainer(
+    network: Network,
+    n_texts: int,
+    options: TrainingOptions,
+    seed: np.random.SeedSequence,
+    vocabulary: CompactVocabulary | None = None,
+) -> Trainer:
+    """Make a trainer for ``options.max_epochs`` epochs of `n_texts` texts each."""
+    n_steps = options.max_epochs * -(-n_texts // options.batch_size)
+    schedule = partial(
+        learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
+    )
+    return Trainer(network, options, schedule, seed, vocabulary)
 
 
 def open_ended_trainer(
-    classifier: TextClassifier,
-    data: LabelledTexts,
-    options: TrainingOptions,
-    seed: np.random.SeedSequence,
+    network: Network, n_texts: int, options: TrainingOptions, seed: np.random.SeedSequence
 ) -> Trainer:
-    """Make a trainer for more epochs than are known, the first of them on `data`."""
-    n_steps = -(-len(data.tokens) // options.batch_size)
+    """Make a trainer for more epochs than are known, the first of them of `n_texts` texts."""
+    n_steps = -(-n_texts // options.batch_size)
     n_warmup = n_warmup_steps(n_steps, options.warmup_fraction)
-    return Trainer(classifier, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
+    return Trainer(network, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
 
 
 class Trainer:
@@ -186,7 +294,7 @@ class Trainer:
 
     Parameters
     ----------
-    classifier : TextClassifier
+    network : Network
     options : TrainingOptions
     schedule : callable
         Number of the step, from 0 -> factor of the learning rate.
@@ -197,7 +305,7 @@ class Trainer:
 
     def __init__(
         self,
-        classifier: TextClassifier,
+        network: Network,
         options: TrainingOptions,
         schedule: Callable[[int], float],
         seed: np.random.SeedSequence,
@@ -205,44 +313,37 @@ class Trainer:
     ) -> None:
         order_seed, dropout_seed = seed.spawn(2)
         self._order = np.random.default_rng(order_seed)
-        self._dropout = seeded_dropout(options.dropout, dropout_seed, classifier.head.weight.device)
-        self._classifier = classifier
+        self._device = network.device
+        self._dropout = seeded_dropout(options.dropout, dropout_seed, self._device)
         self.options = options
         self._schedule = schedule
         self._vocabulary = vocabulary
         with self._steps_possible():
-            self._parameters = classifier.parameters(options.n_frozen_layers)
+            self._parameters = network.parameters(options.n_frozen_layers)
         self._optimizer = adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
         self.n_steps = self._n_epochs = 0
         self.was_interrupted = False
         self._learning_rate = 0.0
 
-    def frozen_layers(self, data: LabelledTexts) -> FrozenLayers | None:
-        """Compute what leaves the frozen layers, if there are any."""
-        n_frozen = self.options.n_frozen_layers
-        return FrozenLayers(self._classifier.encoder, n_frozen, data.tokens) if n_frozen else None
-
-    def epoch(
-        self, data: LabelledTexts, frozen: FrozenLayers | None, progress: Progress
-    ) -> EpochRecord:
+    def epoch(self, objective: Objective, progress: Progress) -> EpochRecord:
         """Take every text once, in a new order."""
         start = time.perf_counter()
         self.was_interrupted = True  # until it has ended
         self._n_epochs += 1
-        n_texts = len(data.tokens)
-        batches = shuffled_batches(n_texts, self.options.batch_size, self._order)
+        objective.begin_epoch()
+        batches = shuffled_batches(len(objective.lengths), self.options.batch_size, self._order)
         with self._steps_possible():
-            loss_sum = sum(
-                self.step(data, rows, frozen) for rows in progress(batches, self._n_epochs)
-            )
+            sums = sum(self.step(objective, rows) for rows in progress(batches, self._n_epochs))
         self.was_interrupted = False
+        measures = objective.measures(np.asarray(sums))
         return EpochRecord(
             epoch=self._n_epochs,
-            train_loss=loss_sum / n_texts,
+            train_loss=measures.pop("train_loss"),
             learning_rate=self._learning_rate,
             seconds=time.perf_counter() - start,
-            n_tokens=len(data.tokens.ids),
+            n_tokens=int(objective.lengths.sum()),
+            measures=measures,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -282,35 +383,30 @@ class Trainer:
         """Inside, the model has the compact vocabulary; outside, it is whole."""
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
 
-    def step(
-        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None = None
-    ) -> float:
-        """Take one optimizer step and return the weighted loss before it, summed over `rows`."""
+    def step(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
+        """Take one optimizer step and return the sums of the loss before it, over `rows`."""
         options = self.options
         self._learning_rate = options.learning_rate * self._schedule(self.n_steps)
         set_learning_rate(self._optimizer, self._learning_rate)
-        loss_sum = self._accumulate_gradients(data, rows, frozen)
+        sums = self._accumulate_gradients(objective, rows)
         norm = nn.utils.clip_grad_norm_(self._parameters, options.max_gradient_norm)
-        if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
-            raise DivergenceError(self.n_steps + 1, self._learning_rate, loss_sum / len(rows))
+        if not (np.isfinite(sums).all() and torch.isfinite(norm)):
+            loss = objective.measures(sums)["train_loss"]
+            raise DivergenceError(self.n_steps + 1, self._learning_rate, loss)
         self._optimizer.step()
         if self._vocabulary:
             self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
         self.n_steps += 1
-        return loss_sum
+        return sums
 
-    def _accumulate_gradients(
-        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None
-    ) -> float:
+    def _accumulate_gradients(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
         """Gradients of the mean loss of the batch, whatever the number of micro-batches."""
-        lengths = data.tokens.lengths
+        lengths = objective.lengths
         while True:
             self._optimizer.zero_grad(set_to_none=True)
             try:
-                return sum(
-                    self._backward(data, micro_rows, frozen, batch_size=len(rows))
-                    for micro_rows in split_by_tokens(lengths, rows, self._token_budget)
-                )
+                parts = split_by_tokens(lengths, rows, self._token_budget)
+                return np.sum([self._backward(objective, part, rows) for part in parts], axis=0)
             except torch.OutOfMemoryError:
                 longest_text = int(lengths[rows].max())
                 if self._token_budget <= longest_text:
@@ -320,22 +416,17 @@ class Trainer:
     def _halve_micro_batches(self, longest_text: int) -> None:
         self._token_budget = max(self._token_budget // 2, longest_text)
         warnings.warn(
-            f"Out of memory on {self._classifier.head.weight.device}: the step is repeated in "
-            f"micro-batches of {self._token_budget} tokens, which gives the same gradients more "
-            "slowly. Lower max_length or choose a smaller model to avoid this.",
+            f"Out of memory on {self._device}: the step is repeated in micro-batches of "
+            f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
+            "max_length or choose a smaller model to avoid this.",
             stacklevel=2,
         )
 
-    def _backward(
-        self, data: LabelledTexts, rows: np.ndarray, frozen: FrozenLayers | None, batch_size: int
-    ) -> float:
-        """Add the gradients of some texts of a batch; return their summed loss."""
-        batch = pack(data.tokens, rows)
-        start = frozen.states(batch) if frozen else None
-        logits = self._classifier.logits(batch, self._dropout, start)
-        loss_sum = weighted_loss(logits, data, batch.rows, self.options.label_smoothing)
-        (loss_sum / batch_size).backward()
-        return loss_sum.item()
+    def _backward(self, objective: Objective, rows: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Add the gradients of some texts of a batch; return the sums of their loss."""
+        loss = objective.loss(rows, batch, self._dropout)
+        loss.part.backward()
+        return loss.sums
 
 
 def weighted_loss(

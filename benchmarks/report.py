@@ -1,0 +1,95 @@
+"""Puts the bounds of benchmarks/results/*.json into one table, printed and in README.md.
+
+`make bench` runs this last. It computes nothing: every number is in a results file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import _common as common
+
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
+
+
+def load_results() -> list[dict[str, Any]]:
+    """Read all results files, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(common.RESULTS.glob("*.json"))]
+
+
+def bounds_table(results: list[dict[str, Any]]) -> str:
+    """One row for each claim: what was asked, what was found."""
+    rows = []
+    for result in results:
+        for bound in result["bounds"]:
+            sign = "at least" if bound["at_least"] else "at most"
+            verdict = "yes" if bound["holds"] else "**no**"
+            found = f"{bound['value']:.3g}"
+            rows.append([bound["claim"], f"{sign} {bound['limit']:g}", found, verdict])
+    return common.markdown_table(["claim", "must be", "is", "holds"], rows)
+
+
+def timings_tables(results: list[dict[str, Any]]) -> str:
+    """One table for each benchmark that compares contenders."""
+    tables = []
+    for result in results:
+        for name, contenders in _contenders_of(result):
+            rows = []
+            for contender, found in contenders.items():
+                speedup = next(v for k, v in found.items() if k.startswith("speedup_of_"))
+                seconds = found["median_seconds"]
+                rate = f"{found['n_texts'] / seconds:.1f}" if found["n_texts"] else ""
+                ratio = f"{speedup:.2f} x" if found["n_texts"] else ""
+                rows.append([contender, rate, f"{seconds:.3f}", ratio])
+            header = ["contender", "texts/s", "median s", "skbert is"]
+            tables.append(f"### {name}\n\n{common.markdown_table(header, rows)}")
+    return "\n\n".join(tables)
+
+
+def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    found, name = result["results"], result["benchmark"]
+    if "contenders" in found:
+        return [(name, found["contenders"])]
+    return [
+        (f"{name}, {kind}", part["contenders"])
+        for kind, part in found.items()
+        if isinstance(part, dict) and "contenders" in part
+    ]
+
+
+def machines(results: list[dict[str, Any]]) -> str:
+    """Say where, when and with what each benchmark was run; equal ones once."""
+    lines: dict[str, list[str]] = {}
+    for result in results:
+        here = result["machine"]
+        packages = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if k != "skbert")
+        line = (
+            f"{here['processor']}, {here['cores']} cores, {here['torch_threads']} threads, "
+            f"{' '.join(here['flags'])}, {here['memory_gib']} GiB; {packages}"
+        )
+        dirty = " with changes" if result["dirty"] else ""
+        commit = f"commit {(result['commit'] or 'unknown')[:10]}{dirty}"
+        lines.setdefault(line, []).append(
+            f"{result['benchmark']} ({result['date'][:10]}, {commit})"
+        )
+    return "\n\n".join(f"{', '.join(names)}: {line}." for line, names in lines.items())
+
+
+def main() -> None:
+    results = load_results()
+    if not results:
+        raise SystemExit("There are no results yet. Run `make bench` first.")
+    parts = [bounds_table(results), timings_tables(results), machines(results)]
+    report = "\n\n".join(part for part in parts if part)
+    print(report)
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n\n{report}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

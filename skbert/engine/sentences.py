@@ -1,0 +1,202 @@
+"""Documents -> sentences -> the pairs of BERT's next sentence prediction. numpy only.
+
+Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch.
+No masking, no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skbert.engine.tokens import Tokens
+
+#: Labels of a pair, numbered as in the published BERTs; and of a text that is no pair.
+IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1
+
+# Full stops, exclamation and question marks, also several with spaces between, then closing
+# quotes or brackets, then a space.
+_SENTENCE_END = re.compile(r"""[.!?](?:\s*[.!?])*["'\u2019\u201d)\]]*(?=\s)""")
+
+
+def split_into_sentences(text: str) -> list[str]:
+    """Cut a text into sentences, by a simple rule.
+
+    A sentence ends at a line break, and after ``.``, ``!`` or ``?``, with the quotes and
+    brackets that close there, where a space follows. So "Mr. Ed" is cut too; who has better
+    sentences gives them as a list.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    list of str
+        Without the spaces around them, and at least one, which is empty if `text` is.
+
+    Examples
+    --------
+    >>> split_into_sentences('He said "no." Then . . . he left! At 5.30?')
+    ['He said "no."', 'Then . . .', 'he left!', 'At 5.30?']
+    """
+    lines = _SENTENCE_END.sub(r"\g<0>\n", text).splitlines()
+    return [line.strip() for line in lines if line.strip()] or [""]
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Tokenised sentences, without special tokens, and the documents they are of.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n_tokens,), int32
+    offsets : ndarray of shape (n_sentences + 1,), int64
+        Sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
+    documents : ndarray of shape (n_sentences,), int64
+        The number of each sentence's document; never falling.
+    cls_id, sep_id : int
+        What `lay_out` puts around them.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    documents: np.ndarray
+    cls_id: int
+    sep_id: int
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sentence; shape (n_sentences,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def has_successor(self) -> np.ndarray:
+        """Whether the next sentence is of the same document; shape (n_sentences,), bool."""
+        return np.append(self.documents[1:] == self.documents[:-1], False)
+
+    @classmethod
+    def of(cls, tokens: Tokens, documents: np.ndarray) -> Sentences:
+        """Take the special tokens off single texts that were tokenised without a limit."""
+        is_special = np.zeros(len(tokens.ids), dtype=bool)
+        is_special[tokens.offsets[:-1]] = is_special[tokens.offsets[1:] - 1] = True
+        n_before = 2 * np.arange(len(tokens) + 1)
+        cls_id, sep_id = int(tokens.ids[0]), int(tokens.ids[-1])
+        return cls(tokens.ids[~is_special], tokens.offsets - n_before, documents, cls_id, sep_id)
+
+    def in_pieces(self, room: int) -> Sentences:
+        """Cut longer sentences into equal pieces of at most `room` tokens, which follow on."""
+        lengths = self.lengths
+        n_pieces = np.maximum(1, -(-lengths // room))
+        of = np.repeat(np.arange(len(self)), n_pieces)
+        number = np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+        starts = self.offsets[of] + number * lengths[of] // n_pieces[of]
+        offsets = np.append(starts, self.offsets[-1])
+        return Sentences(self.ids, offsets, self.documents[of], self.cls_id, self.sep_id)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which sentences stand side by side.
+
+    Attributes
+    ----------
+    first : ndarray of shape (n_texts,), int64
+    second : ndarray of shape (n_texts,), int64
+        -1 where a sentence stands alone.
+    labels : ndarray of shape (n_texts,), int64
+        `IS_NEXT`, `NOT_NEXT` or `NO_PAIR`.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+
+
+def draw_pairs(sentences: Sentences, rng: np.random.Generator) -> Pairs:
+    """Pair each sentence that has a successor with it, or with one of another document.
+
+    Half of the pairs, rounded up, are true successors. The second of the others is any
+    sentence of any other document, all equally likely. The sentences of documents that have
+    only one stand alone: there is nothing to predict, but their words can be masked.
+
+    Parameters
+    ----------
+    sentences : Sentences
+        Of at least two documents, unless none has a successor.
+    rng : numpy.random.Generator
+    """
+    pairs = np.flatnonzero(sentences.has_successor)
+    labels = rng.permutation(np.arange(len(pairs)) % 2)  # IS_NEXT, NOT_NEXT, IS_NEXT, ...
+    strangers = _of_another_document(sentences, pairs, rng) if len(pairs) else pairs
+    size_of_document = np.bincount(sentences.documents)[sentences.documents]
+    single = np.flatnonzero(size_of_document == 1)
+    return Pairs(
+        np.concatenate([pairs, single]),
+        np.concatenate(
+            [np.where(labels == IS_NEXT, pairs + 1, strangers), np.full_like(single, -1)]
+        ),
+        np.concatenate([labels, np.full_like(single, NO_PAIR)]),
+    )
+
+
+def _of_another_document(
+    sentences: Sentences, rows: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """For each of `rows` a sentence that is not of its document."""
+    documents = sentences.documents
+    begin = np.searchsorted(documents, documents[rows], side="left")
+    size = np.searchsorted(documents, documents[rows], side="right") - begin
+    drawn = rng.integers(0, len(sentences) - size)
+    return drawn + np.where(drawn >= begin, size, 0)
+
+
+def lay_out(sentences: Sentences, first: np.ndarray, second: np.ndarray) -> Tokens:
+    """Put the special tokens around pairs and single sentences.
+
+    Parameters
+    ----------
+    sentences : Sentences
+    first, second : ndarray of shape (n_texts,), int64
+        ``[CLS] first [SEP] second [SEP]``, or ``[CLS] first [SEP]`` where `second` is -1.
+
+    Returns
+    -------
+    Tokens
+        Of n_texts texts, none of them cut.
+    """
+    is_pair = second >= 0
+    n_first = sentences.lengths[first]
+    n_second = np.where(is_pair, sentences.lengths[second], 0)
+    offsets = np.concatenate([[0], np.cumsum(2 + n_first + is_pair + n_second)])
+    ids = np.full(offsets[-1], sentences.sep_id, dtype=np.int32)
+    ids[offsets[:-1]] = sentences.cls_id
+    place_of_second = offsets[:-1] + n_first + 2
+    for rows, n_tokens, place in (
+        (first, n_first, offsets[:-1] + 1),
+        (second, n_second, place_of_second),
+    ):
+        within = np.arange(n_tokens.sum()) - np.repeat(np.cumsum(n_tokens) - n_tokens, n_tokens)
+        source = np.repeat(sentences.offsets[rows], n_tokens) + within
+        ids[np.repeat(place, n_tokens) + within] = sentences.ids[source]
+    lengths = np.diff(offsets)
+    segment_ids = np.arange(offsets[-1]) >= np.repeat(place_of_second, lengths)
+    return Tokens(ids, segment_ids.astype(np.int32), offsets, np.zeros(len(first), dtype=np.int64))
+
+
+def lay_out_singly(sentences: Sentences) -> Tokens:
+    """Put the special tokens around each sentence."""
+    rows = np.arange(len(sentences))
+    return lay_out(sentences, rows, np.full_like(rows, -1))
+
+
+def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
+    """Count, for all sentences one after the other, the documents: shape (n_sentences,)."""
+    n_sentences = [len(sentences) for sentences in texts_of_documents]
+    return np.repeat(np.arange(len(n_sentences)), n_sentences)

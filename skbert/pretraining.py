@@ -1,0 +1,647 @@
+"""BertPretrainer: parameters, fit, and what the two heads predict. No tensor operations here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+from transformers import BertConfig
+
+from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.engine import checkpoint
+from skbert.engine.device import gradients_on, resolve_device
+from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
+from skbert.engine.heads import PretrainingNetwork
+from skbert.engine.pretraining import (
+    Masking,
+    PretrainingRun,
+    guess_words,
+    masked_loss,
+    next_sentence_probabilities,
+    start_from_frequencies,
+)
+from skbert.engine.saved import save_pretraining_model
+from skbert.engine.sentences import (
+    Sentences,
+    documents_of,
+    lay_out_singly,
+    split_into_sentences,
+)
+from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
+from skbert.engine.tokens import Tokens, WordPieceTokenizer
+from skbert.engine.training import DivergenceError, TrainingOptions
+from skbert.persistence import checked, device_here, stamped, versions
+from skbert.validation import (
+    DOC_LINK_TEMPLATE,
+    Documents,
+    all_or_nothing,
+    check_documents,
+    check_max_length,
+    check_pairs,
+    child_seed,
+    seed_of,
+    stop_diverged,
+    warn_truncated,
+)
+
+# What is kept of a longer text where one text must stay one: both ends, as in the classifier.
+_TRUNCATION = "head+tail"
+
+
+@dataclass(frozen=True, eq=False)
+class FilledText:
+    """A text with [MASK]s, and what may stand there.
+
+    Attributes
+    ----------
+    text : str
+        The text with the likeliest word at each [MASK].
+    words : list of list of str
+        For each [MASK] from left to right the likeliest word pieces, best first; "##" begins a
+        piece that continues the word before it.
+    probabilities : ndarray of shape (n_masks, top_k), float32
+        Their probabilities among all word pieces.
+    """
+
+    text: str
+    words: list[list[str]]
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is trained, before it becomes attributes of the estimator."""
+
+    model: Any
+    tokenizer: Any
+    wordpiece: WordPieceTokenizer
+    knows_words: bool
+    knows_next_sentence: bool
+
+    @property
+    def network(self) -> PretrainingNetwork:
+        return PretrainingNetwork(self.model.bert, self.model.cls, self.model.bert.pooler)
+
+
+class BertPretrainer(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Train BERT on texts without labels, by its own two tasks.
+
+    In the *masked language model*, 15 % of the tokens are hidden and guessed from the others.
+    In *next sentence prediction*, the model tells whether the second of two sentences follows
+    the first in its document or comes from another one [1]_. A published BERT that goes on with
+    them on texts of the field at hand can classify such texts better afterwards [2]_: the folder
+    that `save_pretrained` writes is a valid `model` of `BertSentimentClassifier` and
+    `BertEmbeddingTransformer`.
+
+    Parameters
+    ----------
+    model : str or transformers.BertConfig, default="sentence-transformers/all-MiniLM-L6-v2"
+        Where to start: a local folder or a name, as in `BertSentimentClassifier`. Heads for
+        the two tasks are taken from the checkpoint where it has them; a new head for words
+        starts from the word embeddings. A `BertConfig` starts from nothing: its sizes, random
+        weights, and a lower-case WordPiece vocabulary learned from the texts of `fit`, of at
+        most `vocab_size` pieces (or as many as there are characters, if that is more).
+    mask_fraction : float, default=0.15
+        Share of the tokens to be guessed, in (0, 1). Of these, 80 % are replaced by [MASK],
+        10 % by a random word piece, and 10 % stay. Special tokens are never chosen. Masks are
+        drawn anew in each epoch.
+    whole_words : bool, default=False
+        Choose whole words instead of word pieces.
+    next_sentence : bool, default=True
+        Train next sentence prediction too. Each sentence that has a successor in its document
+        begins one pair an epoch; half of the pairs are true, and the others have a sentence of
+        another document. If no text has two sentences it is off, which a warning says.
+    max_length : int, default=128
+        The most tokens of a training text, special ones included; at least 5, at most the
+        positions of the model. In `fit` nothing is left out: a longer text becomes several,
+        and so do, in pairs, sentences that are longer than half of it.
+    max_epochs : int, default=1
+        How often each text is trained on. 0 trains nothing: the heads of the checkpoint can
+        then be used as they are.
+    batch_size : int, default=32
+        Texts, or pairs, for each optimizer step.
+    learning_rate : float, default=5e-5
+        Highest learning rate, reached after the warm-up; it then decays linearly. From nothing,
+        try 5e-4.
+    weight_decay : float, default=0.01
+        AdamW's decay of the weight matrices; biases and LayerNorm weights have none.
+    warmup_fraction : float, default=0.1
+        Share of all steps in which the learning rate rises, in [0, 1).
+    dropout : float, default=0.1
+        Probability of dropping an element of the hidden states, in [0, 1). Attention
+        probabilities are not dropped, unlike in transformers.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
+        that is there.
+    random_state : int, RandomState instance or None, default=None
+        Decides new weights, masks, pairs, the order of the texts and the dropout. An int gives
+        the same weights each time on the same machine with the same number of threads. None
+        takes fresh entropy; no global random state is read or changed.
+    verbose : int, default=0
+        1 shows a progress bar for each epoch.
+
+    Attributes
+    ----------
+    model_ : transformers.BertForPreTraining
+        Encoder, pooler and both heads.
+    tokenizer_ : transformers.PreTrainedTokenizerBase
+        The tokenizer of the model.
+    history_ : list of dict
+        For each epoch: ``epoch`` (from 1), ``train_loss`` (the sum of both losses),
+        ``masked_loss`` (mean cross-entropy of the masked tokens, nats) and its exponential
+        ``perplexity``, ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; where
+        there are pairs also ``next_sentence_loss`` and ``next_sentence_accuracy``.
+    n_epochs_ : int
+        Epochs trained, the length of `history_`.
+    device_ : str
+        The device that `device` stood for.
+    n_features_in_ : int
+        Columns of X in `fit`, 1; only where X was two-dimensional.
+    feature_names_in_ : ndarray of shape (1,)
+        Its name; only where X was a frame with names.
+
+    See Also
+    --------
+    BertSentimentClassifier : With ``pretraining_epochs`` it goes on with the masked language
+        model inside its own `fit`, so that cross-validation does not leak.
+
+    References
+    ----------
+    .. [1] J. Devlin, M.-W. Chang, K. Lee, K. Toutanova. BERT: Pre-training of Deep
+       Bidirectional Transformers for Language Understanding. NAACL 2019, arXiv:1810.04805.
+    .. [2] C. Sun, X. Qiu, Y. Xu, X. Huang. How to Fine-Tune BERT for Text Classification?
+       CCL 2019, arXiv:1905.05583.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from skbert import BertPretrainer
+    >>> texts = ["what a joy", "what a waste", "so dull", "so good"] * 20
+    >>> tiny = BertConfig(
+    ...     vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    ...     intermediate_size=64)
+    >>> pretrainer = BertPretrainer(
+    ...     tiny, next_sentence=False, max_epochs=30, learning_rate=5e-3, random_state=0)
+    >>> pretrainer.fit(texts).fill_mask("what [MASK] joy", top_k=2).text
+    'what a joy'
+    >>> pretrainer.transform(["so dull"]).shape
+    (1, 32)
+    """
+
+    _doc_link_module = "skbert"
+    _doc_link_template = DOC_LINK_TEMPLATE
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str, BertConfig],
+        "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "whole_words": ["boolean"],
+        "next_sentence": ["boolean"],
+        "max_length": [Interval(Integral, 5, None, closed="left")],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model: str | BertConfig = "sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        mask_fraction: float = 0.15,
+        whole_words: bool = False,
+        next_sentence: bool = True,
+        max_length: int = 128,
+        max_epochs: int = 1,
+        batch_size: int = 32,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+        dropout: float = 0.1,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.mask_fraction = mask_fraction
+        self.whole_words = whole_words
+        self.next_sentence = next_sentence
+        self.max_length = max_length
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+        self.dropout = dropout
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @gradients_on()
+    def fit(self, X: Any, y: Any = None) -> BertPretrainer:
+        """Train on texts or documents.
+
+        Parameters
+        ----------
+        X : sequence of str, or of lists of str
+            Texts, in a list, tuple, numpy array, Series, pyarrow array or one column of a frame;
+            or documents, each a list of its sentences. With `next_sentence`, a text is cut into
+            sentences at line breaks and after ``.``, ``!`` or ``?`` with a space behind it; give
+            documents as lists where that is too simple.
+        y : None, default=None
+            Not used.
+
+        Returns
+        -------
+        self : BertPretrainer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not allowed, a text is missing, or there is no word to mask.
+        ArithmeticError
+            If the loss is not finite in the very first step.
+        TypeError
+            If X is one string, or something in it is not a string.
+        OSError
+            If the model's files cannot be had.
+
+        Warns
+        -----
+        UserWarning
+            If `next_sentence` is on, but there are no pairs of sentences to train it with.
+        ConvergenceWarning
+            If the loss or a gradient stopped being finite: training ended, with the weights
+            before that step.
+        """
+        self._validate_params()
+        with all_or_nothing(self):
+            self._fit(X)
+        return self
+
+    def _fit(self, X: Any) -> None:
+        documents = check_documents(self, X, reset=True)
+        seed = seed_of(self.random_state)
+        start = self._start(documents, np.random.default_rng(child_seed(seed, 0)))
+        masking = self._masking(start.tokenizer)
+        whole = self._whole_texts(documents, start)
+        if not start.knows_words:
+            start_from_frequencies(start.network, whole, masking.vocabulary)
+        pairs = self._sentences(documents, start)
+        texts = whole if pairs is None else pairs
+        run = PretrainingRun(start.network, texts, masking, self._options(), child_seed(seed, 1))
+        tasks = EpochTasks(self, self.max_epochs, X, None, {})
+        history: list[dict[str, Any]] = []
+        knows = start.knows_next_sentence or (pairs is not None and self.max_epochs > 0)
+        for _ in range(self.max_epochs):
+            tasks.begin_epoch()
+            try:
+                history.append(run.epoch(self._progress()).as_dict())
+            except DivergenceError as error:
+                stop_diverged(error, run.trainer)
+                break
+            if tasks.end_epoch(lambda: self._fitted(start, list(history), knows)):
+                break
+        vars(self).update(self._fitted(start, history, knows))  # at once, or not at all
+        tasks.end_fit()
+
+    def _start(self, documents: Documents, rng: np.random.Generator) -> _State:
+        """Where training starts: a checkpoint with the heads it lacks, or a new model."""
+        device = resolve_device(self.device)
+        if isinstance(self.model, str):
+            pretrained = checkpoint.load_pretrained(self.model)
+        else:
+            pretrained = checkpoint.new_pretrained(self.model, documents.texts, rng)
+        check_max_length(self.max_length, pretrained.config.max_position_embeddings)
+        heads = checkpoint.head_weights(pretrained, rng)
+        model = checkpoint.new_pretraining_model(pretrained, heads).to(device)
+        return _State(
+            model,
+            pretrained.new_tokenizer(),
+            pretrained.wordpiece,
+            heads.knows_words,
+            heads.knows_next_sentence,
+        )
+
+    @staticmethod
+    def _fitted(
+        state: _State, history: list[dict[str, Any]], knows_next_sentence: bool
+    ) -> dict[str, Any]:
+        """All that a fitted estimator needs to predict."""
+        return {
+            "model_": state.model,
+            "tokenizer_": state.tokenizer,
+            "_wordpiece": state.wordpiece,
+            "history_": history,
+            "n_epochs_": len(history),
+            "device_": str(state.network.device),
+            "_knows_next_sentence": knows_next_sentence,
+            "_n_features_out": state.model.config.hidden_size,
+        }
+
+    def _current(self) -> _State:
+        """Collect what this estimator has learned so far."""
+        check_is_fitted(self)
+        return _State(
+            self.model_, self.tokenizer_, self._wordpiece, True, self._knows_next_sentence
+        )
+
+    def _sentences(self, documents: Documents, state: _State) -> Sentences | None:
+        """Sentences to be paired; None if none are to be, or there are no pairs."""
+        if not self.next_sentence:
+            return None
+        split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
+        n_with_pairs = sum(len(sentences) > 1 for sentences in split)
+        if n_with_pairs == 0 or len(split) == 1:
+            why = (
+                "X holds only one document, and false pairs need another one"
+                if n_with_pairs
+                else f"each of the {len(split)} texts is one sentence, and pairs need two"
+            )
+            warnings.warn(
+                f"next_sentence=True, but {why}: only the masked language model is trained. Give "
+                "documents of several sentences, or set next_sentence=False.",
+                stacklevel=4,
+            )
+            return None
+        flat = [sentence for sentences in split for sentence in sentences]
+        room = (self.max_length - 3) // 2  # two sentences, [CLS] and twice [SEP]
+        return self._cut(flat, documents_of(split), room, state)
+
+    def _whole_texts(self, documents: Documents, state: _State) -> Tokens:
+        """Texts for the masked language model alone; longer ones in several pieces."""
+        numbers = np.arange(len(documents.texts))
+        return lay_out_singly(self._cut(documents.texts, numbers, self.max_length - 2, state))
+
+    @staticmethod
+    def _cut(texts: Sequence[str], documents: np.ndarray, room: int, state: _State) -> Sentences:
+        tokens = state.wordpiece(texts, max_length=sys.maxsize, truncation="head")
+        return Sentences.of(tokens, documents).in_pieces(room)
+
+    def _masking(self, tokenizer: Any) -> Masking:
+        vocabulary = checkpoint.vocabulary_of(tokenizer)
+        return Masking(vocabulary, self.mask_fraction, self.whole_words)
+
+    def _options(self) -> TrainingOptions:
+        return TrainingOptions(
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+            dropout=self.dropout,
+        )
+
+    def _progress(self) -> Any:
+        def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
+            description = f"pre-training epoch {epoch}/{self.max_epochs}"
+            return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
+
+        return progress
+
+    def fill_mask(self, texts: Any, top_k: int = 5) -> Any:
+        """Guess the words at the [MASK]s of texts, each from all that is not masked.
+
+        Parameters
+        ----------
+        texts : str, or sequence of str of length n_texts
+            Each with one or more "[MASK]".
+        top_k : int, default=5
+            How many guesses for each.
+
+        Returns
+        -------
+        FilledText, or list of FilledText
+            One if `texts` is a str, otherwise one for each. The guesses for several [MASK]s of
+            a text do not know of each other.
+
+        Raises
+        ------
+        ValueError
+            If a text has no [MASK], or one beyond `max_length`.
+
+        Examples
+        --------
+        >>> from skbert import BertPretrainer
+        >>> pretrainer = BertPretrainer(next_sentence=False, max_epochs=0).fit(["so dull"])
+        >>> filled = pretrainer.fill_mask("That's [MASK] she [MASK]", top_k=3)
+        >>> [len(words) for words in filled.words]
+        [3, 3]
+        """
+        state = self._current()
+        single = isinstance(texts, str)
+        given = check_documents(self, [texts] if single else texts, reset=False).texts
+        self._check_top_k(top_k)
+        tokens = self._one_text_each(given, None, state)
+        mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
+        guesses = guess_words(state.network, tokens, mask_id, top_k)
+        found = np.bincount(guesses.rows, minlength=len(given))
+        for row, text in enumerate(given):
+            if text.count(mask) == 0 or found[row] != text.count(mask):
+                raise ValueError(
+                    f"Text {row} has {text.count(mask)} {mask!r}, of which {found[row]} are among "
+                    f"the tokens that are read; at least 1 is needed and all must be. Write "
+                    f"{mask!r} where a word is to be guessed, or raise max_length="
+                    f"{self.max_length}."
+                )
+        words = [self.tokenizer_.convert_ids_to_tokens(ids) for ids in guesses.ids.tolist()]
+        stops = np.cumsum(found)
+        filled = [
+            _filled(text, mask, words[stop - n : stop], guesses.probabilities[stop - n : stop])
+            for text, n, stop in zip(given, found.tolist(), stops.tolist(), strict=True)
+        ]
+        return filled[0] if single else filled
+
+    def _check_top_k(self, top_k: Any) -> None:
+        n_pieces = self.model_.config.vocab_size
+        if not isinstance(top_k, Integral) or not 1 <= top_k <= n_pieces:
+            raise ValueError(
+                f"top_k={top_k!r}; allowed are the integers from 1 to {n_pieces}, the number of "
+                "word pieces. Choose one of them, for example 5."
+            )
+
+    def predict_next_sentence(self, pairs: Any) -> np.ndarray:
+        """Probability that the second text of each pair follows the first.
+
+        Parameters
+        ----------
+        pairs : sequence of pairs of str, of length n_pairs
+            A list of ``(first, second)``, or two columns of a frame or array.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs,), float32
+            The probability of IsNext.
+
+        Raises
+        ------
+        ValueError
+            If neither the checkpoint nor `fit` has trained next sentence prediction.
+
+        Warns
+        -----
+        TruncationWarning
+            If pairs are longer than `max_length`.
+        """
+        state = self._current()
+        texts = check_pairs(pairs)
+        if not state.knows_next_sentence:
+            raise ValueError(
+                "Next sentence prediction is not trained: the checkpoint has no head for it, and "
+                "fit had no pairs of sentences. Fit with next_sentence=True, max_epochs of at "
+                "least 1 and documents of several sentences."
+            )
+        return next_sentence_probabilities(
+            state.network, self._one_text_each(texts.first, texts.second, state)
+        )
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Masked language model on texts: the larger, the better.
+
+        Parameters
+        ----------
+        X : sequence of str, or of lists of str
+            Texts that `fit` did not see, as in `fit`.
+        y : None, default=None
+            Not used.
+
+        Returns
+        -------
+        float
+            Minus the mean cross-entropy of the masked tokens, nats; the perplexity is
+            ``exp(-score)``. The masks of the same texts are the same at each call.
+        """
+        state = self._current()
+        tokens = self._whole_texts(check_documents(self, X, reset=False), state)
+        masking = self._masking(state.tokenizer)
+        return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Compute a vector for each text: the mean of the last hidden states of its tokens.
+
+        For other poolings, give the folder that `save_pretrained` writes to
+        `BertEmbeddingTransformer`.
+
+        Parameters
+        ----------
+        X : sequence of str, or of lists of str
+            As in `fit`; of texts longer than `max_length` tokens, a quarter of the room is for
+            their first and the rest for their last.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, d_model), float32
+            Or a frame, after `set_output`.
+
+        Warns
+        -----
+        TruncationWarning
+            If texts are longer than `max_length`.
+        """
+        state = self._current()
+        texts = check_documents(self, X, reset=False).texts
+        tokens = self._one_text_each(texts, None, state)
+        embedder = TextEmbedder(
+            encoder=self.model_.bert,
+            pooler={},
+            pooling="mean",
+            n_layers=self.model_.config.num_hidden_layers,
+            normalize=False,
+        )
+        return to_numpy(embed_texts(embedder, tokens, iter))
+
+    def _one_text_each(
+        self, first: Sequence[str], second: Sequence[str] | None, state: _State
+    ) -> Tokens:
+        """Tokens of texts or pairs, cut where they are too long."""
+        check_max_length(self.max_length, self.model_.config.max_position_embeddings)
+        tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=_TRUNCATION)
+        warn_truncated(tokens, self.max_length)
+        return tokens
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write encoder, heads and tokenizer to a folder of safetensors and JSON files.
+
+        The folder is a valid `model` of `BertSentimentClassifier`, `BertEmbeddingTransformer`
+        and `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)``
+        reads it. It is written under another name and put in place whole.
+
+        Parameters
+        ----------
+        folder : str or path
+            A new or empty folder, or one that an earlier `save_pretrained` wrote; that is
+            replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds anything else.
+        NotFittedError
+            If there is nothing to save yet.
+        """
+        check_is_fitted(self)
+        settings = {"versions": versions(), "history": self.history_}
+        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Replace all tensors by numpy arrays: a pickle must load where there is no GPU."""
+        state = super().__getstate__().copy()
+        if "model_" in state:
+            state["model_"] = checkpoint.pack_pretraining_model(state["model_"])
+            state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
+            del state["_wordpiece"]
+        return stamped(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the modules, on the device that `device` stands for here."""
+        state = checked(state, type(self))
+        super().__setstate__(state)
+        if "model_" in state:
+            device = device_here(self.device)
+            self.device_ = str(device)
+            self.model_ = checkpoint.unpack_pretraining_model(state["model_"]).to(device)
+            self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
+            self._wordpiece = wordpiece_of(self.tokenizer_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Say whether there is something to predict with."""
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self) -> Any:
+        """Declare that X is texts, not numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _filled(text: str, mask: str, words: list[list[str]], probabilities: np.ndarray) -> FilledText:
+    """Put the likeliest words in their places; a ## piece joins the word before it."""
+    filled, *rests = text.split(mask)
+    for (best, *_), rest in zip(words, rests, strict=True):
+        if best.startswith("##"):
+            filled = filled.rstrip() + best.removeprefix("##") + rest
+        else:
+            filled += best + rest
+    return FilledText(filled, words, probabilities)

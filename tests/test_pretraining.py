@@ -1,0 +1,457 @@
+"""BertPretrainer: both tasks on small texts, folders for transformers, pickles, errors."""
+
+import pickle
+import re
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, pipeline
+
+from skbert import (
+    BertEmbeddingTransformer,
+    BertPretrainer,
+    BertSentimentClassifier,
+    TruncationWarning,
+)
+from skbert.engine import checkpoint
+from tests.conftest import save_bert
+
+DOCUMENTS = [
+    ["a good film", "it was great fun", "i loved it"],
+    ["boring", "the best nap of my life"],
+    ["i hate this movie", "very bad", "waste"],
+    ["not dull at all"],
+] * 4
+TEXTS = [". ".join(document) + "." for document in DOCUMENTS]
+SINGLE = ["so dull", "what a joy", "", "not very good and not very bad"] * 4
+
+
+def pretrainer(model, **parameters):
+    defaults = {"max_length": 32, "max_epochs": 2, "batch_size": 8, "random_state": 0}
+    return BertPretrainer(model, **(defaults | {"learning_rate": 1e-3} | parameters))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_bert):
+    return pretrainer(tiny_bert).fit(DOCUMENTS)
+
+
+def config(**sizes):
+    defaults = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    settings = {"vocab_size": 80, "intermediate_size": 64, "max_position_embeddings": 64}
+    return BertConfig(**(defaults | settings | sizes))
+
+
+def state_hash(fitted):
+    weights = checkpoint.pretraining_weights(fitted.model_)
+    return joblib.hash({name: weight.detach().numpy() for name, weight in weights.items()})
+
+
+# fit ----------------------------------------------------------------------------------------------
+
+
+def test_history_by_hand(fitted):
+    assert fitted.n_epochs_ == len(fitted.history_) == 2
+    for number, record in enumerate(fitted.history_, start=1):
+        assert record["epoch"] == number
+        assert record["perplexity"] == pytest.approx(np.exp(record["masked_loss"]))
+        both = record["masked_loss"] + record["next_sentence_loss"]
+        assert record["train_loss"] == pytest.approx(both)
+        assert 0 <= record["next_sentence_accuracy"] <= 1
+        assert {type(value) for value in record.values()} <= {int, float}
+
+
+def test_an_epoch_has_a_pair_for_each_sentence_that_has_a_successor(tiny_bert):
+    words = ["good", "bad", "fun"]
+    documents = [[words[i % 3]] * (i % 4 + 1) for i in range(8)]  # 1, 2, 3, 4 sentences of 1 token
+    clf = pretrainer(tiny_bert, max_epochs=1).fit(documents)
+    # pairs of two words and three special tokens, and two words alone
+    assert clf.history_[0]["n_tokens"] == 2 * (1 + 2 + 3) * 5 + 2 * 3
+
+
+def test_texts_are_split_into_sentences(tiny_bert, fitted):
+    again = pretrainer(tiny_bert).fit([f"{'. '.join(document)}." for document in DOCUMENTS])
+    assert "next_sentence_loss" in again.history_[0]
+    lists = pretrainer(tiny_bert).fit([[f"{s}." for s in document] for document in DOCUMENTS])
+    assert state_hash(again) == state_hash(lists)
+
+
+def test_without_next_sentence_the_pairs_head_is_left_alone(tiny_bert):
+    clf = pretrainer(tiny_bert, next_sentence=False).fit(TEXTS)
+    assert "next_sentence_loss" not in clf.history_[0]
+    untrained = pretrainer(tiny_bert, next_sentence=False, max_epochs=0).fit(TEXTS)
+    trained, drawn = clf.model_.state_dict(), untrained.model_.state_dict()
+    for name in ("cls.seq_relationship.weight", "bert.pooler.dense.weight"):
+        assert torch.equal(trained[name], drawn[name])
+    assert not torch.equal(trained["cls.predictions.bias"], drawn["cls.predictions.bias"])
+
+
+def test_texts_of_one_sentence_switch_it_off_and_say_so_once(tiny_bert):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf = pretrainer(tiny_bert).fit(SINGLE)
+    (warning,) = caught
+    assert str(warning.message) == (
+        "next_sentence=True, but each of the 16 texts is one sentence, and pairs need two: only "
+        "the masked language model is trained. Give documents of several sentences, or set "
+        "next_sentence=False."
+    )
+    with pytest.raises(ValueError, match=r"Next sentence prediction is not trained: .* Fit with"):
+        clf.predict_next_sentence([("a", "b")])
+
+
+def test_one_document_switches_it_off(tiny_bert):
+    with pytest.warns(UserWarning, match="X holds only one document, and false pairs need another"):
+        pretrainer(tiny_bert).fit([["a good film", "so dull", "fun"]])
+
+
+def test_nothing_is_left_out_of_long_texts(tiny_bert):
+    long = " ".join(["good"] * 100)  # 30 word pieces fit in each part: 4 parts of 25
+    clf = pretrainer(tiny_bert, next_sentence=False, max_epochs=1).fit([long, "bad"])
+    assert clf.history_[0]["n_tokens"] == 100 + 4 * 2 + 3
+
+
+def test_same_seed_same_weights_and_another_seed_others(tiny_bert, fitted):
+    again, other = (pretrainer(tiny_bert, random_state=seed).fit(DOCUMENTS) for seed in (0, 1))
+    assert state_hash(again) == state_hash(fitted) != state_hash(other)
+
+
+def test_fit_leaves_global_random_states_alone(tiny_bert):
+    before = torch.get_rng_state().tolist(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    pretrainer(config(), max_epochs=1).fit(DOCUMENTS)
+    after = torch.get_rng_state().tolist(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    assert before == after
+
+
+def test_it_learns_the_words_and_the_order(tiny_bert):
+    rng = np.random.default_rng(0)
+    topics = [["good", "great", "fun"], ["bad", "dull", "awful"], ["hate", "hated", "waste"]]
+    documents = [[" ".join(rng.choice(topics[i % 3], 4)) for _ in range(3)] for i in range(90)]
+    settings = {"max_epochs": 12, "learning_rate": 3e-3, "dropout": 0.0}
+    clf = pretrainer(tiny_bert, **settings).fit(documents)
+    first, last = clf.history_[0], clf.history_[-1]
+    assert last["masked_loss"] < 1.5 < first["masked_loss"]  # of 3 equal words: 1.1
+    pairs = [("good fun great good", "fun fun great good"), ("good fun great good", "bad dull bad")]
+    is_next, not_next = clf.predict_next_sentence(pairs)
+    assert is_next > 0.7 and not_next < 0.2
+    guessed = clf.fill_mask("good [MASK] fun great", top_k=3)
+    assert {*guessed.words[0]} == {*topics[0]}
+    unseen = [" ".join(rng.choice(topics[i % 3], 4)) for i in range(30)]
+    assert clf.score(unseen) > pretrainer(tiny_bert, max_epochs=0).fit(documents).score(unseen)
+
+
+def test_whole_words_and_the_share_change_what_is_learned(tiny_bert, fitted):
+    hashes = {
+        state_hash(pretrainer(tiny_bert, **p).fit(DOCUMENTS))
+        for p in ({"whole_words": True}, {"mask_fraction": 0.4})
+    }
+    assert len(hashes | {state_hash(fitted)}) == 3
+
+
+def test_a_learning_rate_that_is_too_high_keeps_the_last_good_weights(tiny_bert):
+    with pytest.warns(ConvergenceWarning, match=r"not finite in step \d+"):
+        clf = pretrainer(tiny_bert, learning_rate=1e30).fit(DOCUMENTS)
+    assert all(np.isfinite(w.detach().numpy()).all() for w in clf.model_.parameters())
+
+
+# where it starts ----------------------------------------------------------------------------------
+
+
+def test_a_new_head_starts_from_the_embeddings_and_the_frequencies(tiny_bert):
+    clf = pretrainer(tiny_bert, max_epochs=0, next_sentence=False).fit(["good bad good", "fun"])
+    predictions = clf.model_.cls.predictions
+    assert torch.equal(predictions.transform.dense.weight, torch.eye(32))
+    table = clf.model_.bert.embeddings.word_embeddings.weight
+    assert predictions.decoder.weight is table
+    good, bad, fun, dull, cls = clf.tokenizer_.convert_tokens_to_ids(
+        ["good", "bad", "fun", "dull", "[CLS]"]
+    )
+    n_pieces = len(predictions.bias)
+    shares = predictions.bias.detach().exp()
+    assert shares[[good, bad, fun, dull, cls]].numpy() == pytest.approx(
+        np.array([2.1, 1.1, 1.1, 0.1, 0.1]) / (4 + 0.1 * n_pieces), rel=1e-5
+    )
+
+
+def saved_pretraining_model(folder, source, prefixes=("cls.", "bert.")):
+    """A checkpoint with (some of) the heads, written by transformers."""
+    module = BertForPreTraining(checkpoint.load_config(source))
+    module.save_pretrained(
+        folder,
+        state_dict={
+            name: weight
+            for name, weight in module.state_dict().items()
+            if name.startswith(prefixes)
+        },
+    )
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return module.eval()
+
+
+def test_the_heads_of_a_checkpoint_are_used(tiny_bert, tmp_path):
+    module = saved_pretraining_model(tmp_path, tiny_bert)
+    clf = pretrainer(str(tmp_path), max_epochs=0, next_sentence=False).fit(["fun"])
+    ours, theirs = clf.model_.state_dict(), module.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert torch.equal(ours[name], weight), name
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    inputs = tokenizer(["good fun"], ["so dull"], return_tensors="pt")
+    with torch.no_grad():
+        logits = module(**inputs).seq_relationship_logits
+    (probability,) = clf.predict_next_sentence([("good fun", "so dull")])
+    assert probability == pytest.approx(logits.softmax(1)[0, 0].item(), abs=1e-5)
+
+
+def test_fill_mask_is_that_of_transformers(tiny_bert, tmp_path):
+    saved_pretraining_model(tmp_path, tiny_bert)
+    clf = pretrainer(str(tmp_path), max_epochs=0, next_sentence=False).fit(["fun"])
+    texts = ["a [MASK] film", "that's [MASK] she [MASK], not very good"]
+    reference = pipeline("fill-mask", str(tmp_path), device="cpu")(texts, top_k=4)
+    ours = clf.fill_mask(texts, top_k=4)
+    places = [reference[0], *reference[1]]
+    words = [words for filled in ours for words in filled.words]
+    probabilities = np.concatenate([filled.probabilities for filled in ours])
+    assert words == [[guess["token_str"] for guess in guesses] for guesses in places]
+    np.testing.assert_allclose(
+        probabilities, [[guess["score"] for guess in guesses] for guesses in places], atol=1e-6
+    )
+
+
+def test_a_vocabulary_and_a_model_from_nothing():
+    given = config(vocab_size=50)
+    clf = pretrainer(given, max_epochs=1).fit(DOCUMENTS)
+    assert given.vocab_size == 50 and clf.model is given
+    pieces = clf.tokenizer_.get_vocab()
+    assert clf.model_.config.vocab_size == len(pieces) <= 50 and "[MASK]" in pieces
+    table = clf.model_.bert.embeddings.word_embeddings.weight
+    assert table.shape == (len(pieces), 32)
+    assert 0.015 < table.std().item() < 0.025
+    again = pretrainer(given, max_epochs=1).fit(DOCUMENTS)
+    assert again.tokenizer_.get_vocab() == pieces and state_hash(again) == state_hash(clf)
+    assert clone(clf).model.to_dict() == given.to_dict()
+
+
+def test_a_decoder_is_refused():
+    with pytest.raises(ValueError, match=r"model=BertConfig\(...\) has is_decoder=True"):
+        pretrainer(config(is_decoder=True)).fit(DOCUMENTS)
+
+
+# fill_mask, predict_next_sentence, score, transform -----------------------------------------------
+
+
+def test_fill_mask_of_one_text_and_of_several(fitted):
+    alone = fitted.fill_mask("a [MASK] film, not [MASK]", top_k=3)
+    assert [len(words) for words in alone.words] == [3, 3]
+    assert alone.probabilities.shape == (2, 3)
+    assert (np.diff(alone.probabilities, axis=1) <= 0).all()
+    together = fitted.fill_mask(["[MASK]", "a [MASK] film, not [MASK]", "fun [MASK]"], top_k=3)
+    assert [len(filled.words) for filled in together] == [1, 2, 1]
+    assert together[1].text == alone.text and together[1].words == alone.words
+    np.testing.assert_allclose(together[1].probabilities, alone.probabilities, atol=1e-6)
+    first, second = (words[0] for words in alone.words)
+    expected = f"a {first} film, not {second}".replace(" ##", "")
+    assert alone.text == expected
+
+
+def test_a_piece_joins_the_word_before_it():
+    from skbert.pretraining import _filled
+
+    filled = _filled("play [MASK] is [MASK]!", "[MASK]", [["##ing"], ["fun"]], np.ones((2, 1)))
+    assert filled.text == "playing is fun!"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no gap", r"Text 1 has 0 '\[MASK\]', of which 0 are among the tokens that are read"),
+        ("good " * 12 + "[MASK]" + " bad" * 60, r"Text 1 has 1 '\[MASK\]', of which 0 .* max_len"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
+def test_a_mask_must_be_there_and_be_read(fitted, text, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.fill_mask(["[MASK]", text])
+
+
+@pytest.mark.parametrize("top_k", [0, 10**6, 2.5])
+def test_top_k_must_be_possible(fitted, top_k):
+    with pytest.raises(ValueError, match=re.escape(f"top_k={top_k!r}; allowed are the integers")):
+        fitted.fill_mask("[MASK]", top_k=top_k)
+
+
+def test_pairs_in_any_container_and_any_order(fitted):
+    pairs = [("a good film", "it was fun"), ("boring", "very bad"), ("", "a"), ("fun", "")]
+    expected = fitted.predict_next_sentence(pairs)
+    assert expected.shape == (4,) and ((0 < expected) & (expected < 1)).all()
+    for container in (pd.DataFrame(pairs), np.array(pairs, dtype=object), [*map(list, pairs)]):
+        np.testing.assert_array_equal(fitted.predict_next_sentence(container), expected)
+    np.testing.assert_allclose(fitted.predict_next_sentence(pairs[::-1]), expected[::-1], atol=1e-6)
+    with pytest.raises(ValueError, match="X holds single texts; pairs of texts are expected"):
+        fitted.predict_next_sentence(["a", "b"])
+
+
+def test_score_is_the_same_each_time_and_of_documents_or_texts(fitted):
+    score = fitted.score(SINGLE)
+    assert score < 0 and fitted.score(SINGLE) == score
+    documents = [[" ".join(document)] for document in DOCUMENTS]
+    assert fitted.score(DOCUMENTS) == fitted.score(documents)
+
+
+def test_vectors_are_those_of_the_saved_model(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path / "model")
+    vectors = fitted.transform(SINGLE)
+    assert vectors.shape == (16, 32) and vectors.dtype == np.float32
+    other = BertEmbeddingTransformer(str(tmp_path / "model"), pooling="mean", max_length=32)
+    np.testing.assert_allclose(vectors, other.fit_transform(SINGLE), atol=1e-6)
+    frame = fitted.set_output(transform="pandas").transform(SINGLE)
+    fitted.set_output(transform="default")
+    assert [*frame.columns[:2]] == ["bertpretrainer0", "bertpretrainer1"]
+    with pytest.warns(TruncationWarning, match="1 of 1 texts are longer than max_length=32"):
+        fitted.transform(["good " * 50])
+
+
+def test_a_search_by_score(tiny_bert):
+    search = GridSearchCV(
+        pretrainer(tiny_bert, next_sentence=False), {"learning_rate": [1e-5, 1e-2]}, cv=2
+    )
+    search.fit(TEXTS)
+    assert search.best_params_ == {"learning_rate": 1e-2}
+
+
+# saved --------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_that_of_transformers(fitted, tmp_path):
+    folder = tmp_path / "model"
+    fitted.save_pretrained(folder)
+    module, loading = BertForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    module.eval()
+    inputs = AutoTokenizer.from_pretrained(folder)(
+        ["a [MASK] film", "so dull"], ["it was [MASK] fun", ""], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs, ours = module(**inputs), fitted.model_(**inputs)
+    assert torch.equal(theirs.prediction_logits, ours.prediction_logits)
+    assert torch.equal(theirs.seq_relationship_logits, ours.seq_relationship_logits)
+    logits = theirs.prediction_logits[inputs["input_ids"] == fitted.tokenizer_.mask_token_id]
+    with pytest.raises(AssertionError):  # one text, other probabilities: attention sees the pair
+        np.testing.assert_allclose(
+            fitted.fill_mask("a [MASK] film").probabilities,
+            logits[:1].softmax(1).topk(5).values,
+            atol=1e-6,
+        )
+
+
+def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_reviews):
+    folder = str(tmp_path / "model")
+    fitted.save_pretrained(folder)
+    clf = BertSentimentClassifier(folder, max_length=32, max_epochs=1, random_state=0)
+    clf.fit(*toy_reviews)
+    embedder = BertEmbeddingTransformer(folder, pooling="pooler", max_length=32)
+    assert embedder.transform(["fun"]).shape == (1, 32)
+    again = pretrainer(folder, max_epochs=0, next_sentence=False).fit(["fun"])
+    assert state_hash(again) == state_hash(fitted)
+    assert again.predict_next_sentence([("a", "b")]) == fitted.predict_next_sentence([("a", "b")])
+    with pytest.raises(ValueError, match="holds a pretraining model, not a classifier"):
+        BertSentimentClassifier.from_pretrained(folder)
+    fitted.save_pretrained(folder)  # replaces its own
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds 'notes\.txt'"):
+        fitted.save_pretrained(folder)
+
+
+def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
+    state = fitted.__getstate__()
+    assert isinstance(state["model_"], dict) and "_wordpiece" not in state
+    assert all(isinstance(array, np.ndarray) for array in state["model_"]["weights"].values())
+    assert not any("decoder" in name for name in state["model_"]["weights"])
+    pickled = pickle.dumps(fitted)
+    assert b"torch._utils" not in pickled and b"_rebuild_tensor" not in pickled
+    again = pickle.loads(pickled)
+    filled, expected = again.fill_mask("a [MASK] film"), fitted.fill_mask("a [MASK] film")
+    assert filled.words == expected.words
+    np.testing.assert_array_equal(again.transform(SINGLE), fitted.transform(SINGLE))
+    predictions = again.model_.cls.predictions
+    assert predictions.decoder.weight is again.model_.bert.embeddings.word_embeddings.weight
+
+
+# bad input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ("one text", TypeError, "X is one str, 'one text'"),
+        ([], ValueError, "X holds 0 texts"),
+        ([["a", "b"], "c"], ValueError, r"X\[1\] is 'c' \(str\), but X\[0\] is a list"),
+        ([["a", "b"], []], ValueError, r"X\[1\] is \[\] \(list\), but X\[0\] is a list"),
+        ([["a", None]], ValueError, r"X\[0\]\[1\] is None \(NoneType\); every text must be a str"),
+        ([["a", 3]], TypeError, r"X\[0\]\[1\] is 3 \(int\); every text must be a str"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), ValueError, "X has two columns"),
+        (["", ""], ValueError, r"The 2 text\(s\) hold no word pieces"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:next_sentence=True, but each")
+def test_bad_texts(tiny_bert, X, error, message):
+    with pytest.raises(error, match=message):
+        pretrainer(tiny_bert).fit(X)
+
+
+def test_containers_of_documents(tiny_bert, fitted):
+    series = pd.Series([tuple(document) for document in DOCUMENTS])
+    assert state_hash(pretrainer(tiny_bert).fit(series)) == state_hash(fitted)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("mask_fraction", 0.0),
+        ("mask_fraction", 1.0),
+        ("whole_words", "yes"),
+        ("next_sentence", 2),
+        ("max_length", 4),
+        ("max_epochs", -1),
+        ("model", None),
+    ],
+)
+def test_bad_parameters(tiny_bert, parameter, value):
+    clf = pretrainer(tiny_bert).set_params(**{parameter: value})
+    with pytest.raises(ValueError, match=f"The '{parameter}' parameter of BertPretrainer must be"):
+        clf.fit(TEXTS)
+
+
+def test_max_length_must_fit_the_model(tiny_bert):
+    with pytest.raises(ValueError, match="max_length=65, but the model has 64 positions"):
+        pretrainer(tiny_bert, max_length=65).fit(TEXTS)
+
+
+def test_unfitted(tiny_bert, tmp_path):
+    clf = pretrainer(tiny_bert)
+    for call in (
+        lambda: clf.fill_mask("[MASK]"),
+        lambda: clf.predict_next_sentence([("a", "b")]),
+        lambda: clf.score(TEXTS),
+        lambda: clf.transform(TEXTS),
+        lambda: clf.save_pretrained(tmp_path / "model"),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path):
+    folder = save_bert(tmp_path / "maskless")
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(
+        settings.read_text().replace('"mask_token": "[MASK]"', '"mask_token": null')
+    )
+    with pytest.raises(ValueError, match="The tokenizer has no mask token"):
+        pretrainer(str(folder)).fit(TEXTS)
