@@ -4,6 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
@@ -13,7 +14,7 @@ export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench fix lint types wheel docs-quick bench-smoke clean
+.PHONY: help demo test test-oldest check docs bench fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -22,12 +23,15 @@ demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/pl
 	$(BIN)/python examples/plot_quickstart.py
 
 # One thread a worker: two workers with two threads each are slower than that on two cores.
-test: export OMP_NUM_THREADS := 1
-test: export MKL_NUM_THREADS := 1
+test test-oldest: export OMP_NUM_THREADS := 1
+test test-oldest: export MKL_NUM_THREADS := 1
 test: $(VENV)/.installed-dev ## tests and doctests; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: lint types test demo wheel docs-quick bench-smoke ## everything that CI runs
+test-oldest: $(OLDEST)/.installed ## the same with the oldest versions allowed, in .venv-oldest
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
 
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
@@ -59,13 +63,21 @@ bench-smoke: $(VENV)/.installed-benchmarks ## run every benchmark on a few rows
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script --smoke"; \
 		$(BIN)/python "$$script" --smoke; done
 
-clean: ## remove what was built, but not .venv
+clean: ## remove what was built, but no environment
 	rm -rf dist docs/_build docs/auto_examples docs/generated
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find skbert tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(OLDEST)/bin/python:
+	$(PYTHON) -m venv $(OLDEST)
+
+$(OLDEST)/.installed: pyproject.toml .ci/oldest.txt | $(OLDEST)/bin/python
+	@echo "installing the oldest versions into $(OLDEST); the first time this takes minutes"
+	$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check -c .ci/oldest.txt -e ".[test]"
+	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing skbert[$*] into $(VENV); the first time this takes minutes"

@@ -114,7 +114,15 @@ def print_measured(measured: dict[str, dict[int, dict[str, Any]]]) -> None:
         for contender, answers in measured.items()
         for n_texts, answer in answers.items()
     ]
-    header = ["contender", "texts", "peak MiB", "peak with as many again", "seconds", "texts/s", "accuracy"]
+    header = [
+        "contender",
+        "texts",
+        "peak MiB",
+        "peak with as many again",
+        "seconds",
+        "texts/s",
+        "accuracy",
+    ]
     common.print_table(header, rows)
 
 

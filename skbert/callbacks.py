@@ -1,6 +1,6 @@
 """scikit-learn's callback protocol, where there is one (1.9), and its absence (1.6 to 1.8).
 
-The one file that knows the difference. A fit is a task with one subtask an epoch.
+The one file that knows the difference. A fit is a task with one subtask an epoch, or none.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ class EpochTasks:
     ----------
     estimator : estimator
     max_epochs : int
+        0 for a fit without epochs.
     X, y : array-like
         As they came to fit.
-    metadata : dict
-        What else came to fit; None values are left out.
+    sample_weight : array-like or None
+        As it came to fit. What else came, validation texts for example, is kept from the
+        callbacks: a scorer is given all that they get, and takes nothing but weights.
     """
 
     def __init__(
-        self, estimator: Any, max_epochs: int, X: Any, y: Any, metadata: dict[str, Any]
+        self, estimator: Any, max_epochs: int, X: Any, y: Any, sample_weight: Any = None
     ) -> None:
-        self._arguments = {
-            "estimator": estimator,
-            "X": X,
-            "y": y,
-            "metadata": {k: v for k, v in metadata.items() if v is not None} or None,
-        }
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self._arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = self._epoch = None
         if hasattr(estimator, "_init_callback_context"):
             self._fit = estimator._init_callback_context(max_subtasks=max_epochs)

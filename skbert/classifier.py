@@ -426,11 +426,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         kept = self._kept_run(start, classes, [everything, given, unlabelled], seed)
         training, validation = self._split(everything, given, child_seed(kept.seed, 2))
 
-        metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
-        metadata["X_unlabelled"] = X_unlabelled
-        tasks = EpochTasks(self, self.max_epochs, X, y, metadata)
         pretraining_history = self._pretrain(start, training, unlabelled, kept)
         kept = replace(kept, notes={"pretraining_history": pretraining_history})
+        tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
         history = self._train(start, classes, training, validation, kept, tasks)
         learned = {"pretraining_history_": pretraining_history, "n_truncated_": tokens.n_truncated}
         self._set_fitted(start, classes, history, **learned, _trainer=None)

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
+from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
 from skbert.engine.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.device import precision_name, resolve_device, resolve_precision
@@ -36,6 +37,7 @@ from skbert.validation import (
     check_texts,
     wants_tensors,
     warn_truncated,
+    with_index_of,
 )
 
 
@@ -54,7 +56,9 @@ class TokenEmbeddings:
     vectors: np.ndarray
 
 
-class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BertEmbeddingTransformer(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Turn texts into vectors of a pretrained BERT, as features for another estimator.
 
     The encoder is not trained, so a linear model on its vectors is the cheapest way to use
@@ -181,6 +185,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         self.precision = precision
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: Any, y: Any = None) -> BertEmbeddingTransformer:
         """Check the parameters and the texts; nothing is learned from them.
 
@@ -207,6 +212,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         self._validate_params()
         check_texts(self, X, reset=True)
+        task = EpochTasks(self, 0, X, y)
         config = checkpoint.load_config(self.model)
         check_max_length(self.max_length, config.max_position_embeddings)
         check_layer(self.layer, config.num_hidden_layers)
@@ -214,6 +220,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         self.weights_sha256_ = checkpoint.weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._stored: dict[str, checkpoint.Pretrained] = {}
+        task.end_fit()
         return self
 
     def transform(self, X: Any) -> Any:
@@ -255,7 +262,7 @@ class BertEmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
                 vectors = embed_texts_cached(
                     embedder, tokens, self._progress, cache, self._sha256()
                 )
-        return vectors if wants_tensors(self) else to_numpy(vectors)
+        return vectors if wants_tensors(self) else with_index_of(X, to_numpy(vectors), self)
 
     def token_embeddings(self, X: Any) -> list[TokenEmbeddings]:
         """Compute the vector of each token, which depends on the text around it.

@@ -309,7 +309,7 @@ class BertPretrainer(
         pairs = self._sentences(documents, start)
         texts = whole if pairs is None else pairs
         run = PretrainingRun(start.network, texts, masking, self._options(), child_seed(seed, 1))
-        tasks = EpochTasks(self, self.max_epochs, X, None, {})
+        tasks = EpochTasks(self, self.max_epochs, X, None)
         history: list[dict[str, Any]] = []
         knows = start.knows_next_sentence or (pairs is not None and self.max_epochs > 0)
         for _ in range(self.max_epochs):

@@ -14,6 +14,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn import get_config
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -355,6 +356,7 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
     given = y.tolist() if hasattr(y, "tolist") else y
     if isinstance(given, (list, tuple)):
         _check_label_values(given)
+    _check_one_label_a_text(y, given)
     kind = getattr(getattr(y, "dtype", None), "kind", "")
     if (hasattr(y, "iloc") and kind in "biu") or kind == "T":
         y = np.asarray(given)  # pandas' nullable numbers, numpy's strings of variable width
@@ -368,13 +370,32 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
     return labels
 
 
+def _check_one_label_a_text(y: Any, given: Any) -> None:
+    """Refuse several columns, such as the indicators of a multilabel problem."""
+    shape = getattr(y, "shape", ())
+    n_columns = shape[1] if len(shape) == 2 else 1
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple)):
+        n_columns = len(given[0])
+    if n_columns > 1:
+        raise ValueError(
+            f"y has {n_columns} columns; one label for each text is expected. For texts with "
+            "several labels each, train a classifier for each column: "
+            "OneVsRestClassifier(BertSentimentClassifier())."
+        )
+
+
 def _check_label_values(labels: Sequence[Any]) -> None:
-    """Refuse missing labels, and strings beside numbers, before numpy makes strings of all."""
+    """Refuse missing labels, bytes, and strings beside numbers, of which numpy makes strings."""
     for row, label in enumerate(labels):
         if _is_missing(label):
             raise ValueError(
                 f"y[{row}] is {label!r} ({type(label).__name__}); every text needs a label: a "
                 "str, an int or a bool. Leave out the rows without one."
+            )
+        if isinstance(label, bytes):
+            raise TypeError(
+                f"y[{row}] is {_shown(label)} (bytes); a label is a str, an int or a bool. Decode "
+                "the labels, for example with label.decode()."
             )
     if len({isinstance(label, str) for label in labels}) > 1:
         kinds = sorted({type(label).__name__ for label in labels})
@@ -554,6 +575,17 @@ def wants_tensors(estimator: Any) -> bool:
     """
     container = _get_output_config("transform", estimator)["dense"]
     return get_config()["array_api_dispatch"] and container == "default"
+
+
+def with_index_of(X: Any, vectors: np.ndarray, estimator: Any) -> Any:
+    """Put vectors into a frame with the index of a Series, if frames are asked for.
+
+    scikit-learn names the columns. It keeps the index of a frame, but 1.6 not that of a Series.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    if container == "pandas" and isinstance(X, pd.Series):
+        return pd.DataFrame(vectors, index=X.index)
+    return vectors
 
 
 def seed_of(random_state: Any) -> np.random.SeedSequence:

@@ -23,6 +23,11 @@ def save_bert(folder: Path, *, seed: int = 0, words: list[str] = WORDS, **sizes:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     characters = string.ascii_lowercase + string.digits + string.punctuation
     vocabulary += [*characters, *(f"##{c}" for c in string.ascii_lowercase + string.digits)]
+    # Of a word that is also a character, the last counts; another name for the first leaves no hole
+    vocabulary = [
+        f"[unused{i}]" if token in vocabulary[i + 1 :] else token
+        for i, token in enumerate(vocabulary)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)

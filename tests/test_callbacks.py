@@ -4,11 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skbert import BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 
 callback = pytest.importorskip("sklearn.callback", reason="the protocol came with 1.9")
 
@@ -76,15 +79,76 @@ def test_scoring_monitor_through_grid_search_and_pipeline(tiny_bert, toy_reviews
             ("bert", BertSentimentClassifier(tiny_bert, max_epochs=2, **SETTINGS)),
         ]
     )
-    monitor = callback.ScoringMonitor(scoring="accuracy")
+    monitor = callback.ScoringMonitor(scoring="neg_log_loss")
     pipeline.named_steps["bert"].set_callbacks(monitor)
-    search = GridSearchCV(pipeline, {"bert__dropout": [0.0, 0.1]}, cv=2, n_jobs=n_jobs)
+    search = GridSearchCV(
+        pipeline,
+        {"bert__learning_rate": [1e-3, 5e-3]},
+        cv=2,
+        n_jobs=n_jobs,
+        scoring="neg_log_loss",
+        return_train_score=True,
+    )
     search.fit(X, y)
-    assert search.best_estimator_.named_steps["bert"].n_epochs_ == 2
     logs = monitor.get_logs().data_as_pandas
-    # 2 candidates x 2 folds and the final fit, 2 epochs each
-    assert len(logs) == 10
-    assert logs["accuracy"].between(0, 1).all()
+    # two epochs of each fit: both folds of the first candidate, of the second, and the last fit
+    assert logs.groupby("parent_task_id_path")["task_id"].agg(list).tolist() == [[0, 1]] * 5
+    # what was measured after the last epoch is the score of the fitted pipeline
+    scores = logs[logs["task_id"] == 1].set_index("parent_task_id_path")["neg_log_loss"]
+    results = search.cv_results_
+    expected = np.array([results["split0_train_score"], results["split1_train_score"]])
+    refit = get_scorer("neg_log_loss")(search, X, y)
+    np.testing.assert_allclose(
+        sorted(scores), sorted([*expected.ravel(), refit]), rtol=0, atol=1e-6
+    )
+    # each fold of each candidate was another
+    assert len(set(scores.round(6))) == 5
+
+
+def test_scoring_monitor_is_spared_the_validation_texts(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(tiny_bert, max_epochs=2, **SETTINGS)
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    weights = np.where(y == "good", 3.0, 1.0)
+    clf.set_callbacks(monitor).fit(X, y, sample_weight=weights, X_val=X[:8], y_val=y[:8])
+    scores = [record["accuracy"] for record in monitor.get_logs().data]
+    assert len(scores) == 2
+    assert scores[-1] == clf.score(X, y, sample_weight=weights)
+
+
+def test_the_mode_of_the_model_stays(tiny_bert, toy_reviews):
+    """Scores are taken without dropout, and training goes on with it."""
+    X, y = toy_reviews
+    modes = []
+
+    class Looks(Recorder):
+        def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
+            if context.task_name == "epoch":
+                first, second = (fitted_estimator.decision_function(X) for _ in range(2))
+                assert first.tolist() == second.tolist()
+                modes.append(fitted_estimator.model_.training)
+
+    watched, alone = (
+        BertSentimentClassifier(tiny_bert, max_epochs=3, dropout=0.5, **SETTINGS) for _ in range(2)
+    )
+    watched.set_callbacks(Looks()).fit(X, y)
+    alone.fit(X, y)
+    assert len(modes) == 3 and set(modes) == {alone.model_.training}
+    assert [r["train_loss"] for r in watched.history_] == [r["train_loss"] for r in alone.history_]
+    watched.model_.train()  # by a user, who forgets it
+    assert watched.predict_proba(X).tolist() == alone.predict_proba(X).tolist()
+    assert watched.model_.training
+
+
+def test_the_transformer_is_a_task_too(tiny_bert, toy_reviews, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    embed = BertEmbeddingTransformer(tiny_bert, max_length=32)
+    recorder = Recorder()
+    embed.set_callbacks(recorder).fit(toy_reviews[0])
+    assert recorder.events == ["setup", "begin fit", "end fit", "teardown"]
+    pipeline = Pipeline([("embed", clone(embed).set_callbacks()), ("lr", LogisticRegression())])
+    pipeline.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(*toy_reviews)
+    assert "BertEmbeddingTransformer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

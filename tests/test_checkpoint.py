@@ -85,6 +85,13 @@ def test_a_relative_folder(folder, monkeypatch, no_network):
     assert checkpoint.load_pretrained("model").config.hidden_size == 32
 
 
+def left_by(folder):
+    """Files in the working directory and the hub cache of `run_offline`."""
+    files = [*folder.rglob("*"), *folder.with_name(f"{folder.name}-hub").rglob("*")]
+    # transformers 4 makes this one when it is imported
+    return [file for file in files if file.is_file() and file.name != "version.txt"]
+
+
 def test_a_folder_with_the_vocabulary_alone(folder):
     expected = ids_of(str(folder), "a good film!")
     checkpoint._read.cache_clear()
@@ -103,7 +110,7 @@ assert attempts == [], attempts
 """
     done = run_offline(code, folder=tmp_path / "cwd")
     assert (done.stdout, done.stderr) == ("", "")
-    assert list(tmp_path.iterdir()) == [tmp_path / "cwd"]  # not even a hub cache is made
+    assert left_by(tmp_path / "cwd") == []  # not even a hub cache is made
 
 
 @pytest.mark.weights
@@ -152,6 +159,7 @@ def test_the_hub_cache_serves_the_default_without_its_package(
 
 def test_the_hub_cache_in_a_fresh_process(tiny_bert, tmp_path):
     in_hub_cache(tmp_path / "cwd-hub" / "hub", "someone/bert-tiny", tiny_bert)
+    (tmp_path / "cwd-hub" / "hub" / "version.txt").write_text("1")  # else transformers 4 migrates
     code = """
 from skbert import BertSentimentClassifier
 clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=1)
@@ -222,7 +230,7 @@ def test_a_name_with_the_real_client_and_no_network(name, empty_hub_cache):
     assert message.endswith(end)
     assert "; hub: " in message
     assert "\n" not in message
-    assert ".." not in message
+    assert not re.search(r"\.\.(;| |$)", message)
 
 
 def test_a_hub_cache_without_the_weights(tiny_bert, empty_hub_cache):
@@ -326,15 +334,16 @@ def test_a_weight_of_another_shape_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("share", "reason"), [(0.5, "incomplete metadata, file not fully covered"), (0.001, None)]
+    ("share", "reason"),
+    # in the words of safetensors since 0.6, or before
+    [(0.5, "(incomplete metadata, file not fully covered|MetadataIncompleteBuffer)"), (0.001, "")],
 )
 def test_a_torn_file_is_refused(folder, share, reason):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    shown = ".+" if reason is None else f".*{reason}"
     pattern = (
         re.escape(f"{str(path)!r} is not a readable safetensors file (")
-        + shown
+        + f".+{reason}"
         + re.escape("). Save or download the model again.")
     )
     with pytest.raises(ValueError, match=f"^{pattern}$"):
@@ -470,8 +479,7 @@ assert attempts == [], attempts
     model = request.getfixturevalue(model)
     done = run_offline(code, model, folder=tmp_path / "cwd", PYTHONWARNINGS="default")
     assert (done.stdout, done.stderr) == ("", "")
-    assert list((tmp_path / "cwd").iterdir()) == []
-    assert not (tmp_path / "cwd-hub").exists()
+    assert left_by(tmp_path / "cwd") == []
 
 
 @pytest.fixture

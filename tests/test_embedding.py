@@ -19,9 +19,6 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.utils import estimator_checks
-from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.validation import validate_data
 from transformers import AutoTokenizer, BertModel
 
 from skbert import BertEmbeddingTransformer, TruncationWarning
@@ -515,87 +512,6 @@ def test_array_api_dispatch_copies_no_vectors(tiny_bert):
         print("ok")
         """
     )
-
-
-# -- scikit-learn's own checks --------------------------------------------------------------------
-
-
-class NumberTransformer(BertEmbeddingTransformer):
-    """`BertEmbeddingTransformer` on sentences made of rows of numbers.
-
-    `check_estimator` runs a single check on what honestly says that it takes texts.
-    """
-
-    def fit(self, X, y=None):
-        X = validate_data(self, X)
-        names = {k: v for k, v in vars(self).items() if k.endswith("_in_")}
-        super().fit(sentences(X))
-        vars(self).update(names)
-        return self
-
-    def transform(self, X):
-        X = validate_data(self, X, reset=False) if hasattr(self, "n_features_in_") else X
-        # This method makes the frames, so that of the parent, which knows no index here, does not.
-        return BertEmbeddingTransformer.transform.__wrapped__(self, sentences(X))
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = tags.input_tags.one_d_array = False
-        tags.input_tags.two_d_array = True
-        return tags
-
-
-def sentences(X):
-    words = "the a this that was is it film movie not very good great fun joy love".split()
-    steps = np.clip(np.round(np.asarray(X) * 2) + 8, 0, 15).astype(int)
-    return [" ".join(words[step] for step in row) for row in steps]
-
-
-@pytest.fixture
-def number_bert(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("checks")
-    save_bert(folder / "number-bert", max_position_embeddings=128, num_hidden_layers=1)
-    monkeypatch.chdir(folder)  # checks are collected before fixtures run: a relative name
-
-
-@pytest.mark.usefixtures("number_bert")
-@parametrize_with_checks(
-    [NumberTransformer("number-bert", cache=cache) for cache in (None, "memory")]
-)
-def test_check_estimator(estimator, check):
-    if check.func.__name__ == "check_methods_subset_invariance" and estimator.cache is None:
-        pytest.skip("asks for 1e-7; test_rows_keep_their_order_and_do_not_see_each_other does 1e-5")
-    check(estimator)
-
-
-def test_the_battery_is_not_hollow(capsys):
-    n_checks = len(list(estimator_checks.estimator_checks_generator(NumberTransformer())))
-    with capsys.disabled():
-        print(f"\ncheck_estimator runs {n_checks} checks on BertEmbeddingTransformer")
-    assert n_checks >= 45
-
-
-@pytest.mark.usefixtures("number_bert")
-@pytest.mark.filterwarnings(
-    "ignore:X (has|does not have valid) feature names"
-)  # the checks mean it
-@pytest.mark.parametrize(
-    "name",
-    [
-        "check_param_validation",
-        "check_set_output_transform",
-        "check_set_output_transform_pandas",
-        "check_set_output_transform_polars",
-        "check_global_output_transform_pandas",
-        "check_global_set_output_transform_polars",
-        "check_transformer_get_feature_names_out",
-        "check_transformer_get_feature_names_out_pandas",
-        "check_get_feature_names_out_error",
-        "check_dataframe_column_names_consistency",
-    ],
-)
-def test_checks_that_check_estimator_leaves_out(name):
-    getattr(estimator_checks, name)("NumberTransformer", NumberTransformer("number-bert"))
 
 
 def test_in_a_pipeline(tiny_bert, toy_reviews):

@@ -4,28 +4,41 @@ import gc
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import psutil
+import pyarrow as pa
 import pytest
 import sklearn
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV, CalibrationDisplay
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from sklearn.model_selection import (
+    FixedThresholdClassifier,
     GridSearchCV,
     StratifiedKFold,
     TunedThresholdClassifierCV,
     cross_val_predict,
     cross_validate,
     learning_curve,
+    permutation_test_score,
+    validation_curve,
 )
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.semi_supervised import SelfTrainingClassifier
+from sklearn.utils import _indexing
 from sklearn.utils.fixes import parse_version
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
@@ -58,7 +71,33 @@ def test_learning_curve(clf, toy_reviews):
     assert sizes.tolist() == [20, 40] and scores.shape == (2, 2)
 
 
-@pytest.mark.parametrize("method", ["sigmoid", "temperature"])
+CONTAINERS = {
+    "tuple": tuple,
+    "array": np.array,
+    "array of objects": lambda X: np.array(X, dtype=object),
+    "one column": lambda X: np.array(X)[:, None],
+    "pandas Series": lambda X: pd.Series(X, index=np.arange(len(X))[::-1]),
+    "pandas frame": lambda X: pd.DataFrame({"text": X}),
+    "polars Series": pl.Series,
+    "polars frame": lambda X: pl.DataFrame({"text": X}),
+    "pyarrow array": pa.array,
+    "pyarrow table": lambda X: pa.table({"text": X}),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_folds_of_each_container(clf, toy_reviews, container):
+    if container.startswith("pyarrow") and not hasattr(_indexing, "is_pyarrow_data"):
+        pytest.skip("this scikit-learn cannot choose rows of pyarrow's arrays")
+    X, y = toy_reviews
+    short = clone(clf).set_params(max_epochs=1)
+    expected = cross_val_predict(short, X, y, cv=2, method="decision_function")
+    X = CONTAINERS[container](X)
+    found = cross_val_predict(short, X, y, cv=2, method="decision_function")
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
 def test_calibration_without_fitting_again(fitted, toy_reviews, method):
     X, y = toy_reviews
     try:
@@ -70,10 +109,35 @@ def test_calibration_without_fitting_again(fitted, toy_reviews, method):
     assert calibrated.score(X, y) == 1.0
 
 
+def test_calibration_with_folds(clf, toy_reviews):
+    calibrated = CalibratedClassifierCV(clf, cv=2, ensemble=False).fit(*toy_reviews)
+    assert calibrated.score(*toy_reviews) == 1.0
+
+
 def test_tuned_threshold(clf, toy_reviews):
     X, y = toy_reviews
     tuned = TunedThresholdClassifierCV(clf, cv=2).fit(X, y)
     assert tuned.score(X, y) > 0.9
+
+
+def test_fixed_threshold(fitted, toy_reviews):
+    X, y = toy_reviews
+    proba = fitted.predict_proba(X)[:, 1]  # of "good"
+    middle = float(np.median(proba[y == "good"]))
+    strict = FixedThresholdClassifier(FrozenEstimator(fitted), threshold=middle, pos_label="good")
+    found = strict.fit(X, y).predict(X)
+    assert found.tolist() == np.where(proba >= middle, "good", "bad").tolist()
+
+
+def test_curves_and_permuted_labels(clf, toy_reviews):
+    X, y = toy_reviews
+    train, test = validation_curve(
+        clf, X, y, param_name="max_epochs", param_range=[1, 8], cv=2, n_jobs=1
+    )
+    assert train.shape == test.shape == (2, 2)
+    assert train[1].mean() > train[0].mean()
+    score, permuted, _ = permutation_test_score(clf, X, y, cv=2, n_permutations=2, random_state=0)
+    assert score > permuted.max()
 
 
 @pytest.mark.parametrize("voting", ["hard", "soft"])
@@ -95,6 +159,38 @@ def test_one_vs_rest(clf, toy_reviews):
     labels = np.where(np.arange(len(y)) % 4 == 0, "other", y)
     one_vs_rest = OneVsRestClassifier(clf).fit(X, labels)
     assert set(one_vs_rest.predict(X)) <= {"good", "bad", "other"}
+
+
+def test_several_outputs(clf, fitted, toy_reviews):
+    X, y = toy_reviews
+    both = np.stack([y, np.where(y == "good", "yes", "no")], axis=1)
+    found = MultiOutputClassifier(clf).fit(X, both).predict(X)
+    assert found[:, 0].tolist() == fitted.predict(X).tolist()
+
+
+def test_boosting_takes_one_column(clf, toy_reviews):
+    X, y = toy_reviews
+    column = np.array(X, dtype=object)[:, None]
+    boosted = AdaBoostClassifier(clf, n_estimators=2, random_state=0).fit(column, y)
+    assert boosted.score(column, y) > 0.9
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        SelfTrainingClassifier,
+        ClassifierChain,
+        lambda clf: StackingClassifier([("bert", clf)], cv=2, passthrough=True),
+    ],
+    ids=["SelfTrainingClassifier", "ClassifierChain", "StackingClassifier(passthrough=True)"],
+)
+def test_what_reads_the_texts_itself_wants_numbers(clf, toy_reviews, wrap):
+    """Told in docs/scikit_learn.md, with what to do instead."""
+    X, y = toy_reviews
+    indicators = np.stack([y == "good"] * 2, axis=1).astype(int)
+    target = indicators if wrap is ClassifierChain else (y == "good").astype(int)
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        wrap(clone(clf).set_params(max_epochs=1)).fit(np.array(X, dtype=object)[:, None], target)
 
 
 def test_bagging_and_permutation_importance_take_one_column(clf, fitted, toy_reviews):
@@ -182,14 +278,15 @@ def test_it_says_what_it_is(clf):
     assert not tags.input_tags.two_d_array
 
 
-def test_html_and_tab_completion_load_nothing(clf, monkeypatch):
+def test_html_and_tab_completion_load_nothing(clf, fitted, monkeypatch):
     from skbert.engine import checkpoint
 
     def no_loading(model):
         raise AssertionError(f"{model} was loaded")
 
     monkeypatch.setattr(checkpoint, "load_pretrained", no_loading)
-    for estimator in (clone(clf), BertEmbeddingTransformer()):
+    embed = BertEmbeddingTransformer(clf.model, max_length=32)
+    for estimator in (clone(clf), fitted, embed, clone(embed).fit(["a film"])):
         assert "fit" in dir(estimator)
         assert f"/skbert.{type(estimator).__name__}.html" in estimator._repr_html_()
 

@@ -308,11 +308,9 @@ def test_a_folder_gives_back_what_was_saved(clf, folder, toy_reviews):
     assert loaded.classes_.dtype == clf.classes_.dtype
     assert loaded.history_ == clf.history_ and loaded.n_epochs_ == 2
     assert loaded.n_truncated_ == 0
-    assert sorted(path.suffix for path in folder.iterdir() if "token" not in path.name) == [
-        ".json",
-        ".json",
-        ".safetensors",
-    ]
+    files = {path.name for path in folder.iterdir() if "token" not in path.name}
+    # the words a second time, if transformers 4 has saved the tokenizer
+    assert files - {"vocab.txt"} == {"config.json", "model.safetensors", "skbert.json"}
 
 
 @pytest.mark.parametrize(

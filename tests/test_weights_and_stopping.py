@@ -1,8 +1,11 @@
 """Weights that weigh, training that stops, training that goes on."""
 
+import pickle
+
 import numpy as np
 import pytest
 import sklearn
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -60,9 +63,9 @@ def test_sample_weight_is_routed_through_pipeline_and_grid_search(tiny_bert, toy
     X, y = toy_reviews
     with sklearn.config_context(enable_metadata_routing=True):
         clf = BertSentimentClassifier(tiny_bert, **SETTINGS).set_fit_request(sample_weight=True)
-        clf.set_score_request(sample_weight=True)
         pipeline = Pipeline([("same", FunctionTransformer()), ("bert", clf)])
-        search = GridSearchCV(pipeline, {"bert__dropout": [0.0]}, cv=2)
+        accuracy = get_scorer("accuracy").set_score_request(sample_weight=True)
+        search = GridSearchCV(pipeline, {"bert__dropout": [0.0]}, cv=2, scoring=accuracy)
         weights = np.where(y == "good", 1.0, 0.0) + np.arange(len(y)) % 3
         search.fit(X, y, sample_weight=weights)
     alone = probabilities(tiny_bert, X, y, sample_weight=weights, parameters={"dropout": 0.0})
@@ -130,6 +133,22 @@ def test_partial_fit_learns_from_call_to_call(tiny_bert, toy_reviews):
         clf.partial_fit(X, y)
     assert clf.n_epochs_ == 15 and clf.classes_.tolist() == ["bad", "good"]
     assert clf.score(X, y) == 1.0 > first
+
+
+def test_partial_fit_keeps_the_optimizer_and_its_schedule(tiny_bert, toy_reviews):
+    X, y = toy_reviews  # 80 texts are 3 steps
+    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, "warmup_fraction": 0.9})
+    for _ in range(2):
+        clf.partial_fit(X, y, classes=["good", "bad"])
+    # 3 steps of warm-up in the first call, to 3/4 of the rate; then it stays
+    assert [r["learning_rate"] for r in clf.history_] == pytest.approx([0.75e-3, 1e-3])
+    moments = clf._trainer.tensors()
+    assert {int(step) for name, step in moments.items() if name.endswith(".step")} == {6}
+    loaded = pickle.loads(pickle.dumps(clf))  # without the optimizer: it begins anew
+    assert loaded.partial_fit(X, y).history_[2]["learning_rate"] == pytest.approx(0.75e-3)
+    # a changed parameter needs another optimizer
+    clf.set_params(learning_rate=2e-3).partial_fit(X, y)
+    assert clf.history_[2]["learning_rate"] == pytest.approx(1.5e-3)
 
 
 def test_halving_searches_over_epochs(tiny_bert, toy_reviews):

@@ -419,7 +419,8 @@ def encoder_weights(
                 f"{name!r} in {str(path)!r} is of type {by_name[name].dtype}; weights are floats. "
                 "Save or download the model again."
             )
-    return {name: by_name[name].to(torch.float32) for name in shapes}
+    # A copy: safetensors maps the file, and who overwrites it in place changes what is read.
+    return {name: by_name[name].to(torch.float32, copy=True) for name in shapes}
 
 
 def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
@@ -432,7 +433,9 @@ def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     names = {name: f"pooler.dense.{name}" for name in ("weight", "bias")}
     if not all(full_name in by_name for full_name in names.values()):
         return {}
-    found = {name: by_name[full_name].to(torch.float32) for name, full_name in names.items()}
+    found = {
+        name: by_name[full_name].to(torch.float32, copy=True) for name, full_name in names.items()
+    }
     filler = pass_through_pooler(len(found["bias"]))
     return {} if all(torch.equal(filler[name], found[name]) for name in found) else found
 
