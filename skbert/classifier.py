@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,8 +32,9 @@ from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
-from skbert.engine.saved import SavedClassifier, load_classifier, save_classifier
-from skbert.engine.stopping import EarlyStopping
+from skbert.engine.saved import load_classifier, save_classifier
+from skbert.engine.stopping import EarlyStopping, way_back
+from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer, concatenate
 from skbert.engine.training import (
     Classification,
@@ -46,9 +47,9 @@ from skbert.engine.training import (
 )
 from skbert.persistence import (
     checked,
-    classes_of,
-    parameters_of,
-    restore,
+    device_here,
+    plain_parameters,
+    restored,
     settings_of,
     stamped,
     versions,
@@ -59,6 +60,7 @@ from skbert.validation import (
     all_or_nothing,
     check_classes,
     check_labels,
+    check_logits,
     check_max_length,
     check_n_frozen_layers,
     check_texts,
@@ -67,8 +69,13 @@ from skbert.validation import (
     class_numbers,
     seed_of,
     stop_diverged,
+    warn_cut,
     warn_truncated,
 )
+
+#: So many texts are tokenised at once in `predict`: the memory it takes does not depend on how
+#: many there are.
+TEXTS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -176,10 +183,11 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     checkpoint_dir : str, path or None, default=None
         A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
         weights, on disk. After a crash the same `fit` goes on from there and ends with the
-        very weights of an uninterrupted one; then the file is removed. Other data,
-        parameters or versions start from the beginning, with a warning if runs of others are
-        kept in the folder. The epochs of `pretraining_epochs` are not kept before the first
-        of fine-tuning has ended.
+        very weights of an uninterrupted one, on the same number of threads; then the file is
+        removed. Other data, parameters or versions start from the beginning, with a warning if
+        runs of others are kept in the folder. If an epoch cannot be written, because the disk
+        is full, a warning says so and the fit goes on. The epochs of `pretraining_epochs` are
+        not kept before the first of fine-tuning has ended.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
@@ -387,16 +395,23 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If the loss or a gradient stopped being finite: training ended, with the weights
             before that step.
         UserWarning
-            If `checkpoint_dir` holds runs of other data or parameters, but none of these.
+            If `checkpoint_dir` holds runs of other data or parameters, but none of these; or if
+            an epoch could not be kept there.
+
+        Notes
+        -----
+        A fit that fails or is interrupted, by Ctrl+C as well, leaves the estimator as it was.
         """
         self._validate_params()
         with all_or_nothing(self):
-            self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
+            kept = self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
+        kept.remove()
         return self
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
-    ) -> None:
+    ) -> KeptRun:
+        """Fit, and return what `checkpoint_dir` keeps until the end."""
         texts = check_texts(self, X, reset=True)
         classes, numbers = check_labels(y, len(texts))
         weights = check_weights(sample_weight, self.class_weight, classes, numbers)
@@ -415,12 +430,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         kept = replace(kept, notes={"pretraining_history": pretraining_history})
         tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
         history = self._train(start, classes, training, validation, kept, tasks)
-        kept.remove()
-        self._set_fitted(start, classes, history)
-        self.pretraining_history_ = pretraining_history
-        self.n_truncated_ = tokens.n_truncated
-        self.__dict__.pop("_trainer", None)
+        learned = {"pretraining_history_": pretraining_history, "n_truncated_": tokens.n_truncated}
+        self._set_fitted(start, classes, history, **learned, _trainer=None)
         tasks.end_fit()
+        return kept
 
     @gradients_on()
     def partial_fit(
@@ -455,8 +468,23 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         ------
         ValueError
             As `fit`; also if `classes` is missing in the first call or differs later.
+        ArithmeticError
+            If the loss or a gradient stopped being finite.
+
+        Notes
+        -----
+        A call that fails or is interrupted, by Ctrl+C as well, leaves the weights and all else
+        as they were; only the optimizer then starts anew.
         """
         self._validate_params()
+        with all_or_nothing(self) as undo:
+            self._partial_fit(X, y, classes, sample_weight, undo)
+        return self
+
+    def _partial_fit(
+        self, X: Any, y: Any, classes: Any, sample_weight: Any, undo: list[Callable[[], None]]
+    ) -> None:
+        """Fit on; `undo` gets what takes the weights back to where they were."""
         is_first = not hasattr(self, "classes_")
         texts = check_texts(self, X, reset=is_first)
         known = check_classes(classes, getattr(self, "classes_", None))
@@ -471,19 +499,21 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         options = self._options()
         trainer = getattr(self, "_trainer", None)
         precision = precision_name(start.network.precision)
-        if trainer is None or (trainer.options, self.precision_) != (options, precision):
+        is_other = trainer is None or (
+            (trainer.options, self.precision_) != (options, precision) or trainer.was_interrupted
+        )
+        if is_other:
             if not is_first:  # the weights may be shared: memory-mapped, or of a copy
                 start = replace(start, network=copy.deepcopy(start.network))
             trainer = open_ended_trainer(
                 start.network, len(training.tokens), options, training_seed
             )
+        if not is_first:
+            undo.append(way_back(start.network))
         objective = Classification(start.network, training, options)
         record = trainer.epoch(objective, self._progress())
         history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
-        self._set_fitted(start, known, history)
-        self.n_truncated_ = tokens.n_truncated
-        self._trainer = trainer
-        return self
+        self._set_fitted(start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer)
 
     def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
         """Where training starts: the pretrained model with a new head, or the last fit."""
@@ -514,9 +544,11 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         network = TextClassifier(self.model_, self.head_, self.pooling, dtype)
         return _State(network, self.tokenizer_, self._wordpiece, self.history_)
 
-    def _set_fitted(self, state: _State, classes: np.ndarray, history: list[Any]) -> None:
-        for name, value in _fitted_attributes(state, classes, history).items():
-            setattr(self, name, value)
+    def _set_fitted(
+        self, state: _State, classes: np.ndarray, history: list[Any], **more: Any
+    ) -> None:
+        """Set all fitted attributes at once: no interruption comes between two of them."""
+        vars(self).update(_fitted_attributes(state, classes, history) | more)
 
     def _split(
         self, data: LabelledTexts, given: LabelledTexts | None, seed: np.random.SeedSequence
@@ -560,7 +592,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """Look in `checkpoint_dir` for this very run, and give the network its weights."""
         if self.checkpoint_dir is None:
             return KeptRun(None, None, seed)
-        parameters = self.get_params(deep=False)
+        parameters = plain_parameters(self)
         for name in ("checkpoint_dir", "verbose", "random_state"):
             del parameters[name]
         # Without random_state the seed is drawn anew each time; that of the kept run is used.
@@ -640,8 +672,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 record |= {"val_loss": found.loss, "val_score": found.accuracy}
             history.append(record)
             stop = stopping is not None and stopping.should_stop(record["val_loss"])
+            stop |= tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history)))
             kept.write(run.trainer, stopping, {"history": history, "stopped": stop})
-            if tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history))) or stop:
+            if stop:
                 break
         if stopping:
             stopping.restore()
@@ -669,21 +702,29 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return progress
 
     def _tokenize(self, texts: Texts, state: _State) -> Tokens:
-        config = state.network.encoder.config
-        check_max_length(self.max_length, config.max_position_embeddings)
-        tokens = state.wordpiece(
-            texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
-        )
+        tokens = self._tokens(texts, state)
         warn_truncated(tokens, self.max_length)
         return tokens
+
+    def _tokens(self, texts: Texts, state: _State) -> Tokens:
+        config = state.network.encoder.config
+        check_max_length(self.max_length, config.max_position_embeddings)
+        return state.wordpiece(
+            texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
+        )
 
     def _logits(self, X: Any) -> np.ndarray:
         """Unnormalised scores, shape (n_texts, n_classes), float32."""
         check_is_fitted(self)
         state = self._current()
-        return predict_logits(
-            state.network, self._tokenize(check_texts(self, X, reset=False), state)
-        )
+        logits, n_lost, n_kept = [], [], 0
+        for texts in check_texts(self, X, reset=False).parts(TEXTS_AT_ONCE):
+            tokens = self._tokens(texts, state)
+            logits.append(predict_logits(state.network, tokens))
+            n_lost.append(tokens.n_lost)
+            n_kept += len(tokens.ids)
+        warn_cut(np.concatenate(n_lost), n_kept, self.max_length)
+        return check_logits(np.concatenate(logits))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits of the texts.
@@ -754,7 +795,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         No pickle is written. ``transformers.pipeline("text-classification", folder)`` reads the
         same folder and gives the same probabilities to within 1e-5, for single texts of at most
         `max_length` tokens. The folder is written under another name and put in place whole: a
-        crash or a full disk leaves what was there before.
+        crash or a full disk leaves what was there before. `checkpoint_dir`, a place on this
+        machine, is saved as None.
 
         Parameters
         ----------
@@ -766,6 +808,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         ------
         FileExistsError
             If the folder holds anything else.
+        OSError
+            If the files cannot be written, for example because the disk is full.
         NotFittedError
             If there is nothing to save yet.
 
@@ -788,8 +832,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 stacklevel=2,
             )
         network = TextClassifier(self.model_, self.head_, self.pooling)
-        saved = SavedClassifier(network, self.tokenizer_, settings_of(self))
-        save_classifier(Path(folder), saved, [str(label) for label in self.classes_.tolist()])
+        labels = [str(label) for label in self.classes_.tolist()]
+        save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> BertSentimentClassifier:
@@ -803,7 +847,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         -------
         BertSentimentClassifier
             Fitted, with the parameters it was saved with, on the device that `device` stands for
-            here.
+            here. Its weights are in memory: the folder may change or go.
 
         Raises
         ------
@@ -812,17 +856,21 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         ValueError
             If a file is not the one that was written, or leads out of the folder, or was written
             by a newer skbert.
+
+        Warns
+        -----
+        UserWarning
+            If `device` is not on this machine: the weights are then where "auto" puts them.
         """
         saved = load_classifier(Path(folder))
-        clf = cls(**parameters_of(saved.settings))
-        device = resolve_device(clf.device)
+        clf, classes = restored(cls, saved.settings, saved.network.head.out_features)
+        device = device_here(clf.device)
         precision = loaded_precision(clf.precision, device)
         network = replace(saved.network.to(device), precision=precision)
-        wordpiece = checkpoint.wordpiece_of(saved.tokenizer)
         history = saved.settings["history"]
-        state = _State(network, saved.tokenizer, wordpiece, history)
-        clf._set_fitted(state, classes_of(saved.settings), history)
-        restore(clf, saved.settings)
+        clf._set_fitted(
+            _State(network, saved.tokenizer, saved.wordpiece, history), classes, history
+        )
         return clf
 
     def __getstate__(self) -> dict[str, Any]:
@@ -835,21 +883,23 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if "model_" in state:
             state["model_"] = checkpoint.pack_encoder(state["model_"])
             state["head_"] = checkpoint.to_arrays(state["head_"])
+            state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
             state.pop("_trainer", None)
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the modules, for what `device` and `precision` stand for here."""
-        state = checked(state, type(self).__name__)
+        state = checked(state, type(self))
         super().__setstate__(state)
         if "model_" in state:
-            device = resolve_device(self.device)
+            device = device_here(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
             self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
-            self._wordpiece = checkpoint.wordpiece_of(self.tokenizer_)
+            self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
+            self._wordpiece = wordpiece_of(self.tokenizer_)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there is something to predict with."""

@@ -397,7 +397,7 @@ class BertEmbeddingTransformer(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the weights of the pickle, if it holds any."""
-        state = checked(state, type(self).__name__)
+        state = checked(state, type(self))
         packed = state.pop("_packed", None)
         super().__setstate__(state)
         if packed is not None:

@@ -6,14 +6,20 @@ Settings are of JSON types. The files are written by `engine/saved.py`, pickles 
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import platform
 import warnings
 from typing import Any
 
 import numpy as np
+import torch
 
-#: Format of pickled states. 0: before there was a stamp; 1: the same attributes and a stamp.
+from skbert.engine.device import resolve_device
+from skbert.engine.tokenizer_files import pack_tokenizer
+
+#: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,
+#: and tokenizers as the texts of their files.
 PICKLE_FORMAT = 1
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
@@ -29,13 +35,17 @@ def stamped(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"_skbert": {"format": PICKLE_FORMAT, "versions": versions()}}
 
 
-def checked(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """Take the stamp off a pickled state.
+def checked(state: dict[str, Any], cls: type) -> dict[str, Any]:
+    """Take the stamp off a pickled state, and bring the state to the format of today.
+
+    Other versions of torch, transformers or numpy are no reason to refuse or to warn: the state
+    consists of arrays, numbers and texts. A parameter that skbert did not have then gets its
+    default.
 
     Parameters
     ----------
     state : dict
-    name : str
+    cls : type
         The estimator's class.
 
     Raises
@@ -47,17 +57,39 @@ def checked(state: dict[str, Any], name: str) -> dict[str, Any]:
     stamp = state.pop("_skbert", {"format": 0})
     if stamp["format"] > PICKLE_FORMAT:
         raise ValueError(
-            f"This {name} was saved in format {stamp['format']} by skbert "
+            f"This {cls.__name__} was saved in format {stamp['format']} by skbert "
             f"{stamp['versions']['skbert']}; the skbert installed here, "
             f"{importlib.metadata.version('skbert')}, reads up to format {PICKLE_FORMAT}. Update "
             "skbert."
         )
-    return state
+    if stamp["format"] == 0 and "tokenizer_" in state:
+        state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    return {n: p.default for n, p in signature.parameters.items() if n != "self"} | state
+
+
+def device_here(name: str) -> torch.device:
+    """Find the device of a model that was saved on a machine that may have had others.
+
+    Warns
+    -----
+    UserWarning
+        If it is not here: the model is then on the one that "auto" stands for.
+    """
+    try:
+        return resolve_device(name)
+    except ValueError as error:
+        device = resolve_device("auto")
+        warnings.warn(
+            f"{error} Until then, the model that is loaded computes on {str(device)!r}.",
+            stacklevel=4,
+        )
+        return device
 
 
 def settings_of(clf: Any) -> dict[str, Any]:
     """All of a fitted classifier except its weights and tokenizer, as JSON types."""
-    parameters = clf.get_params(deep=False)
+    parameters = plain_parameters(clf) | {"checkpoint_dir": None}
     if isinstance(parameters["random_state"], np.random.RandomState):
         warnings.warn(
             "random_state is a RandomState instance, which is saved as None. Use an int to have it "
@@ -65,14 +97,10 @@ def settings_of(clf: Any) -> dict[str, Any]:
             stacklevel=3,
         )
         parameters["random_state"] = None
-    class_weight = parameters["class_weight"]
-    if isinstance(class_weight, dict):
-        pairs = [[_plain(label), _plain(weight)] for label, weight in class_weight.items()]
-        parameters["class_weight"] = {"items": pairs}
     names = getattr(clf, "feature_names_in_", None)
     return {
         "versions": versions(),
-        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "parameters": parameters,
         "classes": {"dtype": clf.classes_.dtype.str, "values": clf.classes_.tolist()},
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
@@ -83,31 +111,72 @@ def settings_of(clf: Any) -> dict[str, Any]:
     }
 
 
+def plain_parameters(clf: Any) -> dict[str, Any]:
+    """Give the parameters JSON types, except for an instance as `random_state`."""
+    parameters = {name: _plain(value) for name, value in clf.get_params(deep=False).items()}
+    if isinstance(parameters["class_weight"], dict):  # JSON's own keys are strings alone
+        items = parameters["class_weight"].items()
+        parameters["class_weight"] = {"items": [[_plain(k), _plain(v)] for k, v in items]}
+    return parameters
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def parameters_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of the constructor."""
-    parameters = dict(settings["parameters"])
-    if isinstance(parameters["class_weight"], dict):
-        parameters["class_weight"] = dict(parameters["class_weight"]["items"])
-    return parameters
+def restored(cls: type, settings: dict[str, Any], n_classes: int) -> tuple[Any, np.ndarray]:
+    """Make an estimator of its settings: its parameters, and what `fit` had learned of X and y.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator's class.
+    settings : dict
+        From `settings_of`, or made by anyone.
+    n_classes : int
+        How many the weights are for.
+
+    Returns
+    -------
+    clf : estimator
+        Without its weights.
+    classes : ndarray of shape (n_classes,)
+        In the type they were fitted with.
+
+    Raises
+    ------
+    ValueError
+        If the settings are not such as `settings_of` makes.
+    """
+    try:
+        parameters = dict(settings["parameters"])
+        if isinstance(parameters["class_weight"], dict):
+            parameters["class_weight"] = dict(parameters["class_weight"]["items"])
+        clf = cls(**parameters)
+        classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
+        _restore_columns(clf, settings)
+        history = [dict(record) for record in settings["history"]]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"The settings of the saved {cls.__name__} cannot be used ({error!r}). Save the model "
+            "again, with the skbert installed here."
+        ) from error
+    clf._validate_params()
+    if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes or not history:
+        raise ValueError(
+            f"The saved {cls.__name__} has weights for {n_classes} classes, and names for "
+            f"{classes.tolist()}, after {len(history)} epochs. Save the model again."
+        )
+    return clf, classes
 
 
-def classes_of(settings: dict[str, Any]) -> np.ndarray:
-    """Class labels, in the type they were fitted with."""
-    return np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
-
-
-def restore(clf: Any, settings: dict[str, Any]) -> None:
-    """Give a classifier back what `fit` had learned of the shape of X."""
-    clf.n_truncated_ = settings["n_truncated"]
-    clf._n_columns = settings["n_columns"]
-    clf.pretraining_history_ = settings.get("pretraining_history", [])
+def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
+    clf.n_truncated_ = int(settings["n_truncated"])
+    clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
+    clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     if settings["n_features_in"] is not None:
-        clf.n_features_in_ = settings["n_features_in"]
+        clf.n_features_in_ = int(settings["n_features_in"])
     if settings["feature_names_in"] is not None:
         clf.feature_names_in_ = np.array(settings["feature_names_in"], dtype=object)

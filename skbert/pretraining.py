@@ -38,9 +38,10 @@ from skbert.engine.sentences import (
     lay_out_singly,
     split_into_sentences,
 )
+from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.tokens import Tokens, WordPieceTokenizer
 from skbert.engine.training import DivergenceError, TrainingOptions
-from skbert.persistence import checked, stamped, versions
+from skbert.persistence import checked, device_here, stamped, versions
 from skbert.validation import (
     DOC_LINK_TEMPLATE,
     Documents,
@@ -320,8 +321,7 @@ class BertPretrainer(
                 break
             if tasks.end_epoch(lambda: self._fitted(start, list(history), knows)):
                 break
-        for name, value in self._fitted(start, history, knows).items():
-            setattr(self, name, value)
+        vars(self).update(self._fitted(start, history, knows))  # at once, or not at all
         tasks.end_fit()
 
     def _start(self, documents: Documents, rng: np.random.Generator) -> _State:
@@ -607,18 +607,20 @@ class BertPretrainer(
         state = super().__getstate__().copy()
         if "model_" in state:
             state["model_"] = checkpoint.pack_pretraining_model(state["model_"])
+            state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the modules, on the device that `device` stands for here."""
-        state = checked(state, type(self).__name__)
+        state = checked(state, type(self))
         super().__setstate__(state)
         if "model_" in state:
-            device = resolve_device(self.device)
+            device = device_here(self.device)
             self.device_ = str(device)
             self.model_ = checkpoint.unpack_pretraining_model(state["model_"]).to(device)
-            self._wordpiece = checkpoint.wordpiece_of(self.tokenizer_)
+            self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
+            self._wordpiece = wordpiece_of(self.tokenizer_)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there is something to predict with."""

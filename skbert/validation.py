@@ -7,7 +7,7 @@ is allowed and what to do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -30,6 +30,9 @@ MAX_CLASSES = 1000
 
 #: What `check_texts` notes of X in `fit`.
 _NOTED = ("_n_columns", "n_features_in_", "feature_names_in_")
+
+#: What scikit-learn's callbacks leave on an estimator until after its fit.
+_TORN_DOWN_LATER = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
 #: Page of an estimator in the documentation, for the links of its HTML representation.
 DOC_LINK_TEMPLATE = "https://skbert.readthedocs.io/en/latest/generated/skbert.{estimator_name}.html"
@@ -56,6 +59,12 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def parts(self, n_texts: int) -> Iterator[Texts]:
+        """Cut them into parts of `n_texts`."""
+        for start in range(0, len(self), n_texts):
+            rows = slice(start, start + n_texts)
+            yield Texts(self.first[rows], self.second[rows] if self.second else None)
 
 
 def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
@@ -190,15 +199,27 @@ def _holds_lists(X: Any) -> bool:
 
 
 @contextmanager
-def all_or_nothing(estimator: Any) -> Iterator[None]:
-    """Undo what `check_texts` noted of X if the fit fails or is interrupted after it."""
-    before = {name: vars(estimator)[name] for name in _NOTED if name in vars(estimator)}
+def all_or_nothing(estimator: Any) -> Iterator[list[Callable[[], None]]]:
+    """Give the estimator back all attributes it had if the fit fails or is interrupted.
+
+    In one assignment, which no second interruption can cut in two. What scikit-learn has yet to
+    tear down stays.
+
+    Yields
+    ------
+    list of callable
+        To add to: each is called before, to undo what was changed inside an attribute.
+    """
+    before = dict(vars(estimator))
+    undo: list[Callable[[], None]] = []
     try:
-        yield
+        yield undo
     except BaseException:
-        for name in _NOTED:
-            vars(estimator).pop(name, None)
-        vars(estimator).update(before)
+        for call in undo:
+            call()
+        now = vars(estimator)
+        unfinished = {name: now[name] for name in _TORN_DOWN_LATER if name in now}
+        estimator.__dict__ = before | unfinished
         raise
 
 
@@ -475,6 +496,19 @@ def check_max_length(max_length: int, n_positions: int) -> None:
         )
 
 
+def check_logits(logits: np.ndarray) -> np.ndarray:
+    """Refuse to name the class of a text for which the model has no finite score."""
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise ValueError(
+            f"The logits of X[{row}] are {_shown(logits[row].tolist())}, which name no class: the "
+            "weights of this model are too large, or damaged. Fit it again, with a lower learning "
+            "rate, or load it from a good copy."
+        )
+    return logits
+
+
 def check_layer(layer: int, n_layers: int) -> int:
     """Count a layer from the first, 0 being the embeddings; refuse what is not there."""
     if not -n_layers - 1 <= layer <= n_layers:
@@ -497,15 +531,29 @@ def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
 
 def warn_truncated(tokens: Tokens, max_length: int) -> None:
     """Say once how much was cut off, if anything was."""
-    if tokens.n_truncated:
-        n_lost = int(tokens.n_lost.sum())
-        share = n_lost / (n_lost + len(tokens.ids))
+    warn_cut(tokens.n_lost, len(tokens.ids), max_length)
+
+
+def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int) -> None:
+    """Say once how much of some texts was cut off, if anything was.
+
+    Parameters
+    ----------
+    n_lost : ndarray of shape (n_texts,)
+        Tokens of each text that were left out.
+    n_kept : int
+        Tokens of all texts that were not.
+    max_length : int
+    """
+    n_truncated = np.count_nonzero(n_lost)
+    if n_truncated:
+        share = n_lost.sum() / (n_lost.sum() + n_kept)
         warnings.warn(
-            f"{tokens.n_truncated} of {len(tokens)} texts are longer than max_length={max_length} "
-            f"tokens and were cut; {n_lost} tokens were left out, {share:.1%} of all. Raise "
+            f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
+            f"tokens and were cut; {n_lost.sum()} tokens were left out, {share:.1%} of all. Raise "
             "max_length, or choose with `truncation` which part is kept.",
             TruncationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,6 +1,7 @@
 """A BERT small enough for tests, with a vocabulary of its own, made on the spot."""
 
 import string
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,20 @@ def toy_reviews() -> tuple[list[str], np.ndarray]:
         words = [*rng.choice(fillers, rng.integers(0, 9)), rng.choice(kind[label])]
         texts.append(" ".join(rng.permutation(words)))
     return texts, labels
+
+
+@pytest.fixture
+def full_disk():
+    """Give a context in which no file grows beyond so many bytes, as if the disk were full."""
+    import resource  # not there on Windows
+
+    @contextmanager
+    def limited(n_bytes):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

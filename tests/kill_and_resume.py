@@ -1,7 +1,9 @@
-"""Fits with a checkpoint_dir in child processes, kills them at random moments, and goes on.
+"""Fits with a checkpoint_dir in child processes, kills them in the middle, and goes on.
 
 Run by test_resuming.py: python kill_and_resume.py MODEL FOLDER N_KILLS. Children are forked
-from a process that has computed nothing, so that each begins in milliseconds.
+from a process that has computed nothing, so that each begins in milliseconds. A child writes a
+byte into a pipe when it begins a step, and another when it begins to keep an epoch, so that it
+is known where it was killed: N_KILLS counts the kills after at least one step.
 """
 
 import json
@@ -14,6 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from skbert import BertSentimentClassifier
+from skbert.engine.resume import RunFile
+from skbert.engine.training import Trainer
+
+N_EPOCHS, STEPS_AN_EPOCH = 12, 4
+STEP, KEEP, KEPT = b"s", b"k", b"K"
 
 
 def fit(model, checkpoint_dir):
@@ -23,26 +30,75 @@ def fit(model, checkpoint_dir):
     clf = BertSentimentClassifier(
         model,
         max_length=32,
-        max_epochs=12,
+        max_epochs=N_EPOCHS,
         learning_rate=1e-3,
         early_stopping=True,
-        n_iter_no_change=12,
+        n_iter_no_change=N_EPOCHS,
         checkpoint_dir=checkpoint_dir,
         random_state=0,
     )
     return clf.fit(texts, labels)
 
 
+def report_progress(pipe):
+    """Let this process say when it begins a step, and when it keeps an epoch."""
+    plain_step, plain_write = Trainer.step, RunFile.write
+
+    def step(*arguments):
+        os.write(pipe, STEP)
+        return plain_step(*arguments)
+
+    def write(*arguments):
+        os.write(pipe, KEEP)
+        plain_write(*arguments)
+        os.write(pipe, KEPT)
+
+    Trainer.step, RunFile.write = step, write
+
+
 def in_child(work):
+    """Start a process that does `work`; return its number and where its progress is read."""
+    progress, pipe = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            os.close(progress)
+            report_progress(pipe)
             work()
             code = 0
         finally:
             os._exit(code)
-    return pid
+    os.close(pipe)
+    return pid, progress
+
+
+def wait(child):
+    pid, progress = child
+    while os.read(progress, 4096):
+        pass
+    os.close(progress)
+    return os.waitpid(pid, 0)[1]
+
+
+def kill_within(child, n_events, seconds):
+    """Kill a child so many seconds after its n-th event; return all events, or None if it ended."""
+    pid, progress = child
+    events = b""
+    while len(events) < n_events:
+        event = os.read(progress, 1)
+        if not event:
+            assert os.waitpid(pid, 0)[1] == 0
+            os.close(progress)
+            return None
+        events += event
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    while event := os.read(progress, 4096):
+        events += event
+    os.close(progress)
+    was_killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    return events if was_killed else None
 
 
 def save_weights(path, clf):
@@ -54,26 +110,22 @@ def save_weights(path, clf):
 
 def main(model, folder, n_kills):
     runs, folder = Path(folder) / "runs", Path(folder)
-    begin = time.perf_counter()
-    os.waitpid(in_child(lambda: save_weights(folder / "whole.npz", fit(model, None))), 0)
-    seconds = time.perf_counter() - begin
+    assert wait(in_child(lambda: save_weights(folder / "whole.npz", fit(model, None)))) == 0
     rng = np.random.default_rng(1)
-    kills = found = finished = 0
-    while kills < n_kills:
-        found += any(runs.glob("*.skbert-run"))
-        pid = in_child(lambda: fit(model, str(runs)))
-        time.sleep(rng.uniform(0, 0.6 * seconds))
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        if os.WIFSIGNALED(status):
-            kills += 1
+    report = {"kills": 0, "while keeping": 0, "resumed": 0, "finished": 0}
+    while report["kills"] < n_kills:
+        report["resumed"] += any(runs.glob("*.skbert-run"))
+        n_events = int(rng.integers(1, 2 * STEPS_AN_EPOCH + 2))
+        child = in_child(lambda: fit(model, str(runs)))
+        events = kill_within(child, n_events, rng.uniform(0, 0.005))
+        if events is None:
+            report["finished"] += 1
         else:
-            finished += 1
-            assert os.WEXITSTATUS(status) == 0
-    pid = in_child(lambda: save_weights(folder / "resumed.npz", fit(model, str(runs))))
-    assert os.waitpid(pid, 0)[1] == 0
+            report["kills"] += 1
+            report["while keeping"] += events.endswith(KEEP)
+    assert wait(in_child(lambda: save_weights(folder / "resumed.npz", fit(model, str(runs))))) == 0
     left = [path.name for path in runs.glob("*.skbert-run")]
-    print(json.dumps({"kills": kills, "resumed": found, "finished": finished, "left": left}))
+    print(json.dumps(report | {"left": left}))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def block_network(setattr: Callable[[Any, str, Any], None] = setattr) -> list[tu
     return attempts
 
 
+def in_this_clone() -> dict[str, str]:
+    """Environment of a process that imports skbert and the tests from this clone."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"PYTHONPATH": path}
+
+
 def run_offline(code: str, *arguments: str, folder: Path, **environment: str) -> Any:
     """Run `code` in a fresh process without a network and with an empty hub cache.
 
@@ -55,7 +61,7 @@ def run_offline(code: str, *arguments: str, folder: Path, **environment: str) ->
     folder.mkdir(exist_ok=True)
     env = {name: value for name, value in os.environ.items() if name not in _HUB_VARIABLES}
     env["HF_HOME"] = str(folder.with_name(f"{folder.name}-hub"))
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    env["PYTHONPATH"] = in_this_clone()["PYTHONPATH"]
     prologue = "import sys\nfrom tests.offline import block_network\nattempts = block_network()\n"
     done = subprocess.run(
         [sys.executable, "-c", prologue + code, *arguments],

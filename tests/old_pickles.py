@@ -4,11 +4,27 @@ import pickle
 from unittest import mock
 
 from skbert import persistence
+from skbert.engine import checkpoint
 
 
-def format_0(estimator):
-    """Before there was a stamp: the same attributes, and nothing that says which format."""
-    return _pickled(estimator, dict)
+def format_0(estimator, without=()):
+    """Before there was a stamp: the tokenizer as an object, and no parameters that came later."""
+
+    def old(state):
+        state = {name: value for name, value in state.items() if name not in without}
+        return state | {"tokenizer_": estimator.tokenizer_}
+
+    return _pickled(estimator, old)
+
+
+def format_0_with_weights(transformer):
+    """A transformer that was pickled with its weights: here, too, the tokenizer is an object."""
+
+    def old(state):
+        return state | {"_packed": state["_packed"] | {"tokenizer": pretrained.tokenizer}}
+
+    pretrained = checkpoint.load_pretrained(transformer.model)
+    return _pickled(transformer, old)
 
 
 def from_the_future(estimator):

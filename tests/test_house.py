@@ -18,8 +18,9 @@ PACKAGE = Path(skbert.__file__).parent
 ORDER = """
 engine.device engine.tokens engine.sentences engine.masking engine.packing engine.dropout
 engine.linear engine.attention engine.encoder engine.frozen engine.vocabulary engine.heads
-engine.optimizer engine.training engine.stopping engine.resume engine.inference engine.cache
-engine.embedding engine.checkpoint engine.pretraining engine.saved
+engine.optimizer engine.training engine.stopping engine.inference engine.cache engine.embedding
+engine.folders engine.resume engine.textfiles engine.manifest engine.tokenizer_files
+engine.checkpoint engine.pretraining engine.saved
 datasets persistence validation callbacks embedding pretraining
 classifier
 """.split()
@@ -136,3 +137,28 @@ def test_importing_leaves_the_process_as_it_was(tmp_path):
     )
     assert done.stdout == "" and done.stderr == ""
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def calls_of(module):
+    tree = ast.parse((PACKAGE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_nothing_is_unpickled_or_evaluated(module):
+    refused = {"eval", "exec", "compile", "__import__", "torch.load", "joblib.load", "load_module"}
+    assert not set(calls_of(module)) & refused
+    assert not {name.split(".")[0] for name in imports_of(module)} & {"pickle", "marshal", "shelve"}
+
+
+def test_code_of_a_model_is_never_trusted():
+    uses = [
+        ast.unparse(keyword.value)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "trust_remote_code"
+    ]
+    assert uses and set(uses) == {"False"}
+    assert "trust_remote_code" not in inspect.signature(CLASS).parameters

@@ -148,8 +148,10 @@ def test_the_device_of_a_loaded_model_is_the_one_it_says(fitted):
     assert {str(p.device) for p in loaded.model_.parameters()} == {loaded.device_}
     elsewhere = clone(fitted).set_params(device="cuda:63").__getstate__()
     state = fitted.__getstate__() | elsewhere
-    with pytest.raises(ValueError, match=r"device='cuda:63' was asked for, but torch .* sees"):
-        BertSentimentClassifier().__setstate__(state)
+    loaded = BertSentimentClassifier()
+    with pytest.warns(UserWarning, match=r"device='cuda:63' was asked for, but torch .* sees"):
+        loaded.__setstate__(state)
+    assert {str(p.device) for p in loaded.model_.parameters()} == {loaded.device_}
 
 
 def test_weights_are_stored_once(fitted):

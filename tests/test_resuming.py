@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -11,9 +12,13 @@ import pytest
 from safetensors import safe_open
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
+import skbert
 from skbert import BertSentimentClassifier
+from skbert.callbacks import EpochTasks
 from skbert.engine.training import Trainer
-from tests.offline import ROOT
+from tests.offline import ROOT, in_this_clone
+
+SKBERT = os.path.dirname(skbert.__file__)
 
 
 def classifier(model, **parameters):
@@ -54,14 +59,16 @@ def test_killed_twenty_times_it_ends_with_the_weights_of_an_uninterrupted_run(ti
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=in_this_clone(),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["kills"] == 20 and report["resumed"] >= 5 and report["left"] == []
+    assert report["kills"] == 20  # each after the first step of a child, before its end
+    assert report["resumed"] >= 5  # children that found an epoch
+    assert report["left"] == []
     whole, resumed = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "resumed.npz")
     assert whole["losses"].shape == (12, 2)
     for name in whole.files:
@@ -154,27 +161,197 @@ def test_a_damaged_run_is_refused(tiny_bert, toy_reviews, tmp_path, interrupt):
         clf.fit(*toy_reviews)
 
 
-def test_an_interrupted_first_fit_leaves_it_unfitted(tiny_bert, toy_reviews, interrupt):
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_full_disk_does_not_lose_the_fit(tiny_bert, toy_reviews, tmp_path, full_disk):
+    whole = classifier(tiny_bert).fit(*toy_reviews)
+    clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
+    with full_disk(10_000), pytest.warns(UserWarning, match=r"cannot be kept .* Make room") as said:
+        clf.fit(*toy_reviews)
+    assert len(said) == 3  # once an epoch
+    assert_same_weights(clf, whole)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_disk_that_fills_up_leaves_the_epoch_before(
+    tiny_bert, toy_reviews, tmp_path, full_disk, interrupt
+):
+    whole = classifier(tiny_bert).fit(*toy_reviews)
+    clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(*toy_reviews)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    interrupt(4)
+    with full_disk(10_000), pytest.warns(UserWarning, match="cannot be kept"):
+        with pytest.raises(KeyboardInterrupt):
+            clf.fit(*toy_reviews)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    interrupt(None)
+    assert_same_weights(clf.fit(*toy_reviews), whole)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_before_training(
+    tiny_bert, toy_reviews, tmp_path, interrupt
+):
+    (tmp_path / "file").write_text("")
+    interrupt(0)
+    with pytest.raises(OSError, match="file"):
+        classifier(tiny_bert, checkpoint_dir=tmp_path / "file").fit(*toy_reviews)
+
+
+def test_what_killed_writers_left_goes_after_an_hour(tiny_bert, toy_reviews, tmp_path, interrupt):
+    clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(*toy_reviews)
+    interrupt(None)
+    (run,) = tmp_path.iterdir()
+    old, new = (tmp_path / f".{run.name}-{digit * 32}" for digit in "ab")
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    clf.fit(*toy_reviews)
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def test_class_weights_of_any_label_name_the_same_run(tiny_bert, toy_reviews, tmp_path, interrupt):
+    X, y = toy_reviews
+    numbers = (y == "good").astype(np.int64)
+    weight = {label: 1.0 + label for label in np.unique(numbers)}  # keys that JSON does not have
+    clf = classifier(tiny_bert, checkpoint_dir=tmp_path, class_weight=weight)
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, numbers)
+    interrupt(3 + 3)
+    clf.fit(X, numbers)
+    assert clf.n_epochs_ == 3
+
+
+def test_a_callback_that_stopped_the_run_is_not_asked_again(
+    tiny_bert, toy_reviews, tmp_path, interrupt, monkeypatch
+):
+    clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
+    monkeypatch.setattr(EpochTasks, "end_epoch", lambda *arguments: True)
+    monkeypatch.setattr(clf, "_set_fitted", None)  # the process ends when training has
+    with pytest.raises(TypeError):
+        clf.fit(*toy_reviews)
+    monkeypatch.undo()
+    interrupt(0)  # no step is left to be taken
+    assert clf.fit(*toy_reviews).n_epochs_ == 1
+
+
+# Interruptions ----------------------------------------------------------------------------------
+
+
+def state_of(clf):
+    """Everything that an estimator is, weights as numbers."""
+    state = {name: value for name, value in vars(clf).items() if name != "_trainer"}
+    if hasattr(clf, "model_"):
+        state["weights"] = {k: v.numpy().tolist() for k, v in weights_of(clf).items()}
+    return {name: str(value) if name.startswith("_w") else value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_interrupted_first_fit_leaves_it_unfitted(tiny_bert, toy_reviews, interrupt, method):
     X, y = toy_reviews
     frame = pd.DataFrame({"text": X})
     clf = classifier(tiny_bert)
     before = dict(vars(clf))
-    interrupt(4)
+    interrupt(2)
     with pytest.raises(KeyboardInterrupt):
-        clf.fit(frame, y)
-    assert {k: v for k, v in vars(clf).items() if k in before or k.endswith("_")} == before
+        clf.fit(frame, y) if method == "fit" else clf.partial_fit(frame, y, ["bad", "good"])
+    assert vars(clf) == before
     with pytest.raises(NotFittedError):
         clf.predict(frame)
+    interrupt(None)
+    expected = classifier(tiny_bert).fit(X, y)
+    assert_same_weights(clf.fit(X, y), expected)
 
 
-def test_an_interrupted_second_fit_leaves_the_first(tiny_bert, toy_reviews, interrupt):
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_an_interrupted_second_fit_leaves_the_first(tiny_bert, toy_reviews, interrupt, warm_start):
     X, y = toy_reviews
-    clf = classifier(tiny_bert, warm_start=True).fit(X, y)
-    proba = clf.predict_proba(X)
+    clf = classifier(tiny_bert, warm_start=warm_start).fit(X, y)
+    before = state_of(clf)
     interrupt(4)
     with pytest.raises(KeyboardInterrupt):
         clf.fit(pd.DataFrame({"a": X, "b": X}), y)
-    assert clf.predict_proba(X).tolist() == proba.tolist() and clf.n_epochs_ == 3
+    assert state_of(clf) == before and clf.n_epochs_ == 3
+
+
+def test_an_interrupted_partial_fit_leaves_the_one_before(tiny_bert, toy_reviews, interrupt):
+    X, y = toy_reviews
+    clf = classifier(tiny_bert).partial_fit(X, y, ["bad", "good"])
+    before = state_of(clf)
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt):
+        clf.partial_fit(X, y)
+    assert state_of(clf) == before and clf.n_epochs_ == 1
+    interrupt(None)
+    # The optimizer is new, as it is after a pickle.
+    expected = pickle.loads(pickle.dumps(clf)).partial_fit(X, y)
+    assert_same_weights(clf.partial_fit(X, y), expected)
+
+
+def test_a_refused_partial_fit_costs_nothing(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf, other = (classifier(tiny_bert).partial_fit(X, y, ["bad", "good"]) for _ in range(2))
+    with pytest.raises(ValueError, match="not one of the classes"):
+        clf.partial_fit(X, ["better"] * len(X))
+    assert_same_weights(clf.partial_fit(X, y), other.partial_fit(X, y))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_interruption_at_any_line_leaves_the_old_or_the_new(tiny_bert, toy_reviews, method):
+    """A signal comes between two instructions: here, at lines of skbert spread over a whole fit."""
+    X, y = toy_reviews
+    X, y = X[:8], y[:8]
+    first = classifier(tiny_bert, max_epochs=1, warm_start=True).fit(X, y)
+    data = pickle.dumps(first)
+
+    def lines_until(stop):
+        """Run once more; raise at line number `stop`, and return the estimator and the lines."""
+        clf, n_lines = pickle.loads(data), 0
+
+        def trace(frame, event, argument):
+            nonlocal n_lines
+            name = frame.f_code.co_filename
+            if not name.startswith(SKBERT) or name.endswith("validation.py"):
+                return None  # nor the few lines that put things right
+            if event == "line":
+                n_lines += 1
+                if n_lines == stop:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            getattr(clf, method)(X, y)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        return clf, n_lines
+
+    whole, n_lines = lines_until(-1)
+    old, new = state_of(pickle.loads(data)), state_of(whole)
+    assert n_lines > 500 and old["n_epochs_"] == 1 and new["n_epochs_"] == 2
+    found = set()
+    for stop in [*range(1, n_lines, n_lines // 40), *range(n_lines - 40, n_lines)]:
+        state = state_of(lines_until(stop)[0])
+        is_old = state["weights"] == old["weights"]
+        expected = old if is_old else new
+        found.add(is_old)
+        assert state["weights"] == expected["weights"], stop
+        for name in ("n_epochs_", "n_truncated_", "_n_columns"):
+            assert state[name] == expected[name], (stop, name)
+        assert len(state["history_"]) == state["n_epochs_"]
+    assert found == {True, False}
+
+
+# Divergence -------------------------------------------------------------------------------------
 
 
 def test_a_learning_rate_that_is_too_high_keeps_the_last_good_weights(tiny_bert, toy_reviews):
@@ -186,7 +363,47 @@ def test_a_learning_rate_that_is_too_high_keeps_the_last_good_weights(tiny_bert,
         clf.fit(*toy_reviews)
     for weight in weights_of(clf).values():
         assert np.isfinite(weight.numpy()).all()
-    assert len(clf.predict_proba(toy_reviews[0])) == 80
+    with pytest.raises(
+        ValueError, match=r"The logits of X\[0\] are \[.*nan.*\], which name no class"
+    ):
+        clf.predict(toy_reviews[0])
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_the_last_good_weights_are_those_before_the_step(
+    tiny_bert, toy_reviews, monkeypatch, early_stopping
+):
+    settings = {"early_stopping": early_stopping, "max_epochs": 1, "n_iter_no_change": 1}
+    plain = Trainer._accumulate_gradients
+    good = {}
+
+    def sometimes_nan(self, objective, rows):
+        sums = plain(self, objective, rows)
+        if self.n_steps == 2:
+            head = objective._classifier.head
+            good.update({name: weight.clone() for name, weight in head.state_dict().items()})
+            return np.full_like(sums, np.nan)
+        return sums
+
+    monkeypatch.setattr(Trainer, "_accumulate_gradients", sometimes_nan)
+    clf = classifier(tiny_bert, **settings)
+    with pytest.warns(
+        ConvergenceWarning, match=r"not finite in step 3 \(loss nan, learning rate \d.*\)\."
+    ):
+        clf.fit(*toy_reviews)
+    for name, weight in clf.head_.state_dict().items():
+        np.testing.assert_array_equal(weight.numpy(), good[name].numpy())
+    assert clf.n_epochs_ == 0 and len(clf.predict(toy_reviews[0])) == 80
+
+
+def test_a_partial_fit_that_diverges_keeps_the_weights_before(tiny_bert, toy_reviews):
+    clf = classifier(tiny_bert).partial_fit(*toy_reviews, ["bad", "good"])
+    before = state_of(clf)
+    clf.set_params(learning_rate=1e30)
+    with pytest.raises(ArithmeticError, match=r"not finite in step \d+ \(loss .*, learning rate"):
+        clf.partial_fit(*toy_reviews)
+    clf.set_params(learning_rate=5e-3)
+    assert state_of(clf) == before
 
 
 def test_a_model_that_is_not_finite_is_an_error(tiny_bert, toy_reviews, monkeypatch):

@@ -1,9 +1,9 @@
 """A model's name or folder -> its configuration, weights and tokenizer.
 
-The only file that reads the disk or the network. A name is looked for, in this order, as a
-local folder, in an installed package that carries its weights, in the local hub cache, and
-only then on the hub. Weights are read from safetensors alone: nothing is unpickled and no
-code of a model folder is run.
+The only file that knows where models are, on the disk or the network. A name is looked for, in
+this order, as a local folder, in an installed package that carries its weights, in the local
+hub cache, and only then on the hub. Weights are read from safetensors alone: nothing is
+unpickled and no code of a model folder is run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import functools
 import hashlib
 import importlib.metadata
-import json
 import re
 import tempfile
 import warnings
@@ -25,27 +24,66 @@ import huggingface_hub
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForPreTraining,
     BertModel,
     BertTokenizerFast,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
+from skbert.engine.manifest import check_folder
 from skbert.engine.masking import Vocabulary
+from skbert.engine.textfiles import parse_object, read_text
+from skbert.engine.tokenizer_files import (
+    VOCABULARY_FILES,
+    pack_tokenizer,
+    read_tokenizer,
+    unpack_tokenizer,
+    wordpiece_of,
+)
 from skbert.engine.tokens import WordPieceTokenizer
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_TOKENIZERS = ("tokenizer.json", "vocab.txt")
-_HUB_FILES = [_CONFIG, _WEIGHTS, *_TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json"]
+_HUB_FILES = [
+    *(_CONFIG, _WEIGHTS, *VOCABULARY_FILES),
+    *("tokenizer_config.json", "special_tokens_map.json"),
+]
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
+
+# transformers puts tanh(dense([CLS])) before the linear layer, skbert nothing. With
+# dense = identity * 2^-12 the hyperbolic tangent is the identity to a relative error of
+# (|x| / 4096)^2 / 3, 2e-6 for |x| = 10; the linear layer is multiplied by 2^12 in return. Both
+# factors are powers of two, so that skbert gets back the very weights it wrote.
+PASS_THROUGH_SCALE = 2.0**-12
+
+#: Sizes that a configuration may state, with the largest: none is a reason to build for hours
+#: before it is compared with the weights.
+_SIZES = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 10**6,
+    "intermediate_size": 10**7,
+    "max_position_embeddings": 10**7,
+    "type_vocab_size": 10**4,
+}
+_NUMBERS = {
+    "hidden_dropout_prob": 1.0,
+    "attention_probs_dropout_prob": 1.0,
+    "initializer_range": 1e3,
+    "layer_norm_eps": 1.0,
+}
+_KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
+
+#: Of a file: times of its last change, as anyone may set it and as the system notes it; its size.
+_Stamp = tuple[int, int, int]
 
 #: A refused or unreachable hub, a name that is not there, a name that no repository can have.
 _HUB_ERRORS = (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError)
@@ -132,7 +170,7 @@ def load_pretrained(model: str) -> Pretrained:
     """
     folder, sha256 = _find(model)
     present = [folder / name for name in _HUB_FILES if (folder / name).is_file()]
-    stamp = tuple(file.stat().st_mtime_ns for file in present)
+    stamp = tuple(_stamp(file) for file in present)
     return _read(folder, sha256, stamp)
 
 
@@ -150,7 +188,12 @@ def weights_sha256(model: str) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file; a second time in a process, from memory unless it has changed."""
-    return _hash(path, path.stat().st_mtime_ns)
+    return _hash(path, _stamp(path))
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _find(model: str) -> tuple[Path, str | None]:
@@ -196,8 +239,8 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
 def _missing_files(folder: Path) -> str:
     """Name the necessary files that a folder lacks; empty if it has all."""
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        missing.append(" or ".join(_TOKENIZERS))
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        missing.append(" or ".join(VOCABULARY_FILES))
     return ", ".join(missing)
 
 
@@ -216,28 +259,27 @@ def _require_files(folder: Path) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _read(folder: Path, sha256: str | None, stamp: tuple[int, ...]) -> Pretrained:
-    """Read the files; `stamp`, their modification times, makes changed files be read again."""
+def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretrained:
+    """Read the files; `stamp`, that of each, makes changed files be read again."""
     if sha256 is not None:
         _check_hash(folder / _WEIGHTS, sha256)
+    check_folder(folder)
     config = read_config(folder / _CONFIG)
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = read_tokenizer(folder)
     stored = read_safetensors(folder / _WEIGHTS)
     return Pretrained(
         config=config,
         weights=encoder_weights(stored, folder / _WEIGHTS, config),
         pooler=_pooler_weights(stored),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer),
+        wordpiece=wordpiece_of(tokenizer, config.vocab_size),
         heads=_head_weights(stored),
     )
 
 
 @functools.lru_cache(maxsize=32)
-def _hash(path: Path, stamp: int) -> str:
-    """SHA-256 of a file; `stamp`, its modification time, makes a changed file be read again."""
+def _hash(path: Path, stamp: _Stamp) -> str:
+    """SHA-256 of a file; its `stamp` makes a changed file be read again."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -256,15 +298,59 @@ def _check_hash(path: Path, expected: str) -> None:
 
 
 def read_config(path: Path) -> BertConfig:
-    """Read a configuration; refuse what is not a BERT encoder."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{str(path)!r} is not readable JSON ({error}). Save or download the model again."
-        ) from error
+    """Read a configuration; see `config_of`."""
+    return config_of(parse_object(read_text(path), path), path)
+
+
+def config_of(settings: Mapping[str, Any], path: Path) -> BertConfig:
+    """Make a configuration of what its file says; refuse what is not a BERT encoder.
+
+    Only the settings that make up the encoder are kept: neither `auto_map`, which names code,
+    nor what would hide a method of `BertConfig`.
+    """
     check_config(settings, repr(str(path)))
-    return BertConfig.from_dict(settings)
+    for name, largest in _SIZES.items():
+        size = settings.get(name, 1)
+        if type(size) is not int or not 1 <= size <= largest:
+            raise _bad_setting(path, name, settings[name], f"an integer from 1 to {largest}")
+    for name, limit in _NUMBERS.items():
+        number = settings.get(name, 0.0)
+        if type(number) not in (int, float) or not 0 <= number <= limit:
+            raise _bad_setting(path, name, settings[name], f"a number from 0 to {limit:g}")
+    return _consistent({name: settings[name] for name in _KEPT if name in settings}, path)
+
+
+def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
+    """Make a configuration of well-formed settings, if they go together."""
+    settings = BertConfig().to_dict() | stated
+    padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
+    allowed = {
+        "hidden_act": (
+            isinstance(settings["hidden_act"], str) and settings["hidden_act"] in ACT2FN,
+            "the name of an activation in transformers, such as 'gelu'",
+        ),
+        "num_attention_heads": (
+            settings["hidden_size"] % settings["num_attention_heads"] == 0,
+            f"a divisor of hidden_size={settings['hidden_size']}",
+        ),
+        "pad_token_id": (
+            padding is None or (type(padding) is int and 0 <= padding < n_ids),
+            f"null or an integer from 0 to {n_ids - 1}",
+        ),
+    }
+    for name, (is_allowed, words) in allowed.items():
+        if not is_allowed:
+            raise _bad_setting(path, name, settings[name], words)
+    floats = {name: float(settings[name]) for name in _NUMBERS}
+    return BertConfig(**{name: settings[name] for name in _KEPT} | floats)
+
+
+def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    return ValueError(
+        f"{str(path)!r} has {name}={shown}; allowed is {allowed}. Use the config.json that belongs "
+        "to the weights."
+    )
 
 
 def check_config(settings: Mapping[str, Any], name: str) -> None:
@@ -285,15 +371,28 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read all weights of a checkpoint, by the names of today's `BertModel`."""
+    """Read all weights of a checkpoint, by the names of today's `BertModel`; memory-mapped."""
     try:
         stored = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{str(path)!r} is not a readable safetensors file ({error}). Save or download the "
-            "model again."
-        ) from error
+    except (SafetensorError, KeyError) as error:
+        raise _unreadable_weights(path, error) from error
     return {_modern_name(name): weight for name, weight in stored.items()}
+
+
+def parse_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
+    """Read what `read_safetensors` does from memory; `path` is where it was, for errors."""
+    try:
+        stored = load(content)
+    except (SafetensorError, KeyError) as error:
+        raise _unreadable_weights(path, error) from error
+    return {_modern_name(name): weight for name, weight in stored.items()}
+
+
+def _unreadable_weights(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{str(path)!r} is not a readable safetensors file ({error}). Save or download the model "
+        "again."
+    )
 
 
 def encoder_weights(
@@ -315,17 +414,30 @@ def encoder_weights(
                 f"configuration says {tuple(shape)}. Use the config.json that belongs to the "
                 "weights."
             )
+        if not by_name[name].is_floating_point():
+            raise ValueError(
+                f"{name!r} in {str(path)!r} is of type {by_name[name].dtype}; weights are floats. "
+                "Save or download the model again."
+            )
     # A copy: safetensors maps the file, and who overwrites it in place changes what is read.
     return {name: by_name[name].to(torch.float32, copy=True) for name in shapes}
 
 
+def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
+    """Make a pooler that changes nothing but the scale; see `PASS_THROUGH_SCALE`."""
+    return {"weight": torch.eye(d_model) * PASS_THROUGH_SCALE, "bias": torch.zeros(d_model)}
+
+
 def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Select the pooler's weights: none if it was not trained, or not made to be one."""
     names = {name: f"pooler.dense.{name}" for name in ("weight", "bias")}
     if not all(full_name in by_name for full_name in names.values()):
         return {}
-    return {
+    found = {
         name: by_name[full_name].to(torch.float32, copy=True) for name, full_name in names.items()
     }
+    filler = pass_through_pooler(len(found["bias"]))
+    return {} if all(torch.equal(filler[name], found[name]) for name in found) else found
 
 
 def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -522,13 +634,6 @@ def build_pretraining_model(
     return model.eval()
 
 
-def wordpiece_of(tokenizer: PreTrainedTokenizerBase) -> WordPieceTokenizer:
-    """Take a private copy of a transformers tokenizer."""
-    return WordPieceTokenizer(
-        tokenizer.backend_tokenizer.to_str(), tokenizer.cls_token, tokenizer.sep_token
-    )
-
-
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     """Take what masking must know; refuse a tokenizer without a mask token."""
     if tokenizer.mask_token_id is None:
@@ -551,7 +656,8 @@ def pack_encoder(model: BertModel) -> dict[str, Any]:
 
 def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
     """Undo `pack_encoder`. The weights are not copied."""
-    return build_encoder(BertConfig.from_dict(packed["config"]), _to_tensors(packed["weights"]))
+    config = config_of(packed["config"], Path("the pickle"))
+    return build_encoder(config, _to_tensors(packed["weights"]))
 
 
 def new_pretraining_model(pretrained: Pretrained, heads: HeadWeights) -> BertForPreTraining:
@@ -573,7 +679,7 @@ def pack_pretraining_model(model: BertForPreTraining) -> dict[str, Any]:
 
 def unpack_pretraining_model(packed: Mapping[str, Any]) -> BertForPreTraining:
     """Undo `pack_pretraining_model`. The weights are not copied."""
-    config = BertConfig.from_dict(packed["config"])
+    config = config_of(packed["config"], Path("the pickle"))
     weights = {_modern_name(name): w for name, w in _to_tensors(packed["weights"]).items()}
     encoder = {name: weights[name] for name in _shapes(_empty_encoder(config))}
     heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True)
@@ -586,18 +692,21 @@ def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
         "config": pretrained.config.to_dict(),
         "weights": {name: weight.numpy() for name, weight in pretrained.weights.items()},
         "pooler": {name: weight.numpy() for name, weight in pretrained.pooler.items()},
-        "tokenizer": pretrained.tokenizer,
+        "tokenizer": pack_tokenizer(pretrained.tokenizer),
     }
 
 
 def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
     """Undo `pack_pretrained`. The weights are not copied."""
+    tokenizer = packed["tokenizer"]
+    if isinstance(tokenizer, dict):  # an object in format 0
+        tokenizer = unpack_tokenizer(tokenizer)
     return Pretrained(
-        config=BertConfig.from_dict(packed["config"]),
+        config=config_of(packed["config"], Path("the pickle")),
         weights=_to_tensors(packed["weights"]),
         pooler=_to_tensors(packed["pooler"]),
-        tokenizer=packed["tokenizer"],
-        wordpiece=wordpiece_of(packed["tokenizer"]),
+        tokenizer=tokenizer,
+        wordpiece=wordpiece_of(tokenizer),
     )
 
 

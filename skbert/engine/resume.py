@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skbert.engine.folders import remove_left, sync, temporary_name
 from skbert.engine.heads import TextClassifier
 from skbert.engine.stopping import EarlyStopping
 from skbert.engine.training import LabelledTexts, Trainer
@@ -75,6 +74,7 @@ class RunFile:
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}{_SUFFIX}"
+        remove_left(self._path)
 
     def others(self) -> list[str]:
         """Name the runs of other data or parameters that are kept beside this one."""
@@ -95,13 +95,26 @@ class RunFile:
             ) from error
 
     def write(self, run: SavedRun) -> None:
-        """Replace the last epoch by this one, in one step: a crash leaves one of the two."""
-        new = self._path.with_name(f".{self._path.name}-{uuid.uuid4().hex}")
+        """Replace the last epoch by this one, in one step: a crash leaves one of the two.
+
+        Warns
+        -----
+        UserWarning
+            If it cannot be written. That is no reason to lose what is trained already: the run
+            goes on, and the epoch that was kept before stays.
+        """
+        new = temporary_name(self._path)
         try:
             save_file(run.tensors, new, metadata={"skbert": json.dumps(run.position)})
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(new)
             new.replace(self._path)
+        except (OSError, SafetensorError) as error:
+            warnings.warn(
+                f"The epoch cannot be kept in {str(self._path.parent)!r} ({error}). Training goes "
+                "on, but after a crash it would begin with the last epoch that was kept, if any. "
+                "Make room there.",
+                stacklevel=5,
+            )
         finally:
             new.unlink(missing_ok=True)
 

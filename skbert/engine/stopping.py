@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skbert.engine.heads import TextClassifier
+
+
+def way_back(classifier: TextClassifier) -> Callable[[], None]:
+    """Copy the weights; what is returned gives them back to the classifier when it is called."""
+    modules = (classifier.encoder, classifier.head)
+    return partial(_load, modules, _copied(modules))
+
+
+def _copied(modules: Iterable[nn.Module]) -> list[dict[str, Tensor]]:
+    return [
+        {name: weight.clone() for name, weight in module.state_dict().items()} for module in modules
+    ]
+
+
+def _load(modules: Iterable[nn.Module], weights: list[dict[str, Tensor]]) -> None:
+    for module, of_module in zip(modules, weights, strict=True):
+        module.load_state_dict(of_module)
 
 
 class EarlyStopping:
@@ -40,16 +58,13 @@ class EarlyStopping:
         if validation_loss < self._best_loss or not self._best_weights:
             self._best_loss = validation_loss
             self.best_epoch = self._n_epochs
-            self._best_weights = [
-                {name: weight.clone() for name, weight in module.state_dict().items()}
-                for module in self._modules
-            ]
+            self._best_weights = _copied(self._modules)
         return self._n_epochs - self.best_epoch >= self._n_iter_no_change
 
     def restore(self) -> None:
-        """Give the classifier back the weights of its best epoch."""
-        for module, weights in zip(self._modules, self._best_weights, strict=True):
-            module.load_state_dict(weights)
+        """Give the classifier back the weights of its best epoch, if there was one."""
+        if self._best_weights:
+            _load(self._modules, self._best_weights)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the best epoch so far; with `position`, the state of this object."""

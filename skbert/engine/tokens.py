@@ -132,6 +132,11 @@ class WordPieceTokenizer:
         self._words_are_independent = _words_are_independent(json.loads(backend_json))
         self._memo: dict[str, Sequence[int]] = {}
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a token can have."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=0)
+
     def _special_id(self, token: str) -> int:
         token_id: int | None = self._backend.token_to_id(token)
         if token_id is None:

@@ -323,16 +323,19 @@ class Trainer:
         self._optimizer = adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
         self.n_steps = self._n_epochs = 0
+        self.was_interrupted = False
         self._learning_rate = 0.0
 
     def epoch(self, objective: Objective, progress: Progress) -> EpochRecord:
         """Take every text once, in a new order."""
         start = time.perf_counter()
+        self.was_interrupted = True  # until it has ended
         self._n_epochs += 1
         objective.begin_epoch()
         batches = shuffled_batches(len(objective.lengths), self.options.batch_size, self._order)
         with self._steps_possible():
             sums = sum(self.step(objective, rows) for rows in progress(batches, self._n_epochs))
+        self.was_interrupted = False
         measures = objective.measures(np.asarray(sums))
         return EpochRecord(
             epoch=self._n_epochs,
