@@ -714,7 +714,9 @@ def test_each_text_is_embedded_once_for_all_folds(toy_reviews, tmp_path, monkeyp
     model = str(save_bert(tmp_path / "model", seed=3))
     embed = BertEmbeddingTransformer(model, max_length=32, cache="memory")
     search = GridSearchCV(
-        make_pipeline(embed, LogisticRegression()), {"logisticregression__C": [0.1, 1, 10]}, cv=4
+        make_pipeline(embed, LogisticRegression(max_iter=1000)),
+        {"logisticregression__C": [0.1, 1, 10]},
+        cv=4,
     )
     search.fit(X, y).predict(X)
     assert sum(encoded) == len(set(X))
