@@ -74,6 +74,7 @@ def tiny_config(vocab_size: int) -> BertConfig:
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=128,
+        initializer_range=0.05,  # 128 wide; 0.02 suits 768
     )
 
 
@@ -312,7 +313,7 @@ def parse_arguments() -> Any:
     parser = common.argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all", help="default: all")
     parser.add_argument("--documents", type=int, default=4000, help="of scratch; default: 4000")
-    parser.add_argument("--scratch-epochs", type=int, default=5, help="default: 5")
+    parser.add_argument("--scratch-epochs", type=int, default=4, help="default: 4")
     parser.add_argument("--seeds", type=int, default=3, help="of rotten_tomatoes; default: 3")
     parser.add_argument("--imdb-seeds", type=int, default=1, help="default: 1")
     parser.add_argument("--epochs", type=int, default=1, help="of pre-training; default: 1")
@@ -326,7 +327,7 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
     smoke = arguments.smoke
     if part == "scratch":
         sizes = Scratch(
-            arguments.documents, 4000, 2000, 4, arguments.scratch_epochs, tiny_config(4000)
+            arguments.documents, 4000, 2000, 2, arguments.scratch_epochs, tiny_config(4000)
         )
         if smoke:
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200))
