@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from skbert.engine.heads import TextClassifier
+from skbert.engine.linear import constant_weights
 from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss
@@ -60,7 +61,7 @@ def fill_rows(
     compute : callable
         PackedBatch -> Tensor of shape (n_texts of the batch, d).
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), constant_weights():
         for rows in parts:
             batch = pack(tokens, rows)
             out[torch.from_numpy(batch.rows)] = compute(batch).to(out.device, out.dtype)
