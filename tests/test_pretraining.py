@@ -340,8 +340,9 @@ def test_the_folder_is_that_of_transformers(fitted, tmp_path):
     )
     with torch.no_grad():
         theirs, ours = module(**inputs), fitted.model_(**inputs)
-    assert torch.equal(theirs.prediction_logits, ours.prediction_logits)
-    assert torch.equal(theirs.seq_relationship_logits, ours.seq_relationship_logits)
+    # Not the same to the bit: before transformers 5 the two may attend by other kernels.
+    for name in ("prediction_logits", "seq_relationship_logits"):
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=1e-5)
     logits = theirs.prediction_logits[inputs["input_ids"] == fitted.tokenizer_.mask_token_id]
     with pytest.raises(AssertionError):  # one text, other probabilities: attention sees the pair
         np.testing.assert_allclose(

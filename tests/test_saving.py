@@ -230,7 +230,9 @@ def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews
         assert report["private"] == 0  # no page of the file is this process's own
         assert report["resident"] > 0.4 * n_bytes  # all layers; of the words, those that occur
         assert report["proportional"] < report["resident"] / 4  # shared by eight, and the cache
-        assert report["anonymous"] < 0.5 * n_bytes  # nor is there a copy elsewhere
+        # nor is there a copy elsewhere, of n_bytes, beside what imports and predicting take: up to
+        # 55 % of n_bytes with the oldest transformers
+        assert report["anonymous"] < 0.8 * n_bytes
 
 
 def predict_mapped(path, X):

@@ -8,12 +8,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from sklearn.utils.fixes import parse_version
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine import checkpoint
 from tests.offline import run_offline
 from tests.saved_folders import sign_again
+
+# Older ones write other tokenizer files, refuse others, and word or type their refusals in another
+# way; docs/security.md says so.
+pytestmark = pytest.mark.skipif(
+    parse_version(transformers.__version__) < parse_version("5"),
+    reason="what a folder may do is tested with the versions of constraints.txt",
+)
 
 FILES = [
     "model.safetensors",
@@ -32,7 +41,9 @@ def whole(tiny_bert, toy_reviews, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("saved") / "model"
     clf.fit(*toy_reviews).save_pretrained(folder)
-    assert sorted(os.listdir(folder)) == sorted(FILES)
+    # Before transformers 5 a tokenizer had two files more.
+    older = {"special_tokens_map.json", "vocab.txt"}
+    assert set(os.listdir(folder)) - older == set(FILES)
     return folder
 
 

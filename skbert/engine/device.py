@@ -120,6 +120,8 @@ def loaded_precision(name: str, device: torch.device) -> torch.dtype:
     try:
         return resolve_precision(name, device)
     except ValueError as error:
+        if name not in PRECISIONS:
+            raise
         warnings.warn(f"{error} What was loaded predicts in float32 here.", stacklevel=3)
         return torch.float32
 
