@@ -6,9 +6,8 @@ TfidfVectorizer + LogisticRegression, which makes one sparse matrix of all texts
 the right class of nearly all texts, or nothing is compared. Each measurement is a process of its
 own, and counts from where the texts and the fitted model are in memory.
 
-skbert remembers words, up to 200,000, and on CPUs oneDNN keeps the kernels it has made for each
-size of a batch, up to 1,024 in a process. So the first texts take more memory than later ones: as
-many other texts are predicted afterwards, and must add little.
+skbert remembers up to 200,000 words, so the first texts take more memory than later ones: as many
+other texts are predicted afterwards, and must add little.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ def main() -> int:
     peaks = {"peak of predict, MiB": "peak", "with as many again, MiB": "peak_of_as_many_again"}
     bounds = [
         common.Bound(claim, answer[key] / 2**20, limit, at_least=False)
-        for (claim, key), limit in zip(peaks.items(), (600, 800), strict=True)
+        for (claim, key), limit in zip(peaks.items(), (200, 250), strict=True)
     ]
     return common.finish("many_texts", arguments, measured, bounds)
 
