@@ -11,9 +11,11 @@ Three parts, which `--part` runs one by one:
 - imdb: the same with 200 and 1,000 labelled documents, of which the classifier reads 128 tokens,
   head and tail, and the masked language model all.
 
-In the last two, an encoder is pre-trained once a seed and shared by all numbers of labels, which
-is what `pretraining_epochs` does, but for the order of the texts and for time. Test texts are
-never trained on, not even without their labels. Results of parts that are not run are kept.
+In the last two, an encoder is pre-trained once a seed and shared by all numbers of labels, by
+`BertPretrainer`: at 1e-4, and on whole texts. `pretraining_epochs` of the classifier does the same
+inside `fit`, but at the classifier's own learning rate and on texts cut to its `max_length`. Test
+texts are never trained on, not even without their labels. Results of parts that are not run are
+kept.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ PARTS = ("scratch", "rotten_tomatoes", "imdb")
 RESULTS = common.HERE / "results" / "pretraining.json"
 
 BELOW_UNIGRAM = 0.5  # nats a token that the masked loss must be below the unigram entropy
-NEXT_SENTENCE_ACCURACY = 0.55  # chance is 0.5, with a standard error of 0.011 on 2,000 pairs
+# Chance is 0.5, with a standard error of 0.011 on 2,000 pairs. The bound was 0.65 until trials of
+# other settings had shown 0.42 on held-out pairs at worst: it was set after looking, and one seed
+# is run, so a pass says little.
+NEXT_SENTENCE_ACCURACY = 0.55
 
 
 def log(message: str) -> None:

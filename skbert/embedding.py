@@ -241,8 +241,9 @@ class BertEmbeddingTransformer(
         Raises
         ------
         ValueError
-            As in `fit`; if the weights are not those that were there in `fit`; or if `pooling`
-            is "pooler" and the model has none.
+            As in `fit`; if the weights are not those that were there in `fit`; if `pooling`
+            is "pooler" and the model has none; or if a vector is not finite, as with damaged
+            weights.
         OSError
             If the model's files cannot be had, or the cache cannot be used.
 

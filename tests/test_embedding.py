@@ -521,3 +521,24 @@ def test_in_a_pipeline(tiny_bert, toy_reviews):
     )
     assert pipeline.fit(texts[:60], labels[:60]).score(texts[60:], labels[60:]) == 1.0
     assert pipeline[:-1].get_feature_names_out()[-1] == "bertembeddingtransformer31"
+
+
+@pytest.mark.parametrize("cache", [None, "memory", "folder"])
+def test_vectors_that_are_not_finite_are_refused_and_not_kept(tmp_path, cache):
+    folder = save_bert(tmp_path / "damaged")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] = torch.full_like(
+        weights["embeddings.word_embeddings.weight"], 3e38
+    )
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    transformer = transformer_of(
+        str(folder), cache=tmp_path / "cache" if cache == "folder" else cache
+    )
+    before = None if cache is None else transformer.cache_info_.size
+    refusal = (
+        r"^The vector of X\[0\] holds numbers that are not finite: .* Load it from a good copy"
+    )
+    for method in (transformer.fit(["dull"]).transform, transformer.token_embeddings):
+        with pytest.raises(ValueError, match=refusal):
+            method(["dull"])
+    assert cache is None or transformer.cache_info_.size == before

@@ -7,7 +7,6 @@ import torch
 from skbert.engine import checkpoint
 from skbert.engine.encoder import encode, encode_first_token
 from skbert.engine.heads import mean_of_tokens, pooled_states
-from skbert.engine.linear import FUSED_ROWS, constant_weights
 from skbert.engine.packing import pack
 
 # 21 texts make two length groups, one of them of unequal lengths; one text is empty.
@@ -96,16 +95,3 @@ def test_mean_of_tokens_by_hand():
     hidden = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 7.0]])
     means = mean_of_tokens(hidden, np.array([0, 2, 3], dtype=np.int32))
     assert means.tolist() == [[2.0, 1.0], [5.0, 7.0]]
-
-
-def test_blocks_of_rows_change_nothing(tiny_bert):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
-    texts = [f"movie {'very ' * (n % 40)}dull" for n in range(60)]
-    tokens = pretrained.wordpiece(texts, max_length=64, truncation="head")
-    batch = pack(tokens, np.arange(len(texts)))
-    assert len(batch.ids) > 2 * FUSED_ROWS
-    model = pretrained.new_encoder()
-    with torch.no_grad():
-        plain = encode(model, batch)
-        with constant_weights():
-            torch.testing.assert_close(encode(model, batch), plain, rtol=0, atol=1e-5)

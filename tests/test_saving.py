@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.utils.fixes import parse_version
 from skops.io.exceptions import UntrustedTypesFoundException
 from transformers import pipeline
 
@@ -28,6 +30,8 @@ from skbert.engine import folders
 from skbert.engine.device import resolve_device
 from tests.offline import ROOT, in_this_clone, run_offline
 from tests.old_pickles import format_0, format_0_with_weights, from_the_future
+
+IS_OLD = parse_version(transformers.__version__) < parse_version("5")
 
 
 def fitted_on(model, X, y, **parameters):
@@ -230,9 +234,9 @@ def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews
         assert report["private"] == 0  # no page of the file is this process's own
         assert report["resident"] > 0.4 * n_bytes  # all layers; of the words, those that occur
         assert report["proportional"] < report["resident"] / 4  # shared by eight, and the cache
-        # nor is there a copy elsewhere, of n_bytes, beside what imports and predicting take: up to
-        # 55 % of n_bytes with the oldest transformers
-        assert report["anonymous"] < 0.8 * n_bytes
+        # nor is there a copy elsewhere. With the oldest versions 47 MiB are taken otherwise, today
+        # 25; that no weight is among them, test_memory_mapped_weights_stay_in_the_file shows.
+        assert report["anonymous"] < (0.8 if IS_OLD else 0.5) * n_bytes
 
 
 def predict_mapped(path, X):

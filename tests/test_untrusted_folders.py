@@ -17,13 +17,7 @@ from skbert.engine import checkpoint
 from tests.offline import run_offline
 from tests.saved_folders import sign_again
 
-# Older ones write other tokenizer files, refuse others, and word or type their refusals in another
-# way; docs/security.md says so.
-pytestmark = pytest.mark.skipif(
-    parse_version(transformers.__version__) < parse_version("5"),
-    reason="what a folder may do is tested with the versions of constraints.txt",
-)
-
+IS_OLD = parse_version(transformers.__version__) < parse_version("5")
 FILES = [
     "model.safetensors",
     "config.json",
@@ -170,6 +164,7 @@ def test_only_pickled_weights_are_refused(folder):
         BertSentimentClassifier(str(folder)).fit(["a", "b"], [0, 1])
 
 
+@pytest.mark.skipif(IS_OLD, reason="transformers 4 writes these files, so they are listed")
 def test_a_file_that_is_not_listed_is_not_read(folder):
     expected = BertSentimentClassifier.from_pretrained(folder).predict_proba(["good film"])
     (folder / "vocab.txt").write_text("nonsense")
@@ -215,7 +210,16 @@ assert "evil" not in sys.modules and not attempts
 """
 
 
-@pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "Evil"])
+@pytest.mark.parametrize(
+    "tokenizer_class",
+    [
+        "BertTokenizer",
+        pytest.param(
+            "Evil",
+            marks=pytest.mark.skipif(IS_OLD, reason="transformers 4 refuses the folder instead"),
+        ),
+    ],
+)
 def test_code_in_a_folder_is_never_run(folder, tmp_path, tokenizer_class):
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'w').close()\nclass Evil: pass\n"
@@ -326,6 +330,7 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(folder):
         BertSentimentClassifier.from_pretrained(folder)
 
 
+@pytest.mark.skipif(IS_OLD, reason="the safetensors of then cannot write complex numbers")
 def test_weights_that_are_not_numbers_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     name = "bert.encoder.layer.0.output.dense.weight"
@@ -348,7 +353,9 @@ def test_a_head_of_another_shape_is_refused(folder, value):
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"classifier.weight": value}, folder / "model.safetensors")
     sign_again(folder)
-    with pytest.raises(ValueError, match="the shapes of its classifier are"):
+    # The safetensors of before 0.5 refuses an empty tensor by itself, in its own words.
+    own_words = "|both buffer length" if IS_OLD and not value.numel() else ""
+    with pytest.raises(ValueError, match=f"the shapes of its classifier are{own_words}"):
         BertSentimentClassifier.from_pretrained(folder)
 
 

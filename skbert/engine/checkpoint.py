@@ -561,8 +561,7 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
 
     A new head for words starts from the embeddings: its decoder is tied to them, and the linear
     layer before it is the identity, so that what a hidden state kept of its word counts from
-    the first step. After one epoch on 2,000 sentences with all-MiniLM the masked loss is 6.25,
-    against 6.94 with a random layer.
+    the first step.
     """
     with torch.device("meta"):
         heads = BertPreTrainingHeads(pretrained.config)

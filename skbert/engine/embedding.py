@@ -136,6 +136,7 @@ def embed_texts(
     fill_rows(pooled, tokens, progress(parts), embedder.pooled)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
+    _check_finite(pooled, np.arange(len(tokens)))
     return embedder.finished(pooled)
 
 
@@ -171,11 +172,24 @@ def embed_texts_cached(
         # Longest first already, and `pack` sorts stably: the order stays.
         batch = pack(tokens, distinct[missing])
         with torch.inference_mode():
-            return embedder.all_pooled(batch).cpu().numpy()
+            vectors = embedder.all_pooled(batch)
+        _check_finite(vectors, batch.rows)  # before they are kept
+        return vectors.cpu().numpy()
 
     for i, vector in computed_once(cache, keys, batches, compute):
         pooled[distinct[i]] = embedder.kept_part(vector)
     return embedder.finished(torch.from_numpy(pooled[stands_for]).to(embedder.device))
+
+
+def _check_finite(vectors: Tensor, rows: np.ndarray) -> None:
+    """Refuse vectors, (n, d), that no estimator could use; `rows` says whose they are."""
+    finite = torch.isfinite(vectors)
+    if not finite.all():
+        row = rows[int(finite.all(dim=1).int().argmin())]
+        raise ValueError(
+            f"The vector of X[{row}] holds numbers that are not finite: the weights of this model "
+            "are too large, or damaged. Load it from a good copy, or choose another."
+        )
 
 
 def _content_keys(
@@ -225,6 +239,7 @@ def embed_tokens(
         for rows in progress(split_by_tokens(tokens.lengths, distinct, token_budget)):
             batch = pack(tokens, rows)
             hidden = embedder.hidden(batch)
+            _check_finite(hidden, np.repeat(batch.rows, np.diff(batch.cu_seqlens)))
             if embedder.normalize:
                 hidden = F.normalize(hidden, dim=1)
             states = hidden.cpu().numpy()

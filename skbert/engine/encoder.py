@@ -22,14 +22,7 @@ from skbert.engine.attention import (
     self_attention,
 )
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import (
-    FUSED_ROWS,
-    can_fuse,
-    joint_linear,
-    linear_add,
-    linear_gelu,
-    row_blocks,
-)
+from skbert.engine.linear import joint_linear
 from skbert.engine.packing import PackedBatch
 
 
@@ -158,17 +151,6 @@ def _first_token_layer(
 
 def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
     """Attention's output projection and the feed-forward network, each with its residual."""
-    if len(hidden) < FUSED_ROWS or not can_fuse(hidden, layer.output.dense):
-        return _block_after_attention(layer, hidden, context, dropout)
-    result = torch.empty_like(hidden)
-    for rows in row_blocks(len(hidden)):
-        result[rows] = _block_after_attention(layer, hidden[rows], context[rows], dropout)
-    return result
-
-
-def _block_after_attention(
-    layer: BertLayer, hidden: Tensor, context: Tensor, dropout: Dropout
-) -> Tensor:
     attended, output = layer.attention.output, layer.output
     hidden = attended.LayerNorm(_with_residual(attended.dense, context, hidden, dropout))
     inner = _activated(layer.intermediate, hidden)
@@ -176,16 +158,14 @@ def _block_after_attention(
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
-    if dropout is no_dropout:
-        return linear_add(x, dense, residual)
     branch = dropout(dense(x))
-    # In place where it can be: no derivative reads `branch`, and new memory costs more than a sum.
+    # In place where it can be: no derivative reads `branch`.
     return branch.add_(residual) if branch.dtype == residual.dtype else branch + residual
 
 
 def _activated(intermediate: BertIntermediate, hidden: Tensor) -> Tensor:
     """(n, d_model) -> (n, d_inner)."""
-    activation = intermediate.intermediate_act_fn
-    if getattr(activation, "act", None) is F.gelu:
-        return linear_gelu(hidden, intermediate.dense)
-    return activation(intermediate.dense(hidden))
+    inner, activation = intermediate.dense(hidden), intermediate.intermediate_act_fn
+    if not inner.requires_grad and getattr(activation, "act", None) is F.gelu:
+        return torch.ops.aten.gelu_(inner)  # in place: the largest of all hidden states
+    return activation(inner)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from skbert.engine.heads import TextClassifier
-from skbert.engine.linear import constant_weights
 from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss
 
 # Large enough for the matrix products to run at full speed, small enough that a layer's
 # activations stay near the processor, and that the allocator keeps their memory instead of
-# asking the system for new pages: of 512 to 4096 the fastest with MiniLM, where 4096 is 4 % slower.
+# asking the system for new pages. Predicting 1,024 sentences with MiniLM on two threads of an Intel
+# Xeon takes 2.09 s with 512, 1.91 with 1024, 1.84 with 2048, and 2.00 with 4096.
 TOKEN_BUDGET = 2048
 
 
@@ -61,7 +61,7 @@ def fill_rows(
     compute : callable
         PackedBatch -> Tensor of shape (n_texts of the batch, d).
     """
-    with torch.inference_mode(), constant_weights():
+    with torch.inference_mode():
         for rows in parts:
             batch = pack(tokens, rows)
             out[torch.from_numpy(batch.rows)] = compute(batch).to(out.device, out.dtype)
