@@ -5,16 +5,22 @@ import pytest
 import torch
 
 from skbert.engine import attention
-from skbert.engine.attention import first_token_attention, length_groups, self_attention
+from skbert.engine.attention import (
+    TextBlock,
+    first_token_attention,
+    self_attention,
+    text_groups,
+)
 
 N_HEADS, D_HEAD = 3, 4
 LENGTHS = [7, 7, 5, 2]  # sorted, as in a batch
+CU_SEQLENS = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int32)
 CPU = torch.device("cpu")
 
 
 def groups_of_equal_length():
-    """What a CPU gets."""
-    return length_groups(np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int32), CPU)
+    """What a CPU gets without gradients, and for long texts."""
+    return attention._groups_of_equal_length(np.array(LENGTHS), CPU)
 
 
 def padded_groups():
@@ -23,7 +29,20 @@ def padded_groups():
     return [attention._length_group(lengths, CPU) for lengths in halves]
 
 
-@pytest.fixture(params=[groups_of_equal_length, padded_groups], ids=["equal lengths", "padded"])
+def blocks():
+    """What a CPU gets to train with: 14 tokens of two texts, and 7 of two."""
+    return [attention._text_block(np.array(lengths)) for lengths in ([7, 7], [5, 2])]
+
+
+def blocks_of_one():
+    """The same with long texts: 7, 7, and the 7 tokens of two."""
+    return [attention._text_block(np.array(lengths)) for lengths in ([7], [7], [5, 2])]
+
+
+ALL_GROUPS = [groups_of_equal_length, padded_groups, blocks, blocks_of_one]
+
+
+@pytest.fixture(params=ALL_GROUPS, ids=lambda make: make.__name__)
 def groups(request):
     return request.param()
 
@@ -64,9 +83,37 @@ def test_padded_groups_by_hand():
     assert padded.visible[:, 0, 0].tolist() == [[True] * 5, [True, True, False, False, False]]
 
 
-@pytest.mark.parametrize("longest_written_out", [128, 0], ids=["written out", "fused kernel"])
-def test_self_attention_by_definition(groups, monkeypatch, longest_written_out):
-    monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", longest_written_out)
+def test_blocks_by_hand(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 14)
+    full, short = text_groups(CU_SEQLENS, CPU)
+    assert (full.n_texts, full.n_tokens, short.n_texts, short.n_tokens) == (2, 14, 2, 7)
+    sees = short.mask == 0
+    assert sees.tolist() == [[True] * 5 + [False] * 2] * 5 + [[False] * 5 + [True] * 2] * 2
+    assert (short.mask[~sees] == -torch.inf).all()
+    assert torch.equal(short.first_mask, short.mask[[0, 5]])
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 7)
+    assert [(b.n_texts, b.n_tokens) for b in text_groups(CU_SEQLENS, CPU)] == [
+        (1, 7),
+        (1, 7),
+        (2, 7),
+    ]
+    assert text_groups(CU_SEQLENS, CPU)[0].mask is None
+
+
+def test_a_text_longer_than_a_block_makes_one_of_its_own(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 6)
+    assert [b.n_tokens for b in text_groups(CU_SEQLENS, CPU)] == [7, 7, 5, 2]
+
+
+def test_where_blocks_are_used(monkeypatch):
+    assert all(isinstance(b, TextBlock) for b in text_groups(CU_SEQLENS, CPU))
+    with torch.no_grad():
+        assert not isinstance(text_groups(CU_SEQLENS, CPU)[0], TextBlock)
+    monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", 6)
+    assert not isinstance(text_groups(CU_SEQLENS, CPU)[0], TextBlock)
+
+
+def test_self_attention_by_definition(groups):
     x = random_input(3 * N_HEADS * D_HEAD)
     ours, theirs = self_attention(x, groups, N_HEADS), by_definition(x)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -96,11 +143,7 @@ def test_self_attention_leaves_its_input_as_it_was(groups):
     assert torch.equal(x.detach(), before)
 
 
-@pytest.mark.parametrize("longest_written_out", [128, 0], ids=["written out", "fused kernel"])
-def test_first_token_attention_is_the_first_row_of_self_attention(
-    groups, monkeypatch, longest_written_out
-):
-    monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", longest_written_out)
+def test_first_token_attention_is_the_first_row_of_self_attention(groups):
     x = random_input(3 * N_HEADS * D_HEAD)
     firsts = torch.tensor(np.cumsum([0, *LENGTHS[:-1]]))
     query, key_value = x[firsts, : N_HEADS * D_HEAD], x[:, N_HEADS * D_HEAD :]

@@ -6,11 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from skbert.engine import checkpoint
 from skbert.engine.optimizer import (
     adamw,
+    clipped_step,
     constant_after_warmup,
+    gradient_norm,
     learning_rate_factor,
     set_learning_rate,
 )
@@ -93,3 +96,29 @@ def test_two_steps_against_the_formula():
         update = mean / (1 - 0.9**step) / (math.sqrt(square / (1 - 0.999**step)) + 1e-8)
         weight -= learning_rate * update
         assert parameter.item() == pytest.approx(weight, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [10.0, 1e-3], ids=["clipped", "small enough"])
+def test_clipped_steps_are_those_of_clip_grad_norm(size):
+    def parameters():
+        generator = torch.Generator().manual_seed(0)
+        return [
+            nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 4), (4,), (5,)]
+        ]
+
+    ours, theirs = parameters(), parameters()
+    optimizers = [adamw(ours, 0.01), adamw(theirs, 0.01)]
+    for step in range(1, 4):  # the moments see the clipped gradients
+        for mine, reference in zip(ours[:2], theirs[:2], strict=True):  # the last has none
+            gradient = size * step * torch.linspace(-1, 1, mine.numel()).view_as(mine)
+            mine.grad, reference.grad = gradient, gradient.clone()
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, 1e-2)
+        norm = gradient_norm(ours)
+        expected = nn.utils.clip_grad_norm_(theirs, 1.0)
+        torch.testing.assert_close(norm, expected)
+        clipped_step(optimizers[0], norm, 1.0)
+        optimizers[1].step()
+    for mine, reference, start in zip(ours, theirs, parameters(), strict=True):
+        torch.testing.assert_close(mine, reference)
+        assert torch.equal(mine, start) == (mine.grad is None)

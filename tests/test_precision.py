@@ -13,7 +13,7 @@ from skbert import BertEmbeddingTransformer, BertSentimentClassifier, CacheInfo
 from skbert.engine import cache as cache_module
 from skbert.engine import checkpoint, encoder
 from skbert.engine import device as device_module
-from skbert.engine.attention import length_groups, self_attention
+from skbert.engine.attention import self_attention, text_groups
 from skbert.engine.cache import MemoryCache
 from skbert.engine.device import computing_in, precision_name, resolve_precision
 from skbert.engine.frozen import FrozenLayers
@@ -153,7 +153,8 @@ def test_products_and_nothing_else_are_bfloat16():
 
 @pytest.mark.parametrize("is_derived", [True, False])
 def test_attention_is_float32_inside_or_the_fused_kernel(is_derived):
-    groups = length_groups(np.array([0, 7, 12, 14], dtype=np.int32), CPU)
+    with torch.set_grad_enabled(is_derived):
+        groups = text_groups(np.array([0, 7, 12, 14], dtype=np.int32), CPU)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(14, 24, generator=generator).bfloat16().requires_grad_(is_derived)
     with computing_in(torch.bfloat16, CPU):

@@ -1,14 +1,14 @@
 """Attention on packed texts: each text attends to itself only.
 
-The linear layers around it never see padding. On a CPU neither does attention: texts are taken
-one by one, or, without gradients, all of the same length at once, as views of the packed
-states. On an accelerator, where starting a kernel costs more than padding, texts of similar
-length share a padded block. Which text may see what is decided by the groups alone.
+The linear layers around it never see padding. On a CPU neither does attention: without
+gradients it takes all texts of the same length at once, with gradients as many whole texts as
+make a block of a good size, as views of the packed states. On an accelerator, where starting a
+kernel costs more than padding, texts of similar length share a padded block. Which text may see
+what is decided here alone, once a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from skbert.engine.packing import split_by_tokens
 
 # On an accelerator: texts in a batch come sorted by length; 16 neighbours differ little.
 _GROUP_SIZE = 16
@@ -26,6 +28,12 @@ _GROUP_SIZE = 16
 # AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. Above it the matrix,
 # (n_heads, L, L) for each text, would take more memory than all the rest.
 _LONGEST_WRITTEN_OUT = 128
+
+# Short texts share a matrix of at most so many rows, so that starting an operation does not cost
+# more than its work. Forward and backward of 32 sentences, 64 texts of 8 tokens, and 32 of 40 to
+# 90, two threads of the same machine: 2.9, 1.9 and 9.3 ms, and with each text by itself 4.0, 5.5
+# and 8.8; larger matrices are mostly work between texts, which is thrown away.
+_BLOCK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,64 @@ class LengthGroup:
     visible: Tensor | None
 
 
-def length_groups(cu_seqlens: np.ndarray, device: torch.device) -> list[LengthGroup]:
+@dataclass(frozen=True)
+class TextBlock:
+    """Neighbouring texts that share one attention matrix, where each sees itself alone.
+
+    Attributes
+    ----------
+    n_texts, n_tokens : int
+        The block's texts and their tokens: the matrix is (n_tokens, n_tokens).
+    mask : Tensor of shape (n_tokens, n_tokens) or None
+        0 within a text, minus infinity between two; None if there is only one text.
+    first_mask : Tensor of shape (n_texts, n_tokens) or None
+        The rows of the texts' first tokens.
+    """
+
+    n_texts: int
+    n_tokens: int
+    mask: Tensor | None = None
+    first_mask: Tensor | None = None
+
+
+Groups = list[LengthGroup] | list[TextBlock]
+
+
+def text_groups(cu_seqlens: np.ndarray, device: torch.device) -> Groups:
     """Cut a batch, sorted by length, into groups for attention. Once a batch, for all layers."""
     lengths = np.diff(cu_seqlens)
-    if device.type == "cpu":
-        runs = np.flatnonzero(np.diff(lengths)) + 1
-        return [_length_group(run, device) for run in np.split(lengths, runs)]
-    return [
-        _length_group(lengths[start : start + _GROUP_SIZE], device)
-        for start in range(0, len(lengths), _GROUP_SIZE)
-    ]
+    if device.type != "cpu":
+        return _padded_groups(lengths, device)
+    if torch.is_grad_enabled() and lengths.max() <= _LONGEST_WRITTEN_OUT:
+        return _text_blocks(lengths)
+    return _groups_of_equal_length(lengths, device)
+
+
+def _padded_groups(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+    starts = range(0, len(lengths), _GROUP_SIZE)
+    return [_length_group(lengths[start : start + _GROUP_SIZE], device) for start in starts]
+
+
+def _groups_of_equal_length(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+    changes = np.flatnonzero(np.diff(lengths)) + 1
+    return [_length_group(run, device) for run in np.split(lengths, changes)]
+
+
+def _text_blocks(lengths: np.ndarray) -> list[TextBlock]:
+    """As many whole texts a block as have `_BLOCK_TOKENS` tokens together, at least one."""
+    parts = split_by_tokens(lengths, np.arange(len(lengths)), _BLOCK_TOKENS)
+    return [_text_block(lengths[part]) for part in parts]
+
+
+def _text_block(lengths: np.ndarray) -> TextBlock:
+    n_texts, n_tokens = len(lengths), int(lengths.sum())
+    if n_texts == 1:
+        return TextBlock(n_texts, n_tokens)
+    text = np.repeat(np.arange(n_texts), lengths)
+    mask = torch.zeros(n_tokens, n_tokens)
+    mask[torch.from_numpy(text[:, None] != text)] = -torch.inf
+    firsts = torch.from_numpy(np.cumsum(lengths) - lengths)
+    return TextBlock(n_texts, n_tokens, mask, mask[firsts])
 
 
 def _length_group(lengths: np.ndarray, device: torch.device) -> LengthGroup:
@@ -75,22 +131,22 @@ def _length_group(lengths: np.ndarray, device: torch.device) -> LengthGroup:
     )
 
 
-def self_attention(query_key_value: Tensor, groups: list[LengthGroup], n_heads: int) -> Tensor:
+def self_attention(query_key_value: Tensor, groups: Groups, n_heads: int) -> Tensor:
     """Scaled dot-product attention of every token to its own text.
 
     Parameters
     ----------
     query_key_value : Tensor of shape (n_tokens, 3 * d_model)
         The three projections side by side.
-    groups : list of LengthGroup
-        From `length_groups`.
+    groups : list of LengthGroup or of TextBlock
+        From `text_groups`.
     n_heads : int
 
     Returns
     -------
     Tensor of shape (n_tokens, d_model)
     """
-    if _is_written_out(query_key_value, groups):
+    if isinstance(groups[0], TextBlock):
         return _WrittenOutAttention.apply(query_key_value, None, groups, n_heads)
     pieces = query_key_value.split([group.n_tokens for group in groups])
     contexts = []
@@ -101,23 +157,22 @@ def self_attention(query_key_value: Tensor, groups: list[LengthGroup], n_heads: 
     return torch.cat(contexts)
 
 
-def first_token_attention(
-    query: Tensor, key_value: Tensor, groups: list[LengthGroup], n_heads: int
-) -> Tensor:
+def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_heads: int) -> Tensor:
     """Attention of each text's first token, [CLS], to its whole text.
 
     Parameters
     ----------
     query : Tensor of shape (n_texts, d_model)
     key_value : Tensor of shape (n_tokens, 2 * d_model)
-    groups : list of LengthGroup
+    groups : list of LengthGroup or of TextBlock
+        From `text_groups`.
     n_heads : int
 
     Returns
     -------
     Tensor of shape (n_texts, d_model)
     """
-    if _is_written_out(key_value, groups):
+    if isinstance(groups[0], TextBlock):
         return _WrittenOutAttention.apply(key_value, query, groups, n_heads)
     d_model = query.shape[1]
     firsts = query.split([group.n_texts for group in groups])
@@ -129,14 +184,6 @@ def first_token_attention(
         context = F.scaled_dot_product_attention(one_query, key, value, attn_mask=group.visible)
         contexts.append(context.reshape(group.n_texts, d_model))
     return torch.cat(contexts)
-
-
-def _is_written_out(states: Tensor, groups: list[LengthGroup]) -> bool:
-    return (
-        states.device.type == "cpu"
-        and states.requires_grad
-        and all(g.places is None and g.max_length <= _LONGEST_WRITTEN_OUT for g in groups)
-    )
 
 
 # Equal lengths, or padded -----------------------------------------------------------------------
@@ -193,83 +240,74 @@ class _Unpad(torch.autograd.Function):
         return _pad(gradient, ctx.group), None
 
 
-# Text by text -----------------------------------------------------------------------------------
+# Written out ------------------------------------------------------------------------------------
 
 
 class _WrittenOutAttention(torch.autograd.Function):
-    """softmax(Q K^T / sqrt(d_head)) V of each text, and its derivative, as matrix products.
+    """softmax(Q K^T / sqrt(d_head) + mask) V of each block, and its derivative, as products.
 
     With O = P V and P = softmax(S):  dV = P^T dO,  dP = dO V^T,  and dS is the derivative of
-    the softmax, row by row. Every operand is a view of the packed states, (n_heads, L, d_head)
-    with the strides of (L, n_heads * d_head): nothing is padded, and no projection is copied.
-    Against padding groups of 16, forward and backward take, on two threads of an Intel Xeon with
-    AVX-512, 0.8 of the time for 32 sentences, 0.5 for 32 texts of 40 to 90 tokens and 0.8 for 16
-    of 128, but 2.4 times as long for 64 texts of 8: texts follow each other. Under autocast all is
-    float32: the derivative of the fused kernel is six times slower in bfloat16.
+    the softmax, row by row; between two texts P is 0, and so are dS and what it adds. Operands
+    are views of the packed states, (n_heads, n_tokens, d_head) with the strides of
+    (n_tokens, n_heads * d_head): nothing is padded, and no projection is copied. Under autocast
+    all is float32: the derivative of the fused kernel is six times slower in bfloat16.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
-        ctx: Any, packed: Tensor, query: Tensor | None, groups: list[LengthGroup], n_heads: int
+        ctx: Any, packed: Tensor, query: Tensor | None, blocks: list[TextBlock], n_heads: int
     ) -> Tensor:
-        queries, keys, values = _operands(packed, query, n_heads)
-        result = packed.new_empty(queries.shape[1], n_heads * queries.shape[2])
-        (contexts,) = _heads_of(result, 1, n_heads)
-        weights = []  # (n_heads, L or 1, L) of each text
-        for asking, asked in _places(groups, one_query=query is not None):
-            scores = torch.bmm(queries[:, asking], keys[:, asked].mT)
-            weights.append(torch.softmax(scores.mul_(queries.shape[2] ** -0.5), -1))
-            contexts[:, asking] = torch.bmm(weights[-1], values[:, asked])
+        scale = (packed.shape[1] // (3 if query is None else 2) // n_heads) ** -0.5
+        contexts, weights = [], []  # (n_queries, n_heads, d_head), (n_heads, n_queries, n_tokens)
+        operands = _operands(packed, query, blocks, n_heads)
+        for block, asking, keys, values in zip(blocks, *operands, strict=True):
+            mask = block.mask if query is None else block.first_mask
+            if mask is None:
+                scores = torch.bmm(asking, keys.mT).mul_(scale)
+            else:
+                scores = torch.baddbmm(mask.to(packed.dtype), asking, keys.mT, alpha=scale)
+            weights.append(torch.softmax(scores, -1))
+            contexts.append(torch.bmm(weights[-1], values).transpose(0, 1))
         ctx.save_for_backward(packed, query, *weights)
-        ctx.groups, ctx.n_heads = groups, n_heads
-        return result
+        ctx.blocks, ctx.n_heads, ctx.scale = blocks, n_heads, scale
+        return torch.cat(contexts).flatten(1)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         packed, query, *weights = ctx.saved_tensors
-        queries, keys, values = _operands(packed, query, ctx.n_heads)
-        d_packed, d_query = torch.empty_like(packed), None
-        d_projections = _heads_of(d_packed, 3 if query is None else 2, ctx.n_heads)
-        if query is not None:
-            d_query = torch.empty_like(query)
-            (d_queries,) = _heads_of(d_query, 1, ctx.n_heads)
+        d_packed = torch.empty_like(packed)
+        d_query = None if query is None else torch.empty_like(query)
+        operands = _operands(packed, query, ctx.blocks, ctx.n_heads)
+        d_operands = _operands(d_packed, d_query, ctx.blocks, ctx.n_heads)
         (d_contexts,) = _heads_of(gradient, 1, ctx.n_heads)
-        places = _places(ctx.groups, one_query=query is not None)
-        for (asking, asked), weight in zip(places, weights, strict=True):
-            d_context = d_contexts[:, asking]
-            d_weights = torch.bmm(d_context, values[:, asked].mT)
-            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weight, -1, weight.dtype)
-            d_scores *= queries.shape[2] ** -0.5
-            of_text = weight.new_empty(d_projections[:, :, asked].shape)
-            if query is None:
-                torch.bmm(d_scores, keys[:, asked], out=of_text[0])
-            else:
-                d_queries[:, asking] = torch.bmm(d_scores, keys[:, asked])
-            torch.bmm(d_scores.mT, queries[:, asking], out=of_text[-2])
-            torch.bmm(weight.mT, d_context, out=of_text[-1])
-            d_projections[:, :, asked] = of_text
+        d_contexts = d_contexts.split([asking.shape[1] for asking in operands[0]], 1)
+        for weight, d_context, asking, keys, values, d_asking, d_keys, d_values in zip(
+            weights, d_contexts, *operands, *d_operands, strict=True
+        ):
+            d_weight = torch.bmm(d_context, values.mT)
+            d_scores = torch.ops.aten._softmax_backward_data(d_weight, weight, -1, weight.dtype)
+            d_scores *= ctx.scale
+            d_asking.copy_(torch.bmm(d_scores, keys))
+            d_keys.copy_(torch.bmm(d_scores.mT, asking))
+            d_values.copy_(torch.bmm(weight.mT, d_context))
         return d_packed, d_query, None, None
 
 
-def _operands(packed: Tensor, query: Tensor | None, n_heads: int) -> list[Tensor]:
-    """Get queries, keys and values as views (n_heads, n, d_head)."""
+def _operands(
+    packed: Tensor, query: Tensor | None, blocks: list[TextBlock], n_heads: int
+) -> list[tuple[Tensor, ...]]:
+    """Get queries, keys and values of each block, as views (n_heads, n, d_head)."""
+    n_tokens = [block.n_tokens for block in blocks]
     if query is None:
-        return list(_heads_of(packed, 3, n_heads))
-    return [*_heads_of(query, 1, n_heads), *_heads_of(packed, 2, n_heads)]
+        return [states.split(n_tokens, 1) for states in _heads_of(packed, 3, n_heads)]
+    (queries,) = _heads_of(query, 1, n_heads)
+    keys_and_values = _heads_of(packed, 2, n_heads)
+    n_queries = [block.n_texts for block in blocks]
+    return [queries.split(n_queries, 1), *(s.split(n_tokens, 1) for s in keys_and_values)]
 
 
 def _heads_of(states: Tensor, n_projections: int, n_heads: int) -> Tensor:
     """(n, n_projections * d_model) -> (n_projections, n_heads, n, d_head), a view."""
     return states.unflatten(1, (n_projections, n_heads, -1)).permute(1, 2, 0, 3)
-
-
-def _places(groups: list[LengthGroup], *, one_query: bool) -> Iterator[tuple[slice, slice]]:
-    """Rows of the queries, and rows of the keys, of each text; one query a text, or as many."""
-    start = 0
-    lengths = (group.max_length for group in groups for _ in range(group.n_texts))
-    for text, length in enumerate(lengths):
-        asked = slice(start, start + length)
-        yield (slice(text, text + 1) if one_query else asked), asked
-        start += length

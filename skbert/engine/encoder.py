@@ -16,10 +16,10 @@ from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertLayer
 
 from skbert.engine.attention import (
-    LengthGroup,
+    Groups,
     first_token_attention,
-    length_groups,
     self_attention,
+    text_groups,
 )
 from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.linear import joint_linear
@@ -69,7 +69,7 @@ def encode(
         Texts in the order of the batch.
     """
     start = start or _embedded(model, batch, dropout)
-    groups = length_groups(batch.cu_seqlens, start.states.device)
+    groups = text_groups(batch.cu_seqlens, start.states.device)
     hidden = start.states
     for layer in model.encoder.layer[start.layer : n_layers]:
         hidden = _full_layer(layer, hidden, groups, dropout)
@@ -93,7 +93,7 @@ def encode_first_token(
     Tensor of shape (n_texts, d_model)
     """
     start = start or _embedded(model, batch, dropout)
-    groups = length_groups(batch.cu_seqlens, start.states.device)
+    groups = text_groups(batch.cu_seqlens, start.states.device)
     first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
     hidden = start.states
     layers = model.encoder.layer[start.layer : n_layers]
@@ -123,9 +123,7 @@ def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device)
     return embeddings.LayerNorm(hidden)
 
 
-def _full_layer(
-    layer: BertLayer, hidden: Tensor, groups: list[LengthGroup], dropout: Dropout
-) -> Tensor:
+def _full_layer(layer: BertLayer, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
     """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     attention = layer.attention.self
     query_key_value = joint_linear(hidden, [attention.query, attention.key, attention.value])
@@ -137,7 +135,7 @@ def _first_token_layer(
     layer: BertLayer,
     hidden: Tensor,
     first: Tensor,
-    groups: list[LengthGroup],
+    groups: Groups,
     dropout: Dropout,
 ) -> Tensor:
     """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""

