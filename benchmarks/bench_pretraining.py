@@ -7,15 +7,16 @@ Three parts, which `--part` runs one by one:
   what the best guess that looks at no other word would pay, and it must tell true from false
   next sentences of documents that it has not seen.
 - rotten_tomatoes: accuracy with 200, 1,000 and 2,000 labelled sentences, the estimator as it
-  comes, with and without the masked language model on all training sentences first.
+  comes, without and with the masked language model on all training sentences first, for one epoch
+  and for three, and with documents of IMDB besides.
 - imdb: the same with 200 and 1,000 labelled documents, of which the classifier reads 128 tokens,
   head and tail, and the masked language model all.
 
-In the last two, an encoder is pre-trained once a seed and shared by all numbers of labels, by
-`BertPretrainer`: at 1e-4, and on whole texts. `pretraining_epochs` of the classifier does the same
-inside `fit`, but at the classifier's own learning rate and on texts cut to its `max_length`. Test
-texts are never trained on, not even without their labels. Results of parts that are not run are
-kept.
+In the last two, an encoder is pre-trained once a seed and recipe and shared by all numbers of
+labels, by `BertPretrainer`: at 1e-4, and on whole texts. `pretraining_epochs` of the classifier
+does the same inside `fit`, but at the classifier's own learning rate and on texts cut to its
+`max_length`. Test texts are never trained on, not even without their labels. Results of parts and
+recipes that are not run are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from skbert.engine.masking import may_be_masked
 from skbert.engine.sentences import split_into_sentences
 
 PARTS = ("scratch", "rotten_tomatoes", "imdb")
+WITHOUT = "without"
 RESULTS = common.HERE / "results" / "pretraining.json"
 
 BELOW_UNIGRAM = 0.5  # nats a token that the masked loss must be below the unigram entropy
@@ -207,6 +209,26 @@ def bounds_of_scratch(result: dict[str, Any]) -> list[common.Bound]:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What the masked language model reads before fine-tuning, and how often."""
+
+    name: str
+    epochs: int = 1
+    n_others: int = 0  # documents of IMDB, besides the training texts
+
+
+RECIPES = {
+    "rotten_tomatoes": [
+        Recipe(WITHOUT, epochs=0),
+        Recipe("1 epoch"),
+        Recipe("3 epochs", epochs=3),
+        Recipe("1 epoch, 2,000 IMDB documents too", n_others=2000),
+    ],
+    "imdb": [Recipe(WITHOUT, epochs=0), Recipe("1 epoch")],
+}
+
+
+@dataclass(frozen=True)
 class FewLabels:
     """What is measured on one source of reviews."""
 
@@ -215,47 +237,40 @@ class FewLabels:
     seeds: tuple[int, ...]
     n_unlabelled: int
     n_test: int
-    pretraining_epochs: int
     learning_rate: float
 
 
-def measure_few_labels(sizes: FewLabels) -> dict[str, Any]:
-    """Accuracy with and without pre-training, for each seed and number of labels."""
+def measure_few_labels(sizes: FewLabels, recipe: Recipe) -> dict[str, Any]:
+    """Accuracy after one recipe, for each seed and number of labels."""
     reviews = load_movie_reviews(sizes.source).drop_duplicates("text")
-    accuracies: dict[str, dict[str, list[float]]] = {"without": {}, "with": {}}
-    seconds: dict[str, float] = {"without": 0.0, "with": 0.0}
+    accuracies: dict[str, list[float]] = {}
     histories = []
+    begin = time.perf_counter()
     for seed in sizes.seeds:
         train, test = train_test_split(
             reviews, test_size=sizes.n_test, stratify=reviews["sentiment"], random_state=seed
         )
         drawn = {n: labelled(train, n, seed) for n in sizes.n_labels}
         with tempfile.TemporaryDirectory() as folder:
-            pretrained = str(Path(folder) / "pretrained")
-            history, taken = pretrain(train, drawn, sizes, seed, pretrained)
-            histories.append(history)
-            for way, model in (("without", common.MODEL), ("with", pretrained)):
-                begin = time.perf_counter()
-                for n, part in drawn.items():
-                    clf = BertSentimentClassifier(model, device="cpu", random_state=seed)
-                    clf.fit(part["text"], part["sentiment"])
-                    accuracy = float(clf.score(test["text"], test["sentiment"]))
-                    accuracies[way].setdefault(str(n), []).append(accuracy)
-                    log(f"{sizes.source}, seed {seed}, {n} labels, {way}: {accuracy:.4f}")
-                seconds[way] += time.perf_counter() - begin
-            seconds["with"] += taken
-    result = {
-        "seeds": sizes.seeds,
-        "n_test": sizes.n_test,
-        "n_unlabelled": sizes.n_unlabelled,
-        "pretraining_epochs": sizes.pretraining_epochs,
-        "pretraining_learning_rate": sizes.learning_rate,
+            model = common.MODEL
+            if recipe.epochs:
+                model = str(Path(folder) / "pretrained")
+                texts = unlabelled(train, drawn, sizes, recipe, seed)
+                histories.append(pretrain(texts, sizes, recipe, seed, model))
+            for n, part in drawn.items():
+                clf = BertSentimentClassifier(model, device="cpu", random_state=seed)
+                clf.fit(part["text"], part["sentiment"])
+                accuracy = float(clf.score(test["text"], test["sentiment"]))
+                accuracies.setdefault(str(n), []).append(accuracy)
+                log(f"{sizes.source}, {recipe.name}, seed {seed}, {n} labels: {accuracy:.4f}")
+    return {
+        **asdict(sizes),
+        **asdict(recipe),
         "pretraining_history": histories,
         "accuracies": accuracies,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - begin,
+        **common.commit(),
     }
-    print_few_labels(sizes.source, result)
-    return result
 
 
 def labelled(train: pd.DataFrame, n_labels: int, seed: int) -> pd.DataFrame:
@@ -264,44 +279,64 @@ def labelled(train: pd.DataFrame, n_labels: int, seed: int) -> pd.DataFrame:
     return shuffled.groupby("sentiment").head(n_labels // 2)
 
 
-def pretrain(
-    train: pd.DataFrame, drawn: dict[int, pd.DataFrame], sizes: FewLabels, seed: int, folder: str
-) -> tuple[list[dict[str, Any]], float]:
-    """Train the masked language model on texts without labels, those with labels first."""
+def unlabelled(
+    train: pd.DataFrame, drawn: dict[int, pd.DataFrame], sizes: FewLabels, recipe: Recipe, seed: int
+) -> list[str]:
+    """Training texts without labels, first those that have labels; and documents of IMDB."""
     most = drawn[max(drawn)].index
     texts = [*train.loc[most, "text"], *train.drop(index=most)["text"]][: sizes.n_unlabelled]
+    return texts + load_documents(recipe.n_others, 0, seed)[0]
+
+
+def pretrain(
+    texts: list[str], sizes: FewLabels, recipe: Recipe, seed: int, folder: str
+) -> list[dict[str, Any]]:
+    """Train the masked language model, and save it."""
     pretrainer = BertPretrainer(
         common.MODEL,
         next_sentence=False,
-        max_epochs=sizes.pretraining_epochs,
+        max_epochs=recipe.epochs,
         learning_rate=sizes.learning_rate,
         device="cpu",
         random_state=seed,
     )
-    begin = time.perf_counter()
     pretrainer.fit(texts)
-    seconds = time.perf_counter() - begin
     losses = ", ".join(f"{record['masked_loss']:.2f}" for record in pretrainer.history_)
-    log(f"{sizes.source}, seed {seed}: masked loss {losses}, {seconds:.0f} s")
+    log(f"{sizes.source}, {recipe.name}, seed {seed}: masked loss {losses}")
     pretrainer.save_pretrained(folder)
-    return pretrainer.history_, seconds
+    return pretrainer.history_
 
 
-def print_few_labels(source: str, result: dict[str, Any]) -> None:
+def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
     """Print the table of docs/pretraining.md: mean and standard deviation over the seeds."""
-    seeds = ", ".join(map(str, result["seeds"]))
-    last = [history[-1]["masked_loss"] for history in result["pretraining_history"]]
-    print(
-        f"\n{source}: {result['n_test']} test texts, seeds {seeds}; masked language model on "
-        f"{result['n_unlabelled']} texts, {result['pretraining_epochs']} epoch(s) at "
-        f"{result['pretraining_learning_rate']:g}, last masked loss {np.mean(last):.2f}\n"
-    )
-    rows = []
-    for n, without in result["accuracies"]["without"].items():
-        after = result["accuracies"]["with"][n]
-        gain = np.subtract(after, without)
-        rows.append([f"{int(n):,} labels", *(mean_and_spread(v) for v in (without, after, gain))])
-    common.print_table(["accuracy", "without", "with", "difference"], rows)
+    ways = [results[r.name] for r in RECIPES[source] if r.name in results]
+    if not ways:
+        return
+    for way in ways:
+        print(
+            f"\n{source}, {way['name']}: {way['n_test']} test texts, seeds "
+            f"{', '.join(map(str, way['seeds']))}, {way['seconds']:.0f} s",
+            end="",
+        )
+        if way["epochs"]:
+            last = np.mean([history[-1]["masked_loss"] for history in way["pretraining_history"]])
+            print(
+                f"; masked language model on {way['n_unlabelled'] + way['n_others']:,} texts at "
+                f"{way['learning_rate']:g}, last masked loss {last:.2f}",
+                end="",
+            )
+    print("\n")
+    numbers = list(ways[0]["accuracies"])
+    header = ["accuracy", *(f"{int(n):,} labels" for n in numbers)]
+    rows = [
+        [way["name"], *(mean_and_spread(way["accuracies"][n]) for n in numbers)] for way in ways
+    ]
+    before = results.get(WITHOUT)
+    for way in ways:
+        if before and way is not before and way["seeds"] == before["seeds"]:
+            gains = [np.subtract(way["accuracies"][n], before["accuracies"][n]) for n in numbers]
+            rows.append([f"gain of {way['name']}", *(mean_and_spread(gain) for gain in gains)])
+    common.print_table(header, rows)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -321,7 +356,8 @@ def parse_arguments() -> Any:
     parser.add_argument("--scratch-epochs", type=int, default=4, help="default: 4")
     parser.add_argument("--seeds", type=int, default=3, help="of rotten_tomatoes; default: 3")
     parser.add_argument("--imdb-seeds", type=int, default=1, help="default: 1")
-    parser.add_argument("--epochs", type=int, default=1, help="of pre-training; default: 1")
+    names = [recipe.name for recipe in RECIPES["rotten_tomatoes"]]
+    parser.add_argument("--recipes", nargs="*", choices=names, default=names, help="default: all")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="default: 1e-4")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
@@ -329,6 +365,7 @@ def parse_arguments() -> Any:
 
 
 def run_part(part: str, arguments: Any) -> dict[str, Any]:
+    """Measure one part; of the last two, the chosen recipes."""
     smoke = arguments.smoke
     if part == "scratch":
         sizes = Scratch(
@@ -336,30 +373,40 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         )
         if smoke:
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200))
-        return measure_scratch(sizes, seed=0)
-    options = (arguments.epochs, arguments.learning_rate)
+        return measure_scratch(sizes, seed=0) | common.commit()
     if part == "rotten_tomatoes":
         seeds = tuple(range(arguments.seeds))
-        sizes = FewLabels(part, (200, 1000, 2000), seeds, 7500, 1000, *options)
+        few = FewLabels(part, (200, 1000, 2000), seeds, 7500, 1000, arguments.learning_rate)
     else:
         seeds = tuple(range(arguments.imdb_seeds))
-        sizes = FewLabels(part, (200, 1000), seeds, 1000, 500, *options)
+        few = FewLabels(part, (200, 1000), seeds, 2000, 1000, arguments.learning_rate)
+    recipes = [recipe for recipe in RECIPES[part] if recipe.name in arguments.recipes]
     if smoke:
-        sizes = FewLabels(part, (4, 8), (0, 1), 4, 4, *options)
-    return measure_few_labels(sizes)
+        few = FewLabels(part, (4, 8), (0, 1), 4, 4, arguments.learning_rate)
+        recipes = [replace(recipe, n_others=min(recipe.n_others, 2)) for recipe in recipes]
+    return {recipe.name: measure_few_labels(few, recipe) for recipe in recipes}
+
+
+def kept_results() -> dict[str, Any]:
+    """What earlier runs have written."""
+    return json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else {}
 
 
 def main() -> int:
     arguments = parse_arguments()
-    results: dict[str, Any] = {}
-    if RESULTS.exists():
-        results = json.loads(RESULTS.read_text())["results"]
+    new: dict[str, Any] = {}
     parts = PARTS if arguments.part == "all" else (arguments.part,)
     for part in parts:
         begin = time.perf_counter()
-        results[part] = run_part(part, arguments) | common.commit()
+        new[part] = run_part(part, arguments)
         log(f"{part}: {time.perf_counter() - begin:.0f} s")
-    bounds = bounds_of_scratch(results["scratch"]) if "scratch" in parts else []
+    results = {} if arguments.smoke else kept_results()
+    for part, result in new.items():
+        is_of_recipes = part in RECIPES
+        results[part] = results.get(part, {}) | result if is_of_recipes else result
+        if is_of_recipes:
+            print_few_labels(part, results[part])
+    bounds = bounds_of_scratch(results["scratch"]) if "scratch" in results else []
     return common.finish("pretraining", arguments, results, bounds)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skbert.engine import checkpoint
-from skbert.engine.encoder import encode, encode_first_token
+from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.heads import mean_of_tokens, pooled_states
 from skbert.engine.packing import pack
 
@@ -50,6 +50,48 @@ def test_hidden_states_are_those_of_transformers(pretrained, batch):
     expected = torch.cat([hidden[row][mask[row]] for row in batch.rows])
     assert ours.shape == expected.shape
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def biased(pretrained):
+    """An encoder whose biases matter; those of a new one are 0."""
+    model = pretrained.new_encoder()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def test_predicting_leaves_no_bias_out(biased, pretrained, batch):
+    with torch.no_grad():
+        hidden, mask = padded_reference(pretrained, biased, TEXTS, 64)
+        expected = torch.cat([hidden[row][mask[row]] for row in batch.rows])
+        torch.testing.assert_close(encode(biased, batch), expected, rtol=0, atol=2e-5)
+        first = hidden[batch.rows, 0]
+        torch.testing.assert_close(encode_first_token(biased, batch), first, rtol=0, atol=2e-5)
+
+
+def test_predicting_is_what_is_trained(biased, batch):
+    for compute in (encode, encode_first_token):
+        trained = compute(biased, batch).detach()
+        with torch.no_grad():
+            predicted = compute(biased, batch)
+        torch.testing.assert_close(predicted, trained, rtol=0, atol=2e-5)
+
+
+def test_predicting_leaves_weights_and_given_states_as_they_were(biased, batch):
+    before = {name: value.clone() for name, value in biased.state_dict().items()}
+    with torch.no_grad():
+        given = HiddenStates(encode(biased, batch, n_layers=1), layer=1)
+        states = given.states.clone()
+        for compute in (encode, encode_first_token):
+            from_start = compute(biased, batch, start=given)
+            torch.testing.assert_close(from_start, compute(biased, batch), rtol=0, atol=1e-5)
+    assert torch.equal(given.states, states)
+    for name, value in biased.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_first_token_is_the_first_row_of_the_full_encoder(pretrained, batch):

