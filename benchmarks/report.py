@@ -60,6 +60,17 @@ def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def profile_table(results: list[dict[str, Any]]) -> str:
+    """Where the time of fit and predict goes."""
+    shares = next((r["results"]["shares"] for r in results if r["benchmark"] == "profile"), None)
+    if shares is None:
+        return ""
+    kinds = next(iter(shares.values()))
+    rows = [[kind, *(f"{part[kind]:.1%}" for part in shares.values())] for kind in kinds]
+    header = ["share of the time", *shares]
+    return f"### Where skbert's own time goes\n\n{common.markdown_table(header, rows)}"
+
+
 def machines(results: list[dict[str, Any]]) -> str:
     """Say where, when and with what each benchmark was run; equal ones once."""
     lines: dict[str, list[str]] = {}
@@ -82,7 +93,12 @@ def main() -> None:
     results = load_results()
     if not results:
         raise SystemExit("There are no results yet. Run `make bench` first.")
-    parts = [bounds_table(results), timings_tables(results), machines(results)]
+    parts = [
+        bounds_table(results),
+        timings_tables(results),
+        profile_table(results),
+        machines(results),
+    ]
     report = "\n\n".join(part for part in parts if part)
     print(report)
     text = README.read_text(encoding="utf-8")
