@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -20,7 +21,13 @@ from transformers import BertConfig
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import gradients_on, resolve_device
+from skbert.engine.device import (
+    gradients_on,
+    loaded_precision,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.pretraining import (
@@ -88,10 +95,12 @@ class _State:
     wordpiece: WordPieceTokenizer
     knows_words: bool
     knows_next_sentence: bool
+    precision: torch.dtype
 
     @property
     def network(self) -> PretrainingNetwork:
-        return PretrainingNetwork(self.model.bert, self.model.cls, self.model.bert.pooler)
+        bert = self.model.bert
+        return PretrainingNetwork(bert, self.model.cls, bert.pooler, self.precision)
 
 
 class BertPretrainer(
@@ -146,6 +155,10 @@ class BertPretrainer(
     device : str, default="auto"
         "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
         that is there.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        How encoder and word head multiply matrices, in `fit` and in all that is predicted, as in
+        `BertSentimentClassifier`: "auto" is float32 on CPUs and MPS. Weights, their updates and
+        all results are float32 in any case.
     random_state : int, RandomState instance or None, default=None
         Decides new weights, masks, pairs, the order of the texts and the dropout. An int gives
         the same weights each time on the same machine with the same number of threads. None
@@ -168,6 +181,8 @@ class BertPretrainer(
         Epochs trained, the length of `history_`.
     device_ : str
         The device that `device` stood for.
+    precision_ : {"float32", "bfloat16"}
+        What `precision` stood for; found again, as the device, when a pickle is loaded.
     n_features_in_ : int
         Columns of X in `fit`, 1; only where X was two-dimensional.
     feature_names_in_ : ndarray of shape (1,)
@@ -217,6 +232,7 @@ class BertPretrainer(
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "device": [str],
+        "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -236,6 +252,7 @@ class BertPretrainer(
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
         device: str = "auto",
+        precision: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -251,6 +268,7 @@ class BertPretrainer(
         self.warmup_fraction = warmup_fraction
         self.dropout = dropout
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
 
@@ -327,6 +345,7 @@ class BertPretrainer(
     def _start(self, documents: Documents, rng: np.random.Generator) -> _State:
         """Where training starts: a checkpoint with the heads it lacks, or a new model."""
         device = resolve_device(self.device)
+        precision = resolve_precision(self.precision, device)
         if isinstance(self.model, str):
             pretrained = checkpoint.load_pretrained(self.model)
         else:
@@ -340,6 +359,7 @@ class BertPretrainer(
             pretrained.wordpiece,
             heads.knows_words,
             heads.knows_next_sentence,
+            precision,
         )
 
     @staticmethod
@@ -354,6 +374,7 @@ class BertPretrainer(
             "history_": history,
             "n_epochs_": len(history),
             "device_": str(state.network.device),
+            "precision_": precision_name(state.precision),
             "_knows_next_sentence": knows_next_sentence,
             "_n_features_out": state.model.config.hidden_size,
         }
@@ -362,7 +383,12 @@ class BertPretrainer(
         """Collect what this estimator has learned so far."""
         check_is_fitted(self)
         return _State(
-            self.model_, self.tokenizer_, self._wordpiece, True, self._knows_next_sentence
+            self.model_,
+            self.tokenizer_,
+            self._wordpiece,
+            True,
+            self._knows_next_sentence,
+            resolve_precision(self.precision_, resolve_device(self.device_)),
         )
 
     def _sentences(self, documents: Documents, state: _State) -> Sentences | None:
@@ -566,6 +592,7 @@ class BertPretrainer(
             pooling="mean",
             n_layers=self.model_.config.num_hidden_layers,
             normalize=False,
+            precision=state.precision,
         )
         return to_numpy(embed_texts(embedder, tokens, iter))
 
@@ -618,6 +645,7 @@ class BertPretrainer(
         if "model_" in state:
             device = device_here(self.device)
             self.device_ = str(device)
+            self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = checkpoint.unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             self._wordpiece = wordpiece_of(self.tokenizer_)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skbert import BertEmbeddingTransformer, BertSentimentClassifier, CacheInfo
+from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier, CacheInfo
 from skbert.engine import cache as cache_module
 from skbert.engine import checkpoint, encoder
 from skbert.engine import device as device_module
@@ -59,6 +59,10 @@ def refusal(device="cpu"):
 def classifier(model, **parameters):
     settings = {"max_length": 32, "max_epochs": 3, "learning_rate": 5e-3, "random_state": 0}
     return BertSentimentClassifier(model, **(settings | parameters))
+
+
+def pretrainer(model, **parameters):
+    return BertPretrainer(model, **({"max_length": 32, "random_state": 0} | parameters))
 
 
 def transformer(model, **parameters):
@@ -120,6 +124,7 @@ def test_estimators_refuse_it_too(tiny_bert, toy_reviews):
         ),
         lambda: transformer(tiny_bert, precision="bfloat16").fit(X),
         lambda: transformer(tiny_bert, precision="bfloat16").transform(X),
+        lambda: pretrainer(tiny_bert, precision="bfloat16").fit(X),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(refusal())}$"):
             fit()
@@ -133,7 +138,7 @@ def test_an_unknown_precision_is_refused(tiny_bert, toy_reviews):
         "precision='half' is not a precision that skbert knows. Allowed are 'auto', 'float32' and "
         "'bfloat16'. Use precision='auto' to take the one for the device."
     )
-    for estimator in (classifier(tiny_bert), transformer(tiny_bert)):
+    for estimator in (classifier(tiny_bert), transformer(tiny_bert), pretrainer(tiny_bert)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             estimator.set_params(precision="half").fit(*toy_reviews)
 
@@ -174,14 +179,17 @@ def test_attention_is_float32_inside_or_the_fused_kernel(is_derived):
 def products(monkeypatch):
     """Types of what comes out of the encoder's linear layers."""
     types = []
-    plain = encoder.joint_linear
 
-    def noting(*arguments):
-        result = plain(*arguments)
-        types.append(precision_name(result.dtype))
-        return result
+    def noting(plain):
+        def compute(*arguments):
+            result = plain(*arguments)
+            types.append(precision_name(result.dtype))
+            return result
 
-    monkeypatch.setattr(encoder, "joint_linear", noting)
+        return compute
+
+    for name in ("joint_linear", "side_by_side"):
+        monkeypatch.setattr(encoder, name, noting(getattr(encoder, name)))
     return types
 
 
@@ -206,6 +214,39 @@ def test_what_was_used_is_what_precision_says(
     assert {*products} == {expected}
     assert {weight.dtype for weight in clf.model_.parameters()} == {torch.float32}
     assert clf.head_.weight.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("bfloat16_cpu")
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_a_pretrainer_computes_in_its_precision_everywhere(tiny_bert, products, precision):
+    expected = "bfloat16" if precision == "bfloat16" else "float32"
+    documents = [["a film", "so dull", "it was fun"], ["very good", "not bad"]] * 4
+    fitted = pretrainer(tiny_bert, precision=precision).fit(documents)
+    assert fitted.precision_ == expected
+    assert {*products} == {expected}
+    for compute in (
+        lambda: fitted.fill_mask("a [MASK] film").probabilities.dtype == np.float32,
+        lambda: fitted.predict_next_sentence([("a film", "so dull")]).dtype == np.float32,
+        lambda: fitted.transform(["so dull"]).dtype == np.float32,
+        lambda: fitted.score(["so dull"]) < 0,
+    ):
+        products.clear()
+        assert compute()
+        assert {*products} == {expected}
+    assert {weight.dtype for weight in fitted.model_.parameters()} == {torch.float32}
+    assert pickle.loads(pickle.dumps(fitted)).precision_ == expected
+
+
+@pytest.mark.usefixtures("bfloat16_cpu")
+def test_masked_losses_are_near_those_of_float32(tiny_bert):
+    exact, near = (
+        pretrainer(tiny_bert, precision=precision, next_sentence=False).fit(TEXTS * 4)
+        for precision in ("float32", "bfloat16")
+    )
+    difference = exact.history_[0]["masked_loss"] - near.history_[0]["masked_loss"]
+    # Logits are up to 3 from the words' frequencies; each is off by some 2^-9 of that.
+    assert 0 < abs(difference) < 2**-7
+    assert 0 < abs(exact.score(TEXTS) - near.score(TEXTS)) < 2**-7
 
 
 @pytest.mark.usefixtures("bfloat16_cpu")

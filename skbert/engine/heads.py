@@ -108,6 +108,11 @@ class PretrainingNetwork:
         modules = [self.encoder, self.heads, *([self.pooler] if self.pooler else [])]
         return [*dict.fromkeys(p for module in modules for p in module.parameters())]
 
+    def hidden(self, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+        """Last hidden states of all tokens, in the batch's order: (n_tokens, d_model)."""
+        with computing_in(self.precision, self.device):
+            return encode(self.encoder, batch, dropout).float()
+
     def word_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Unnormalised scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
         with computing_in(self.precision, hidden.device):
@@ -116,7 +121,8 @@ class PretrainingNetwork:
     def next_sentence_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of IsNext and NotNext, from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
         assert self.pooler is not None
-        return self.heads.seq_relationship(self.pooler(hidden[:, None]))
+        with computing_in(torch.float32, hidden.device):
+            return self.heads.seq_relationship(self.pooler(hidden[:, None]))
 
 
 def pooled_states(

@@ -21,7 +21,7 @@ from transformers import BertModel
 from skbert.engine.checkpoint import Pretrained, build_heads, head_weights, vocabulary_of
 from skbert.engine.device import computing_in
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.encoder import encode, encode_first_token
+from skbert.engine.encoder import encode_first_token
 from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.inference import TOKEN_BUDGET
 from skbert.engine.masking import (
@@ -111,8 +111,7 @@ def batch_losses(
 ) -> BatchLosses:
     """Compute both losses of the texts `rows`."""
     batch = pack(texts.masked.tokens, rows)
-    with computing_in(network.precision, network.device):
-        hidden = encode(network.encoder, batch, dropout).float()
+    hidden = network.hidden(batch, dropout)
     targets = texts.masked.targets[token_index(texts.masked.tokens, batch)]
     places = np.flatnonzero(targets != NOT_MASKED)
     logits = network.word_logits(hidden.index_select(0, _to(places, hidden)))
@@ -319,7 +318,7 @@ def guess_words(network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k
         for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
             batch = pack(tokens, rows)
             masked = np.flatnonzero(batch.ids == mask_id)
-            hidden = encode(network.encoder, batch)
+            hidden = network.hidden(batch)
             logits = network.word_logits(hidden.index_select(0, _to(masked, hidden)))
             best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
             where = np.searchsorted(places, token_index(tokens, batch)[masked])
@@ -334,7 +333,9 @@ def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> 
     with torch.inference_mode():
         for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
             batch = pack(tokens, rows)
-            logits = network.next_sentence_logits(encode_first_token(network.encoder, batch))
+            with computing_in(network.precision, network.device):
+                first = encode_first_token(network.encoder, batch).float()
+            logits = network.next_sentence_logits(first)
             out[batch.rows] = torch.softmax(logits, dim=1)[:, IS_NEXT].float().cpu().numpy()
     return out
 
