@@ -266,6 +266,8 @@ def measure_few_labels(sizes: FewLabels, recipe: Recipe) -> dict[str, Any]:
     return {
         **asdict(sizes),
         **asdict(recipe),
+        "n_labels": list(sizes.n_labels),  # as JSON gives them back
+        "seeds": list(sizes.seeds),
         "pretraining_history": histories,
         "accuracies": accuracies,
         "seconds": time.perf_counter() - begin,
@@ -285,6 +287,9 @@ def unlabelled(
     """Training texts without labels, first those that have labels; and documents of IMDB."""
     most = drawn[max(drawn)].index
     texts = [*train.loc[most, "text"], *train.drop(index=most)["text"]][: sizes.n_unlabelled]
+    if not recipe.n_others:
+        return texts
+    assert sizes.source != "imdb", "documents would be drawn that are tested on"
     return texts + load_documents(recipe.n_others, 0, seed)[0]
 
 
@@ -332,8 +337,9 @@ def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
         [way["name"], *(mean_and_spread(way["accuracies"][n]) for n in numbers)] for way in ways
     ]
     before = results.get(WITHOUT)
+    same = ("seeds", "n_test", "n_labels")
     for way in ways:
-        if before and way is not before and way["seeds"] == before["seeds"]:
+        if before and way is not before and all(way[k] == before[k] for k in same):
             gains = [np.subtract(way["accuracies"][n], before["accuracies"][n]) for n in numbers]
             rows.append([f"gain of {way['name']}", *(mean_and_spread(gain) for gain in gains)])
     common.print_table(header, rows)

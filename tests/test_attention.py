@@ -105,6 +105,20 @@ def test_a_text_longer_than_a_block_makes_one_of_its_own(monkeypatch):
     assert [b.n_tokens for b in text_groups(CU_SEQLENS, CPU)] == [7, 7, 5, 2]
 
 
+def test_texts_that_are_not_sorted_do_not_see_each_other(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 9)
+    lengths = [2, 7, 5, 7]
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    x = random_input(3 * N_HEADS * D_HEAD)
+    parts = x.view(-1, 3, N_HEADS, D_HEAD).split(lengths)
+    expected = torch.cat([one_text(*part.unbind(1)) for part in parts])
+    assert [block.n_tokens for block in text_groups(cu_seqlens, CPU)] == [9, 5, 7]
+    for is_derived in (True, False):
+        with torch.set_grad_enabled(is_derived):
+            ours = self_attention(x, text_groups(cu_seqlens, CPU), N_HEADS)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
 def test_where_blocks_are_used(monkeypatch):
     assert all(isinstance(b, TextBlock) for b in text_groups(CU_SEQLENS, CPU))
     with torch.no_grad():

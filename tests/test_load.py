@@ -119,7 +119,7 @@ def test_a_hundred_thousand_texts_in_bounded_memory(clf):
         return [f"a {'great' if i % 2 else 'dull'} film, {i // 100} {i % 100}" for i in range(n)]
 
     texts = texts_of(100_000)
-    clf.predict(texts)  # fills what is remembered of words, which is limited
+    clf.predict(texts)  # fills what is remembered of words, and oneDNN's for GELU, both limited
     labels = []
     some = peak_above(lambda: clf.predict(texts[:50_000]))
     most = peak_above(lambda: labels.extend(clf.predict(texts).tolist()))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from skbert.engine import checkpoint
+from skbert.engine import optimizer as optimizer_module
 from skbert.engine.optimizer import (
     adamw,
     clipped_step,
@@ -98,8 +99,12 @@ def test_two_steps_against_the_formula():
         assert parameter.item() == pytest.approx(weight, rel=1e-6)
 
 
-@pytest.mark.parametrize("size", [10.0, 1e-3], ids=["clipped", "small enough"])
-def test_clipped_steps_are_those_of_clip_grad_norm(size):
+@pytest.mark.parametrize("device_divides", [True, False])
+@pytest.mark.parametrize("sizes", [(10, 20, 30), (1e-3, 2e-3, 3e-3), (10, 1e-3, 10)])
+def test_clipped_steps_are_those_of_clip_grad_norm(sizes, device_divides, monkeypatch):
+    if not device_divides:  # as on MPS
+        monkeypatch.setattr(optimizer_module, "_DIVIDING_DEVICES", ())
+
     def parameters():
         generator = torch.Generator().manual_seed(0)
         return [
@@ -108,9 +113,9 @@ def test_clipped_steps_are_those_of_clip_grad_norm(size):
 
     ours, theirs = parameters(), parameters()
     optimizers = [adamw(ours, 0.01), adamw(theirs, 0.01)]
-    for step in range(1, 4):  # the moments see the clipped gradients
+    for size in sizes:  # the moments see the clipped gradients
         for mine, reference in zip(ours[:2], theirs[:2], strict=True):  # the last has none
-            gradient = size * step * torch.linspace(-1, 1, mine.numel()).view_as(mine)
+            gradient = size * torch.linspace(-1, 1, mine.numel()).view_as(mine)
             mine.grad, reference.grad = gradient, gradient.clone()
         for optimizer in optimizers:
             set_learning_rate(optimizer, 1e-2)

@@ -29,6 +29,8 @@ TEXTS = [
     *(f"movie {'very ' * n}dull" for n in range(13)),
 ]
 
+DOCUMENTS = [["a film", "so dull", "it was fun"], ["very good", "not bad"]] * 4
+
 
 def let_cpu_have(monkeypatch, *helpers):
     """Let torch say yes to some of `HELPERS`."""
@@ -216,12 +218,23 @@ def test_what_was_used_is_what_precision_says(
     assert clf.head_.weight.dtype == torch.float32
 
 
+def pretrained_answers(model):
+    """All that a pretrainer can be asked, after one epoch on pairs of sentences."""
+    fitted = pretrainer(model).fit(DOCUMENTS)
+    return [
+        fitted.history_[0]["train_loss"],
+        fitted.fill_mask("a [MASK] film").probabilities.tolist(),
+        fitted.predict_next_sentence([("a film", "so dull")]).tolist(),
+        fitted.transform(["so dull"]).tolist(),
+        fitted.score(["so dull"]),
+    ]
+
+
 @pytest.mark.usefixtures("bfloat16_cpu")
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_a_pretrainer_computes_in_its_precision_everywhere(tiny_bert, products, precision):
     expected = "bfloat16" if precision == "bfloat16" else "float32"
-    documents = [["a film", "so dull", "it was fun"], ["very good", "not bad"]] * 4
-    fitted = pretrainer(tiny_bert, precision=precision).fit(documents)
+    fitted = pretrainer(tiny_bert, precision=precision).fit(DOCUMENTS)
     assert fitted.precision_ == expected
     assert {*products} == {expected}
     for compute in (
@@ -319,10 +332,13 @@ def test_an_autocast_of_the_caller_changes_nothing(tiny_bert, toy_reviews, outer
     weights = np.linspace(0.5, 1.5, len(X))
     plain = classifier(tiny_bert).fit(X, y, sample_weight=weights)
     vectors = transformer(tiny_bert, pooling="pooler").transform(X)
+    answers = pretrained_answers(tiny_bert)
     with torch.autocast("cpu", outer):
         clf = classifier(tiny_bert).fit(X, y, sample_weight=weights)
         assert clf.decision_function(X).tolist() == plain.decision_function(X).tolist()
         again = transformer(tiny_bert, pooling="pooler").transform(X)
+        also = pretrained_answers(tiny_bert)
+    assert also == answers
     assert clf.history_[-1]["train_loss"] == plain.history_[-1]["train_loss"]
     assert again.tolist() == vectors.tolist()
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skbert.engine.packing import split_by_tokens
+from skbert.engine.packing import cut_by_tokens
 
 # On an accelerator: texts in a batch come sorted by length; 16 neighbours differ little.
 _GROUP_SIZE = 16
@@ -81,7 +81,10 @@ Groups = list[LengthGroup] | list[TextBlock]
 
 
 def text_groups(cu_seqlens: np.ndarray, device: torch.device) -> Groups:
-    """Cut a batch, sorted by length, into groups for attention. Once a batch, for all layers."""
+    """Cut a batch into groups for attention: once a batch, for all layers.
+
+    Texts stay in their order; sorted by length they make larger groups.
+    """
     lengths = np.diff(cu_seqlens)
     if device.type != "cpu":
         return _padded_groups(lengths, device)
@@ -102,8 +105,7 @@ def _groups_of_equal_length(lengths: np.ndarray, device: torch.device) -> list[L
 
 def _text_blocks(lengths: np.ndarray) -> list[TextBlock]:
     """As many whole texts a block as have `_BLOCK_TOKENS` tokens together, at least one."""
-    parts = split_by_tokens(lengths, np.arange(len(lengths)), _BLOCK_TOKENS)
-    return [_text_block(lengths[part]) for part in parts]
+    return [_text_block(lengths[part]) for part in cut_by_tokens(lengths, _BLOCK_TOKENS)]
 
 
 def _text_block(lengths: np.ndarray) -> TextBlock:

@@ -1,7 +1,8 @@
 """`PackedBatch` -> hidden states (n_tokens, d_model), on the weights of a `transformers.BertModel`.
 
 A function over that module's submodules, not a second model: loading, saving and every
-other tool for the module keep working. No pooling, no loss, no padding.
+other tool for the module keep working. Only hooks on submodules are not all called: weights
+are read from some of the linear layers without calling them. No pooling, no loss, no padding.
 """
 
 from __future__ import annotations
@@ -179,14 +180,15 @@ def _after_attention_predicting(layer: BertLayer, hidden: Tensor, context: Tenso
     Each bias costs a pass over all states, so only those are added that must be. The keys' shifts
     all scores of a query alike, which the softmax does not see. The weights of attention sum to
     1, so the values' comes out of it as it went in, W_o b_v after the output projection. And
-    the products are summed up on their residual. Predicting takes 3 % less time so.
+    the products are summed up on their residual. Predicting
+    1,024 sentences with MiniLM on two threads of an Intel Xeon takes 0.97 of the time so.
     """
     attended, output = layer.attention.output, layer.output
     bias = torch.addmv(attended.dense.bias, attended.dense.weight, layer.attention.self.value.bias)
     hidden = attended.LayerNorm((hidden + bias).addmm_(context, attended.dense.weight.t()))
     inner = _activated(layer.intermediate, hidden)
-    hidden += output.dense.bias
-    return output.LayerNorm(hidden.addmm_(inner, output.dense.weight.t()))
+    residual = hidden + output.dense.bias
+    return output.LayerNorm(residual.addmm_(inner, output.dense.weight.t()))
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:

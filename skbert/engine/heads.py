@@ -85,7 +85,8 @@ class PretrainingNetwork:
         tanh of a linear layer, between [CLS] and ``seq_relationship``; None where no next
         sentence is predicted.
     precision : torch.dtype
-        Of the matrix products; see `computing_in`.
+        Of the matrix products of the encoder and of the head for words; see `computing_in`. The
+        pooler and its head are float32.
     """
 
     encoder: BertModel

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+# Where fused AdamW divides the gradients by its attribute `grad_scale`.
+_DIVIDING_DEVICES = ("cpu", "cuda")
+
 
 def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter, 2019) with decay on matrices only.
@@ -29,9 +32,10 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.opti
 def clipped_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
     """Take a step with the gradients scaled down to a norm of at most `max_norm`.
 
-    As after ``torch.nn.utils.clip_grad_norm_``, but fused AdamW divides while it reads the
-    gradients anyway, which spares a pass over all of them: 2 % of a step on a CPU. Through the
-    same attribute `torch.amp.GradScaler` hands over its scale.
+    As after ``torch.nn.utils.clip_grad_norm_``, but on CPUs and CUDA devices fused AdamW divides
+    while it reads the gradients anyway, which spares a pass over all of them. Through the same
+    attribute `torch.amp.GradScaler` hands over its scale. On MPS the fused kernel does not look
+    at it, so there the gradients are divided before. CUDA and MPS are not run by the test suite.
 
     Parameters
     ----------
@@ -41,15 +45,23 @@ def clipped_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm:
         Of all its gradients; see `gradient_norm`.
     max_norm : float
     """
-    excess = (norm + 1e-6) / max_norm
-    optimizer.grad_scale = excess if excess > 1 else None  # type: ignore[attr-defined]
+    excess = (norm.float() + 1e-6) / max_norm
+    is_divided_inside = norm.device.type in _DIVIDING_DEVICES
+    optimizer.grad_scale = (  # type: ignore[attr-defined]
+        excess if excess > 1 and is_divided_inside else None
+    )
+    if excess > 1 and not is_divided_inside:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if parameter.grad is not None:
+                parameter.grad.div_(excess)
     optimizer.step()
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """Euclidean norm of all gradients together; shape ().
 
-    By dot products, which on a CPU use all threads; ``torch.linalg.vector_norm`` uses one.
+    By dot products, which on a CPU use all threads, where ``torch.linalg.vector_norm`` uses one,
+    and are nearer to the exact sum: of 23 million squares 5e-5 off instead of 1e-3.
     """
     gradients = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
     return torch.stack([torch.dot(g, g) for g in gradients]).sum().sqrt()

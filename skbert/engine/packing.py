@@ -38,8 +38,8 @@ class PackedBatch:
 def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
     """Lay the texts of `rows` end to end.
 
-    They are sorted by length so that neighbours, which share a padded block in attention,
-    are of similar length; the sum over the batch does not depend on their order.
+    They are sorted by length so that neighbours, which are computed together in attention, are
+    of equal or similar length; the sum over the batch does not depend on their order.
     """
     rows = np.asarray(rows, dtype=np.int64)
     rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
@@ -73,16 +73,24 @@ def split_by_tokens(lengths: np.ndarray, rows: np.ndarray, token_budget: int) ->
     A text longer than the budget makes a part of its own.
     """
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
-    parts: list[np.ndarray] = []
-    start = n_tokens = 0
-    for i, length in enumerate(lengths[rows]):
-        if n_tokens + length > token_budget and i > start:
-            parts.append(rows[start:i])
-            start, n_tokens = i, 0
+    return [rows[part] for part in cut_by_tokens(lengths[rows], token_budget)]
+
+
+def cut_by_tokens(lengths: np.ndarray, token_budget: int) -> list[slice]:
+    """Cut texts where they stand into neighbours of at most `token_budget` tokens together.
+
+    A text longer than the budget makes a part of its own.
+    """
+    if not len(lengths):
+        return []
+    starts = [0]
+    n_tokens = 0
+    for i, length in enumerate(lengths.tolist()):
+        if n_tokens + length > token_budget and i > starts[-1]:
+            starts.append(i)
+            n_tokens = 0
         n_tokens += length
-    if len(rows):
-        parts.append(rows[start:])
-    return parts
+    return [slice(*ends) for ends in itertools.pairwise([*starts, len(lengths)])]
 
 
 def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
