@@ -24,8 +24,8 @@ _GROUP_SIZE = 16
 
 # Up to this many tokens a CPU trains faster with the attention matrix written out than with
 # torch's fused kernel, which is built for long texts: forward and backward of 32 sentences,
-# 32 texts of 40 to 90 tokens, and 16 of 128, 12 heads of 32, one thread of an Intel Xeon with
-# AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. Above it the matrix,
+# 32 texts of 40 to 90 tokens, and 16 of 128, each text by itself, 12 heads of 32, one thread of an
+# Intel Xeon with AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. Above it the matrix,
 # (n_heads, L, L) for each text, would take more memory than all the rest.
 _LONGEST_WRITTEN_OUT = 128
 
