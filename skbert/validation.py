@@ -366,7 +366,8 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
             f"X has {n_texts} texts and y has {len(labels)} labels; they must be as many. Check "
             "that both come from the same rows."
         )
-    check_classification_targets(labels)
+    with np.errstate(invalid="ignore"):  # it casts 1e19 to an integer, to see that it is none
+        check_classification_targets(labels)
     return labels
 
 
@@ -452,8 +453,8 @@ def check_weights(
 
     Returns
     -------
-    ndarray of shape (n_texts,), float32
-        Their products.
+    ndarray of shape (n_texts,), float64
+        Their products, the largest being 1: only the proportions count in training.
     """
     weights = np.ones(len(numbers))
     if sample_weight is not None:
@@ -471,19 +472,34 @@ def check_weights(
                 f"sample_weight[{row}] is {weights[row]}; every weight must be a finite number, "
                 "0 or larger. Correct it, or give 0 to leave the text out."
             )
+        weights = _over_largest(weights)  # lest the products below are beyond what a number holds
     if class_weight is not None:
         present = np.unique(numbers)
         of_class = np.ones(len(classes))
         of_class[present] = compute_class_weight(
             class_weight, classes=classes[present], y=classes[numbers]
         )
+        is_allowed = np.isfinite(of_class) & (of_class >= 0)
+        if not is_allowed.all():
+            wrong = int(np.flatnonzero(~is_allowed)[0])
+            raise ValueError(
+                f"class_weight[{classes.tolist()[wrong]!r}] is {of_class[wrong]}; every weight "
+                "must be a finite number, 0 or larger. Correct it, or give 0 to leave the class "
+                "out."
+            )
         weights = weights * of_class[numbers]
     if not weights.any():
         raise ValueError(
             "All weights are zero, so no text counts; at least one must be larger than 0. Check "
             "sample_weight and class_weight."
         )
-    return weights.astype(np.float32)
+    return _over_largest(weights)
+
+
+def _over_largest(weights: np.ndarray) -> np.ndarray:
+    """Divide by the largest, so that neither huge nor tiny ones leave the range of float32."""
+    largest = weights.max()
+    return weights / largest if largest > 0 else weights
 
 
 def check_max_length(max_length: int, n_positions: int) -> None:

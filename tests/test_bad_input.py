@@ -225,6 +225,24 @@ def test_weights_that_are_none(tiny_bert, sample_weight, message):
         classifier(tiny_bert).fit(["a", "b"], [0, 1], sample_weight=sample_weight)
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_class_weights_that_are_none(tiny_bert, weight):
+    message = (
+        f"class_weight[1] is {weight}; every weight must be a finite number, 0 or larger. Correct "
+        "it, or give 0 to leave the class out."
+    )
+    clf = classifier(tiny_bert).set_params(class_weight={0: 1.0, 1: weight})
+    with pytest.raises(ValueError, match=exactly(message)):
+        clf.fit(["a", "b"], [0, 1])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [9.3e18, 1e300, 0.5])
+def test_labels_that_are_no_integers(tiny_bert, number):
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        classifier(tiny_bert).fit(["a", "b"], [0.0, number])
+
+
 @pytest.mark.parametrize("given", ["X_val", "y_val"])
 def test_half_of_the_validation_texts(tiny_bert, given):
     missing = {"X_val": "y_val", "y_val": "X_val"}[given]

@@ -21,7 +21,8 @@ def probabilities(model, X, y, **fit_parameters):
     return clf.predict_proba(X)
 
 
-@pytest.mark.parametrize("weight", [1.0, 2.0])
+# The last four are beyond float32, or their sum is
+@pytest.mark.parametrize("weight", [1.0, 2.0, 1.2e38, 3.41e38, 1e308, 1e-300])
 def test_equal_weights_are_no_weights(tiny_bert, toy_reviews, weight):
     X, y = toy_reviews
     weighted = probabilities(tiny_bert, X, y, sample_weight=np.full(len(X), weight))
@@ -36,6 +37,21 @@ def test_weight_zero_is_as_if_the_text_were_absent(tiny_bert, toy_reviews):
     clf = BertSentimentClassifier(tiny_bert, **SETTINGS).fit(X, y, sample_weight=weights)
     without = BertSentimentClassifier(tiny_bert, **SETTINGS).fit([X[i] for i in kept], y[kept])
     assert clf.predict_proba(X).tolist() == without.predict_proba(X).tolist()
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e300])
+def test_only_the_proportions_of_weights_count(tiny_bert, toy_reviews, unit):
+    X, y = toy_reviews
+    weights = np.arange(1.0, len(X) + 1)
+    given = probabilities(tiny_bert, X, y, sample_weight=weights)
+    scaled = probabilities(
+        tiny_bert,
+        X,
+        y,
+        sample_weight=weights * unit,
+        parameters={"class_weight": dict.fromkeys(["good", "bad"], unit)},
+    )
+    np.testing.assert_allclose(scaled, given, atol=1e-6)
 
 
 def test_balanced_is_the_dict_of_inverse_frequencies(tiny_bert, toy_reviews):
