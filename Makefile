@@ -7,6 +7,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+TIMED := $(filter-out %/bench_pretraining.py,$(BENCHMARKS))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
 
 # Figures are drawn to files, also where there is no screen.
@@ -14,10 +15,10 @@ export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest check docs bench fix lint types wheel docs-quick bench-smoke clean
+.PHONY: help demo test test-oldest check docs bench bench-pretraining fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
 
 demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/plot_quickstart.py)
 	$(BIN)/python examples/plot_quickstart.py
@@ -36,8 +37,13 @@ check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everythi
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
 
-bench: $(VENV)/.installed-benchmarks ## run every benchmark; the results go to benchmarks/
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed-benchmarks ## time and memory against the rivals; ARGS="--rounds 3"
+	@set -e; for script in $(TIMED); do \
+		echo "== $$script $(ARGS)"; $(BIN)/python "$$script" $(ARGS); done
+	$(BIN)/python benchmarks/report.py
+
+bench-pretraining: $(VENV)/.installed-benchmarks ## accuracy with pre-training; takes hours
+	$(BIN)/python benchmarks/bench_pretraining.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair

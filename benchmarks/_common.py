@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from sklearn.model_selection import train_test_split
 
 from skbert import TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine import checkpoint
+from skbert.engine import checkpoint, linear
 from skbert.engine.heads import TextClassifier
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -414,8 +415,9 @@ class MatrixLimit:
     """The float32 matrix products of a typical batch, and nothing else.
 
     For each product the fastest of the four memory layouts (each operand row- or column-major)
-    is found first; the result goes into memory that is already there. `run` then repeats all
-    products of the batch for about `seconds`, on all threads.
+    is found first; the result goes into memory that is already there. Where skbert has oneDNN
+    multiply, that is a fifth way. `run` then repeats all products of the batch for about
+    `seconds`, on all threads.
 
     Parameters
     ----------
@@ -429,22 +431,22 @@ class MatrixLimit:
     name = "matrix products alone"
 
     def __init__(self, products: list[Product], seconds: float) -> None:
-        self._work = [(_fastest_operands(product), product.count) for product in products]
+        self._work = [(_fastest(product), product.count) for product in products]
         once = _seconds_of(self._batch)
         self._repeats = max(1, round(seconds / once))
         self.flops = self._repeats * sum(product.flops for product in products)
 
     def _batch(self) -> None:
-        for (left, right, out), count in self._work:
+        for multiply, count in self._work:
             for _ in range(count):
-                torch.mm(left, right, out=out)
+                multiply()
 
     def run(self) -> None:
         for _ in range(self._repeats):
             self._batch()
 
     def contender(self) -> Contender:
-        return Contender(self.name, lambda: self.run, "torch.mm, best memory layout of each")
+        return Contender(self.name, lambda: self.run, "the fastest way of each")
 
     def rates(self, timings: Timings) -> np.ndarray:
         """FLOP/s in each round."""
@@ -455,7 +457,7 @@ class MatrixLimit:
         return float(np.median(flops / np.array(timings.seconds[name]) / self.rates(timings)))
 
 
-def _fastest_operands(product: Product) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _fastest(product: Product) -> Callable[[], Any]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(n_rows: int, n_columns: int, transposed: bool) -> torch.Tensor:
@@ -464,12 +466,29 @@ def _fastest_operands(product: Product) -> tuple[torch.Tensor, torch.Tensor, tor
         return torch.randn(n_rows, n_columns, generator=generator)
 
     out = torch.empty(product.m, product.n)
-    candidates = [
-        (matrix(product.m, product.k, left), matrix(product.k, product.n, right), out)
+    candidates: list[Callable[[], Any]] = [
+        partial(
+            torch.mm,
+            matrix(product.m, product.k, left),
+            matrix(product.k, product.n, right),
+            out=out,
+        )
         for left in (False, True)
         for right in (False, True)
     ]
-    return min(candidates, key=lambda c: _seconds_of(lambda: torch.mm(c[0], c[1], out=c[2])))
+    by_onednn = _onednn(matrix(product.m, product.k, False), matrix(product.k, product.n, False))
+    return min([*candidates, *([by_onednn] if by_onednn else [])], key=_seconds_of)
+
+
+def _onednn(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any] | None:
+    """The product by oneDNN, as skbert has it made; None where it has not."""
+    cpu = torch.device("cpu")
+    weight = torch.nn.Parameter(right.t().contiguous())
+    with torch.no_grad(), linear.constant_weights(cpu, torch.float32):
+        laid_out = linear._onednn_weight(left, weight)
+    if laid_out is None:
+        return None
+    return lambda: torch.ops.mkldnn._linear_pointwise(left, laid_out, None, "none", [], "")
 
 
 def _seconds_of(run: Callable[[], Any], repeats: int = 3) -> float:
@@ -516,8 +535,10 @@ def recorded_logits() -> Iterator[list[LogitsCall]]:
     def logits(self: TextClassifier, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         head = calls[0].head if calls else copy.deepcopy(self.head)
         result = original(self, batch, *args, **kwargs)
-        lengths = np.diff(batch.cu_seqlens)
-        calls.append(LogitsCall(batch.rows.copy(), lengths, result.detach().clone(), head))
+        own = batch.rows >= 0  # a text without a row only fills the batch up
+        lengths = np.diff(batch.cu_seqlens)[own]
+        own_logits = result.detach()[torch.from_numpy(own)]
+        calls.append(LogitsCall(batch.rows[own], lengths, own_logits, head))
         return result
 
     TextClassifier.logits = logits
@@ -628,8 +649,19 @@ def describe_timings(
     }
 
 
+def results_of_machine(name: str) -> Path:
+    """Where the results of a benchmark go: each kind of processor has a folder of its own."""
+    processor = _processor()[0].lower().replace("(r)", "")
+    folder = "-".join("".join(c if c.isalnum() else " " for c in processor).split())
+    return RESULTS / folder / f"{name}.json"
+
+
 def finish(
-    name: str, arguments: argparse.Namespace, results: dict[str, Any], bounds: list[Bound]
+    name: str,
+    arguments: argparse.Namespace,
+    results: dict[str, Any],
+    bounds: list[Bound],
+    path: Path | None = None,
 ) -> int:
     """Print machine, versions and bounds, write the results file, return the exit code."""
     about = {
@@ -655,8 +687,8 @@ def finish(
         print("smoke run: the numbers above mean nothing")
         return 0
     described = [asdict(bound) | {"holds": bound.holds} for bound in bounds]
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = path or results_of_machine(name)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps({**about, "results": results, "bounds": described}, indent=1) + "\n")
     print(f"written: {path.relative_to(HERE.parent)}")
     return int(arguments.strict and not all(bound.holds for bound in bounds))

@@ -15,8 +15,10 @@ Three parts, which `--part` runs one by one:
 In the last two, an encoder is pre-trained once a seed and recipe and shared by all numbers of
 labels, by `BertPretrainer`: at 1e-4, and on whole texts. `pretraining_epochs` of the classifier
 does the same inside `fit`, but at the classifier's own learning rate and on texts cut to its
-`max_length`. Test texts are never trained on, not even without their labels. Results of parts and
-recipes that are not run are kept.
+`max_length`. Test texts are never trained on, not even without their labels. The documents of IMDB
+that are tested on are the same for all seeds, which draw labels, head and dropout: so one encoder
+that has read all other documents, an hour's work, serves every seed of both sources. Results of
+parts and recipes that are not run are kept.
 """
 
 from __future__ import annotations
@@ -26,25 +28,32 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import _common as common
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.model_selection import train_test_split
 from transformers import BertConfig
 
 from skbert import BertPretrainer, BertSentimentClassifier
 from skbert.datasets import load_movie_reviews
+from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.masking import may_be_masked
 from skbert.engine.sentences import split_into_sentences
 
+N_TEST = 1000
+HEAD_RATE = 1e-3  # of the epoch in which the head for words is trained alone
 PARTS = ("scratch", "rotten_tomatoes", "imdb")
 WITHOUT = "without"
-RESULTS = common.HERE / "results" / "pretraining.json"
+RESULTS = common.RESULTS / "pretraining.json"  # not of one machine: accuracies, no times
 
 BELOW_UNIGRAM = 0.5  # nats a token that the masked loss must be below the unigram entropy
 # Chance is 0.5, with a standard error of 0.011 on 2,000 pairs. The bound was 0.65 until trials of
@@ -218,18 +227,24 @@ class Recipe:
     name: str
     epochs: int = 1
     n_others: int = 0  # documents of IMDB, besides the training texts
+    reads_all_documents: bool = False  # of IMDB but those tested on, and nothing else; seed 0
+    head_first: bool = False  # an epoch in which the head for words is trained alone
+    rate: float = 1.0  # times the learning rate
     fine_tuning_epochs: int = 3  # the estimator's default
 
 
+ALL_DOCUMENTS = Recipe("1 epoch, 23,904 IMDB documents", reads_all_documents=True)
 RECIPES = {
     "rotten_tomatoes": [
         Recipe(WITHOUT, epochs=0),
         Recipe("1 epoch"),
         Recipe("3 epochs", epochs=3),
         Recipe("1 epoch, 2,000 IMDB documents too", n_others=2000),
+        Recipe("head first, then 3 epochs at half the rate", 3, head_first=True, rate=0.5),
+        ALL_DOCUMENTS,
         Recipe("10 epochs of fine-tuning instead", epochs=0, fine_tuning_epochs=10),
     ],
-    "imdb": [Recipe(WITHOUT, epochs=0), Recipe("1 epoch")],
+    "imdb": [Recipe(WITHOUT, epochs=0), Recipe("1 epoch"), ALL_DOCUMENTS],
 }
 
 
@@ -245,26 +260,45 @@ class FewLabels:
     learning_rate: float
 
 
-def measure_few_labels(sizes: FewLabels, recipe: Recipe) -> dict[str, Any]:
+def split_reviews(source: str, n_test: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Distinct reviews to train and to test on; of IMDB the same for all seeds."""
+    reviews = load_movie_reviews(source).drop_duplicates("text")
+    return train_test_split(
+        reviews,
+        test_size=n_test,
+        stratify=reviews["sentiment"],
+        random_state=0 if source == "imdb" else seed,
+    )
+
+
+def measure_few_labels(
+    sizes: FewLabels, recipe: Recipe, of_all_documents: Callable[[], PretrainedModel]
+) -> dict[str, Any]:
     """Accuracy after one recipe, for each seed and number of labels."""
-    reviews = load_movie_reviews(sizes.source).drop_duplicates("text")
     accuracies: dict[str, list[float]] = {}
     histories = []
+    n_read = 0
     begin = time.perf_counter()
     for seed in sizes.seeds:
-        train, test = train_test_split(
-            reviews, test_size=sizes.n_test, stratify=reviews["sentiment"], random_state=seed
-        )
+        train, test = split_reviews(sizes.source, sizes.n_test, seed)
         drawn = {n: labelled(train, n, seed) for n in sizes.n_labels}
         with tempfile.TemporaryDirectory() as folder:
-            model = common.MODEL
-            if recipe.epochs:
-                model = str(Path(folder) / "pretrained")
+            pretrained = PretrainedModel(common.MODEL, 0, [])
+            if recipe.reads_all_documents:
+                pretrained = of_all_documents()
+            elif recipe.epochs:
                 texts = unlabelled(train, drawn, sizes, recipe, seed)
-                histories.append(pretrain(texts, sizes, recipe, seed, model))
+                start = common.MODEL
+                if recipe.head_first:
+                    with only_head_trained():
+                        start = pretrain(texts, 1, HEAD_RATE, seed, f"{folder}/head").folder
+                rate = sizes.learning_rate * recipe.rate
+                pretrained = pretrain(texts, recipe.epochs, rate, seed, f"{folder}/all", start)
+            n_read = pretrained.n_texts
+            histories.append(pretrained.history)
             for n, part in drawn.items():
                 clf = BertSentimentClassifier(
-                    model,
+                    pretrained.folder,
                     max_epochs=recipe.fine_tuning_epochs,
                     device="cpu",
                     random_state=seed,
@@ -278,6 +312,9 @@ def measure_few_labels(sizes: FewLabels, recipe: Recipe) -> dict[str, Any]:
         **asdict(recipe),
         "n_labels": list(sizes.n_labels),  # as JSON gives them back
         "seeds": list(sizes.seeds),
+        "n_read": n_read,
+        "head_rate": HEAD_RATE if recipe.head_first else None,
+        "precision": "bfloat16" if recipe.reads_all_documents else "float32",
         "pretraining_history": histories,
         "accuracies": accuracies,
         "seconds": time.perf_counter() - begin,
@@ -303,23 +340,78 @@ def unlabelled(
     return texts + load_documents(recipe.n_others, 0, seed)[0]
 
 
+@dataclass(frozen=True)
+class PretrainedModel:
+    """Where it is, how many texts it has read, and what was noted in each epoch."""
+
+    folder: str
+    n_texts: int
+    history: list[dict[str, Any]]
+
+
 def pretrain(
-    texts: list[str], sizes: FewLabels, recipe: Recipe, seed: int, folder: str
-) -> list[dict[str, Any]]:
+    texts: list[str],
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    folder: str,
+    start: str = common.MODEL,
+    precision: str = "float32",
+) -> PretrainedModel:
     """Train the masked language model, and save it."""
     pretrainer = BertPretrainer(
-        common.MODEL,
+        start,
         next_sentence=False,
-        max_epochs=recipe.epochs,
-        learning_rate=sizes.learning_rate,
+        max_epochs=epochs,
+        learning_rate=learning_rate,
         device="cpu",
+        precision=precision,
         random_state=seed,
     )
     pretrainer.fit(texts)
     losses = ", ".join(f"{record['masked_loss']:.2f}" for record in pretrainer.history_)
-    log(f"{sizes.source}, {recipe.name}, seed {seed}: masked loss {losses}")
+    log(f"{len(texts)} texts, {epochs} epochs, seed {seed}: masked loss {losses}")
     pretrainer.save_pretrained(folder)
-    return pretrainer.history_
+    return PretrainedModel(folder, len(texts), pretrainer.history_)
+
+
+@contextmanager
+def only_head_trained() -> Iterator[None]:
+    """Let pre-training leave the encoder as it is, and the word embeddings with it."""
+
+    def parameters(network: PretrainingNetwork, n_frozen_layers: int = 0) -> list[Any]:
+        shared = network.encoder.embeddings.word_embeddings.weight  # also the decoder's
+        return [p for p in network.heads.predictions.parameters() if p is not shared]
+
+    with (
+        mock.patch.object(PretrainingNetwork, "parameters", parameters),
+        mock.patch.object(PretrainingNetwork, "hidden", torch.no_grad()(PretrainingNetwork.hidden)),
+    ):
+        yield
+
+
+def pretrain_on_all_documents(folder: Path, arguments: Any) -> PretrainedModel:
+    """Read all documents of IMDB but those that are tested on, once; or find what was kept."""
+    train, _ = split_reviews("imdb", N_TEST, seed=0)
+    texts = train["text"].tolist()[: 4 if arguments.smoke else None]
+    # In bfloat16 it takes the better part of an hour; a smoke run must run on any processor.
+    precision = "float32" if arguments.smoke else "bfloat16"
+    about = {
+        "n_texts": len(texts),
+        "learning_rate": arguments.learning_rate,
+        "precision": precision,
+    }
+    kept = folder / "pretraining.json"
+    if kept.exists():
+        found = json.loads(kept.read_text())
+        history = found.pop("history")
+        if found != about:
+            raise SystemExit(f"{folder} holds a model of {found}, not of {about}. Name another.")
+        return PretrainedModel(str(folder), len(texts), history)
+    rate = arguments.learning_rate
+    model = pretrain(texts, 1, rate, seed=0, folder=str(folder), precision=precision)
+    kept.write_text(json.dumps({**about, "history": model.history}))
+    return model
 
 
 def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
@@ -335,9 +427,10 @@ def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
         )
         if way["epochs"]:
             last = np.mean([history[-1]["masked_loss"] for history in way["pretraining_history"]])
+            n_read = way.get("n_read") or way["n_unlabelled"] + way["n_others"]
             print(
-                f"; masked language model on {way['n_unlabelled'] + way['n_others']:,} texts at "
-                f"{way['learning_rate']:g}, last masked loss {last:.2f}",
+                f"; masked language model on {n_read:,} texts at "
+                f"{way['learning_rate'] * way.get('rate', 1):g}, last masked loss {last:.2f}",
                 end="",
             )
     print("\n")
@@ -371,8 +464,14 @@ def parse_arguments() -> Any:
     parser.add_argument("--documents", type=int, default=4000, help="of scratch; default: 4000")
     parser.add_argument("--scratch-epochs", type=int, default=4, help="default: 4")
     parser.add_argument("--seeds", type=int, default=3, help="of rotten_tomatoes; default: 3")
-    parser.add_argument("--imdb-seeds", type=int, default=1, help="default: 1")
-    names = [recipe.name for recipe in RECIPES["rotten_tomatoes"]]
+    parser.add_argument("--imdb-seeds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--documents-model",
+        type=Path,
+        metavar="FOLDER",
+        help="where the model that has read all documents is kept, and found again",
+    )
+    names = [*dict.fromkeys(recipe.name for way in RECIPES.values() for recipe in way)]
     parser.add_argument("--recipes", nargs="*", choices=names, default=names, help="default: all")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="default: 1e-4")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
@@ -380,7 +479,7 @@ def parse_arguments() -> Any:
     return parser.parse_args()
 
 
-def run_part(part: str, arguments: Any) -> dict[str, Any]:
+def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]:
     """Measure one part; of the last two, the chosen recipes."""
     smoke = arguments.smoke
     if part == "scratch":
@@ -392,15 +491,16 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         return measure_scratch(sizes, seed=0) | common.commit()
     if part == "rotten_tomatoes":
         seeds = tuple(range(arguments.seeds))
-        few = FewLabels(part, (200, 1000, 2000), seeds, 7500, 1000, arguments.learning_rate)
+        few = FewLabels(part, (200, 1000, 2000), seeds, 7500, N_TEST, arguments.learning_rate)
     else:
         seeds = tuple(range(arguments.imdb_seeds))
-        few = FewLabels(part, (200, 1000), seeds, 2000, 1000, arguments.learning_rate)
+        few = FewLabels(part, (200, 1000), seeds, 2000, N_TEST, arguments.learning_rate)
     recipes = [recipe for recipe in RECIPES[part] if recipe.name in arguments.recipes]
     if smoke:
-        few = FewLabels(part, (4, 8), (0, 1), 4, 4, arguments.learning_rate)
+        few = FewLabels(part, (4, 8), (0,), 4, 4, arguments.learning_rate)
         recipes = [replace(recipe, n_others=min(recipe.n_others, 2)) for recipe in recipes]
-    return {recipe.name: measure_few_labels(few, recipe) for recipe in recipes}
+    of_all_documents = partial(pretrain_on_all_documents, documents_model, arguments)
+    return {recipe.name: measure_few_labels(few, recipe, of_all_documents) for recipe in recipes}
 
 
 def kept_results() -> dict[str, Any]:
@@ -412,10 +512,15 @@ def main() -> int:
     arguments = parse_arguments()
     new: dict[str, Any] = {}
     parts = PARTS if arguments.part == "all" else (arguments.part,)
-    for part in parts:
-        begin = time.perf_counter()
-        new[part] = run_part(part, arguments)
-        log(f"{part}: {time.perf_counter() - begin:.0f} s")
+    with tempfile.TemporaryDirectory() as temporary:
+        documents_model = Path(temporary)
+        if arguments.documents_model and not arguments.smoke:
+            documents_model = arguments.documents_model
+        arguments.documents_model = None  # a path of one machine, which the results need not name
+        for part in parts:
+            begin = time.perf_counter()
+            new[part] = run_part(part, arguments, documents_model)
+            log(f"{part}: {time.perf_counter() - begin:.0f} s")
     results = {} if arguments.smoke else kept_results()
     for part, result in new.items():
         is_of_recipes = part in RECIPES
@@ -423,7 +528,7 @@ def main() -> int:
         if is_of_recipes:
             print_few_labels(part, results[part])
     bounds = bounds_of_scratch(results["scratch"]) if "scratch" in results else []
-    return common.finish("pretraining", arguments, results, bounds)
+    return common.finish("pretraining", arguments, results, bounds, RESULTS)
 
 
 if __name__ == "__main__":

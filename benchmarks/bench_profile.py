@@ -1,4 +1,4 @@
-"""Where does the time of skbert's own fit and predict go?
+"""Where does the time of skbert's own fit and predict go, and what does each shortcut bring?
 
 torch's profiler adds up the time inside each operation, in the thread that calls it; what is left
 of the wall-clock time is Python, numpy and the calls themselves. Noting every operation takes
@@ -7,7 +7,9 @@ scales counts among the copies and sums.
 
 So fit is also timed as it is and without one part at a time, in interleaved rounds: what comes out
 is then useless, but the difference is what that part costs, and the most that making it faster
-could bring.
+could bring. In the same rounds one shortcut at a time is taken back, for the ordinary way of
+torch: that costs as much as the shortcut brings, and the result is the same, but for rounding and
+other dropout masks.
 """
 
 from __future__ import annotations
@@ -24,22 +26,31 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from skbert import BertSentimentClassifier
-from skbert.engine import encoder, training
+from skbert.engine import attention, encoder, heads, training
+from skbert.engine.dropout import no_dropout
+from skbert.engine.optimizer import adamw
 
+PRODUCTS = ("linear layers", "products of attention")
 REST = "Python, numpy, other operations"
 KINDS = {
-    "matrix products": {"mm", "addmm", "addmm_", "addmv"},
-    "attention": {
-        *("bmm", "baddbmm", "_softmax", "_softmax_backward_data", "cat"),
-        "_scaled_dot_product_flash_attention_for_cpu",
+    PRODUCTS[0]: {
+        *("aten::mm", "aten::addmm", "aten::addmm_", "aten::addmv"),
+        *("mkldnn::_linear_pointwise", "mkldnn::_reorder_linear_weight"),  # of predict: with GELU
     },
-    "copies": {"copy_", "fill_", "index_select"},
-    "GELU": {"gelu", "gelu_", "gelu_backward"},
-    "LayerNorm": {"native_layer_norm", "native_layer_norm_backward"},
-    "sums and dropout": {"add", "add_", "mul", "mul_", "sum"},
-    "AdamW and the norm of the gradients": {"_fused_adamw_", "dot"},
+    PRODUCTS[1]: {"aten::bmm", "aten::baddbmm"},
+    "softmax; in predict attention": {
+        *("aten::_softmax", "aten::_softmax_backward_data", "aten::cat"),
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+    },
+    "copies": {"aten::copy_", "aten::fill_", "aten::index_select"},
+    "GELU": {"aten::gelu", "aten::gelu_", "aten::gelu_backward"},
+    "LayerNorm": {"aten::native_layer_norm", "aten::native_layer_norm_backward"},
+    "sums and dropout": {"aten::add", "aten::add_", "aten::mul", "aten::mul_", "aten::sum"},
+    "AdamW and the norm of the gradients": {"aten::_fused_adamw_", "aten::dot"},
 }
-KIND_OF = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
+ONLY_IN_FIT = [PRODUCTS[1], "AdamW and the norm of the gradients"]
+AT_LEAST = 0.75  # of a fit: what is not a matrix product is to be under a quarter
 
 
 def shares_of(run: Callable[[], Any]) -> dict[str, float]:
@@ -70,30 +81,94 @@ def first_third(query_key_value: torch.Tensor, *_: Any) -> torch.Tensor:
     return query_key_value[:, : query_key_value.shape[1] // 3].clone()
 
 
-def fit_without(part: str | None, data: common.Split, batch_size: int) -> common.Contender:
-    """Fit, with one part left out."""
-    patches: dict[str | None, Any] = {
-        "attention": lambda: replaced(
-            encoder, self_attention=first_third, first_token_attention=lambda q, *_: q.clone()
-        ),
-        "gradient clipping": lambda: replaced(
-            training,
-            gradient_norm=lambda _: torch.ones(()),
-            clipped_step=lambda optimizer, *_: optimizer.step(),
-        ),
-        "AdamW": lambda: replaced(training, clipped_step=lambda *_: None),
-    }
-    settings = {"max_epochs": 1, "device": "cpu", "random_state": 0}
-    clf = BertSentimentClassifier(
-        common.MODEL, batch_size=batch_size, dropout=0.0 if part == "dropout" else 0.1, **settings
+class WholeTable:
+    """In place of `CompactVocabulary`: all word embeddings are trained."""
+
+    def __init__(self, embedding: torch.nn.Embedding, tokens: Any) -> None:
+        self.tokens = tokens
+
+    def in_place(self) -> Any:
+        return nullcontext()
+
+    def decay_absent(self, factor: float) -> None:
+        """AdamW itself decays the rows without a gradient."""
+
+
+def unfused_adamw(parameters: Any, weight_decay: float) -> torch.optim.AdamW:
+    groups = adamw(parameters, weight_decay).param_groups
+    return torch.optim.AdamW(
+        [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
     )
 
+
+def clip_then_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
+
+
+def all_tokens_in_last_layer(model: Any, batch: Any, *others: Any) -> torch.Tensor:
+    return encoder.encode(model, batch, *others)[torch.from_numpy(batch.cu_seqlens[:-1]).long()]
+
+
+def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
+    return torch.cat([layer(x) for layer in layers], dim=1)
+
+
+def in_groups_of_16(cu_seqlens: np.ndarray, device: torch.device) -> Any:
+    return attention._padded_groups(np.diff(cu_seqlens), device)
+
+
+Patches = dict[str, Callable[[], Any]]
+PARTS: Patches = {
+    "without attention": lambda: replaced(
+        encoder, self_attention=first_third, first_token_attention=lambda q, *_: q.clone()
+    ),
+    "without dropout": lambda: replaced(training, seeded_dropout=lambda *_: no_dropout),
+    "without gradient clipping": lambda: replaced(
+        training,
+        gradient_norm=lambda _: torch.ones(()),
+        clipped_step=lambda optimizer, *_: optimizer.step(),
+    ),
+    "without AdamW": lambda: replaced(training, clipped_step=lambda *_: None),
+}
+SHORTCUTS: Patches = {
+    "whole table of words": lambda: replaced(training, CompactVocabulary=WholeTable),
+    "AdamW and clipping not fused": lambda: replaced(
+        training,
+        adamw=unfused_adamw,
+        gradient_norm=lambda _: torch.ones(()),
+        clipped_step=clip_then_step,
+    ),
+    "query, key and value concatenated": lambda: replaced(encoder, joint_linear=one_by_one),
+    "last layer for all tokens": lambda: replaced(
+        heads, encode_first_token=all_tokens_in_last_layer
+    ),
+    "attention in padded groups of 16": lambda: replaced(encoder, text_groups=in_groups_of_16),
+    "torch's dropout": lambda: replaced(training, seeded_dropout=lambda p, *_: torch.nn.Dropout(p)),
+}
+
+
+def fit_with(
+    name: str, patch: Callable[[], Any], data: common.Split, batch_size: int
+) -> common.Contender:
+    """Fit, with one part changed."""
+    settings = {"max_epochs": 1, "device": "cpu", "random_state": 0}
+    clf = BertSentimentClassifier(common.MODEL, batch_size=batch_size, **settings)
+
     def run() -> Any:
-        with patches.get(part, nullcontext)():
+        with patch():
             return clf.fit(data.train_texts, data.train_labels)
 
-    name = f"without {part}" if part else "fit"
     return common.Contender(name, lambda: run, n_texts=len(data.train_texts))
+
+
+def check_same_loss(contenders: list[common.Contender]) -> None:
+    """A shortcut taken back must change nothing; only torch's dropout draws other masks."""
+    losses = {c.name: c.prepare()().history_[-1]["train_loss"] for c in contenders}
+    for name, loss in losses.items():
+        if name != "torch's dropout":
+            assert abs(loss - losses["fit"]) < 1e-4, f"{name}: loss {loss}, not {losses['fit']}"
 
 
 def main() -> int:
@@ -116,17 +191,20 @@ def main() -> int:
         rounds = [shares_of(run) for _ in range(arguments.rounds)]
         results[name] = {kind: float(np.median([r[kind] for r in rounds])) for kind in rounds[0]}
         unseen = [kind for kind in KINDS if not results[name][kind]]
-        assert unseen == ([] if name == "fit" else ["AdamW and the norm of the gradients"]), unseen
+        assert unseen == ([] if name == "fit" else ONLY_IN_FIT), unseen
     rows = [[kind, *(f"{results[name][kind]:.1%}" for name in runs)] for kind in (*KINDS, REST)]
     common.print_table(["share of the time", *runs], rows)
     print()
-    parts = (None, "attention", "dropout", "gradient clipping", "AdamW")
-    contenders = [fit_without(part, data, arguments.batch_size) for part in parts]
+    variants: Patches = {"fit": nullcontext, **SHORTCUTS, **PARTS}
+    contenders = [fit_with(n, patch, data, arguments.batch_size) for n, patch in variants.items()]
+    check_same_loss(contenders[: 1 + len(SHORTCUTS)])
     timings = common.run_rounds(contenders, arguments.rounds)
     common.print_timings(timings, contenders, "fit")
     described = common.describe_timings(timings, contenders, "fit")
-    results = {"shares": results, "without": {"contenders": described}}
-    return common.finish("profile", arguments, results, [])
+    results = {"shares": results, "parts": {"contenders": described}}
+    products = sum(results["shares"]["fit"][kind] for kind in PRODUCTS)
+    bounds = [common.Bound("matrix products, share of a fit", products, AT_LEAST)]
+    return common.finish("profile", arguments, results, bounds)
 
 
 if __name__ == "__main__":

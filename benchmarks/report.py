@@ -1,4 +1,4 @@
-"""Puts the bounds of benchmarks/results/*.json into one table, printed and in README.md.
+"""Puts the results of benchmarks/results into tables, printed and in README.md.
 
 `make bench` runs this last. It computes nothing: every number is in a results file.
 """
@@ -12,27 +12,38 @@ from typing import Any
 import _common as common
 
 README = Path(__file__).parent / "README.md"
+ANY = "any processor"
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
 
 
-def load_results() -> list[dict[str, Any]]:
-    """Read all results files, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(common.RESULTS.glob("*.json"))]
+Results = list[dict[str, Any]]
 
 
-def bounds_table(results: list[dict[str, Any]]) -> str:
-    """One row for each claim: what was asked, what was found."""
-    rows = []
-    for result in results:
-        for bound in result["bounds"]:
+def load_results() -> dict[str, Results]:
+    """Read all results files, in the order of their names, by the processor's name."""
+    found: dict[str, Results] = {}
+    for path in sorted(common.RESULTS.glob("**/*.json")):
+        result = json.loads(path.read_text())
+        processor = result["machine"]["processor"].replace("(R)", "")
+        is_timed = result["benchmark"] != "pretraining"  # accuracies, and parts run here and there
+        found.setdefault(processor if is_timed else ANY, []).append(result)
+    return dict(sorted(found.items()))
+
+
+def bounds_table(found: dict[str, Results]) -> str:
+    """One row for each claim: what was asked, and what was found on each processor."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for column, results in enumerate(found.values(), 2):
+        for bound in (bound for result in results for bound in result["bounds"]):
             sign = "at least" if bound["at_least"] else "at most"
-            verdict = "yes" if bound["holds"] else "**no**"
-            found = f"{bound['value']:.3g}"
-            rows.append([bound["claim"], f"{sign} {bound['limit']:g}", found, verdict])
-    return common.markdown_table(["claim", "must be", "is", "holds"], rows)
+            limit = f"{sign} {bound['limit']:g}"
+            claim = (bound["claim"], limit)
+            row = rows.setdefault(claim, [*claim, *("" for _ in found)])
+            row[column] = f"{bound['value']:.3g}" + ("" if bound["holds"] else ", **no**")
+    return common.markdown_table(["claim", "must be", *found], [*rows.values()])
 
 
-def timings_tables(results: list[dict[str, Any]]) -> str:
+def timings_tables(results: Results) -> list[str]:
     """One table for each benchmark that compares contenders."""
     tables = []
     for result in results:
@@ -45,8 +56,8 @@ def timings_tables(results: list[dict[str, Any]]) -> str:
                 ratio = f"{speedup:.2f} x" if found["n_texts"] else ""
                 rows.append([contender, rate, f"{seconds:.3f}", ratio])
             header = ["contender", "texts/s", "median s", "skbert is"]
-            tables.append(f"### {name}\n\n{common.markdown_table(header, rows)}")
-    return "\n\n".join(tables)
+            tables.append(f"#### {name}\n\n{common.markdown_table(header, rows)}")
+    return tables
 
 
 def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -60,7 +71,7 @@ def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def profile_table(results: list[dict[str, Any]]) -> str:
+def profile_table(results: Results) -> str:
     """Where the time of fit and predict goes."""
     shares = next((r["results"]["shares"] for r in results if r["benchmark"] == "profile"), None)
     if shares is None:
@@ -68,10 +79,10 @@ def profile_table(results: list[dict[str, Any]]) -> str:
     kinds = next(iter(shares.values()))
     rows = [[kind, *(f"{part[kind]:.1%}" for part in shares.values())] for kind in kinds]
     header = ["share of the time", *shares]
-    return f"### Where skbert's own time goes\n\n{common.markdown_table(header, rows)}"
+    return f"#### Where skbert's own time goes\n\n{common.markdown_table(header, rows)}"
 
 
-def machines(results: list[dict[str, Any]]) -> str:
+def machines(results: Results) -> str:
     """Say where, when and with what each benchmark was run; equal ones once."""
     lines: dict[str, list[str]] = {}
     for result in results:
@@ -93,12 +104,10 @@ def main() -> None:
     results = load_results()
     if not results:
         raise SystemExit("There are no results yet. Run `make bench` first.")
-    parts = [
-        bounds_table(results),
-        timings_tables(results),
-        profile_table(results),
-        machines(results),
-    ]
+    parts = [bounds_table(results)]
+    for processor, of_it in results.items():
+        tables = [*timings_tables(of_it), profile_table(of_it), machines(of_it)]
+        parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)
     print(report)
     text = README.read_text(encoding="utf-8")

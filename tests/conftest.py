@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from skbert.engine import checkpoint
+from skbert.engine import checkpoint, linear
 
 WORDS = (
     "the a this that was is it film movie not very good great fun joy love loved bad dull awful "
@@ -74,6 +74,24 @@ def toy_reviews() -> tuple[list[str], np.ndarray]:
         words = [*rng.choice(fillers, rng.integers(0, 9)), rng.choice(kind[label])]
         texts.append(" ".join(rng.permutation(words)))
     return texts, labels
+
+
+@pytest.fixture
+def onednn_products(monkeypatch) -> list[torch.Size]:
+    """Shapes of the weights that oneDNN has multiplied by, one for each product."""
+    if not linear._knows_operators():
+        pytest.skip("this build of torch has no oneDNN, or another one")
+    shapes: list[torch.Size] = []
+    weight_for = linear._onednn_weight
+
+    def counting(x, *weights):
+        weight = weight_for(x, *weights)
+        if weight is not None:
+            shapes.append(weight.shape)
+        return weight
+
+    monkeypatch.setattr(linear, "_onednn_weight", counting)
+    return shapes
 
 
 @pytest.fixture

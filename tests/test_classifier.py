@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skbert import BertSentimentClassifier, TruncationWarning
+from skbert.engine.tokens import WordPieceTokenizer
 from tests.conftest import save_bert
 from tests.offline import run_offline
 
@@ -39,6 +40,22 @@ def test_fit_with_nothing_but_texts_and_labels(real_weights):
     clf = BertSentimentClassifier().fit(X, y)
     assert clf.classes_.tolist() == ["bad", "good"]
     assert clf.predict(X).shape == (12,)
+
+
+@pytest.mark.parametrize("n_frozen_layers", [0, 2])
+def test_each_text_is_tokenised_once(tiny_bert, toy_reviews, monkeypatch, n_frozen_layers):
+    X, y = toy_reviews
+    tokenised = []
+    tokenise = WordPieceTokenizer.__call__
+
+    def counting(self, texts, *others, **options):
+        tokenised.extend(texts)
+        return tokenise(self, texts, *others, **options)
+
+    monkeypatch.setattr(WordPieceTokenizer, "__call__", counting)
+    settings = SETTINGS | {"max_epochs": 3, "n_frozen_layers": n_frozen_layers}
+    BertSentimentClassifier(tiny_bert, **settings).fit(X, y)
+    assert tokenised == X
 
 
 def test_pipeline_inside_grid_search(tiny_bert, toy_reviews):

@@ -78,6 +78,35 @@ def test_vectors_are_those_of_transformers(tiny_bert, tmp_path, pooling, layer, 
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def many_texts():
+    """Texts of several batches that are as large as batches become."""
+    rng = np.random.default_rng(0)
+    words = np.array("the a film very good bad dull i my not".split())
+    return [" ".join(rng.choice(words, n)) for n in rng.integers(5, 60, 200)]
+
+
+@pytest.mark.parametrize("cache", [None, "folder"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_vectors_of_large_batches_are_those_of_transformers(
+    tiny_bert, many_texts, onednn_products, tmp_path, pooling, cache
+):
+    transformer = transformer_of(tiny_bert, pooling=pooling, cache=cache and tmp_path)
+    vectors = transformer.transform(many_texts)
+    expected = reference(tiny_bert, many_texts, None, pooling, -1)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+    assert onednn_products
+
+
+def test_token_embeddings_of_large_batches(tiny_bert, many_texts, onednn_products):
+    transformer = transformer_of(tiny_bert)
+    together = transformer.token_embeddings(many_texts)
+    assert onednn_products
+    for embedding, text in zip(together[::10], many_texts[::10], strict=True):
+        (alone,) = transformer.token_embeddings([text])
+        np.testing.assert_allclose(embedding.vectors, alone.vectors, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_vectors_of_pairs_are_those_of_transformers(tiny_bert, pooling):
     pairs = [("a film", "very good"), ("a film", ""), ("very very dull", "i hate it")]

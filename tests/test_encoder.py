@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import checkpoint
+from skbert.engine import attention, checkpoint, encoder
 from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.heads import mean_of_tokens, pooled_states
 from skbert.engine.packing import pack
 
-# 21 texts make two length groups, one of them of unequal lengths; one text is empty.
+# 21 texts of unequal lengths, more than the 16 of an accelerator's group; one text is empty.
 TEXTS = [
     "",
     "a film",
@@ -119,6 +119,33 @@ def test_gradients_are_those_of_transformers(pretrained, batch, pooling):
     for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert reference.grad is not None, name
         torch.testing.assert_close(mine.grad, reference.grad, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("compute", [encode, encode_first_token])
+def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch, compute):
+    """Padded groups of 16 texts, which a CPU takes only here."""
+
+    def states_and_gradients():
+        model = pretrained.new_encoder()
+        with torch.no_grad():
+            predicted = compute(model, batch)
+        trained = compute(model, batch)
+        trained.square().mean().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        return [predicted, trained.detach(), *gradients]
+
+    def padded_groups(cu_seqlens, device):
+        groups = attention._padded_groups(np.diff(cu_seqlens), device)
+        seen.append([group.places is not None for group in groups])
+        return groups
+
+    seen = []
+    expected = states_and_gradients()
+    monkeypatch.setattr(encoder, "text_groups", padded_groups)
+    found = states_and_gradients()
+    assert seen == [[True, True]] * 2  # two groups, both padded, in predicting and in training
+    for mine, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5)
 
 
 def test_a_text_does_not_see_its_neighbours(pretrained):

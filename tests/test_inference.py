@@ -6,6 +6,7 @@ import pytest
 from skbert.engine import checkpoint, inference
 from skbert.engine.heads import TextClassifier, random_head
 from skbert.engine.inference import predict_logits
+from skbert.engine.linear import FULL_ROWS
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
 
@@ -52,3 +53,28 @@ def test_no_texts_give_no_rows(classifier_and_tokens, tiny_bert):
     classifier, _ = classifier_and_tokens
     none = checkpoint.load_pretrained(tiny_bert).wordpiece([], max_length=64, truncation="head")
     assert predict_logits(classifier, none).shape == (0, 3)
+
+
+def test_batches_filled_up_for_onednn_say_the_same(
+    classifier_and_tokens, tiny_bert, monkeypatch, onednn_products
+):
+    classifier, _ = classifier_and_tokens
+    rng = np.random.default_rng(0)
+    words = np.array("the a film very good bad dull i my not".split())
+    texts = [" ".join(rng.choice(words, n)) for n in rng.integers(5, 60, 300)]
+    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    tokens = wordpiece(texts, max_length=64, truncation="head")
+    sizes = []
+
+    def counting(batch, n_tokens, at_most):
+        filled = filled_up(batch, n_tokens, at_most)
+        sizes.append((len(batch.ids), len(filled.ids)))
+        return filled
+
+    filled_up = inference.filled_up
+    monkeypatch.setattr(inference, "filled_up", counting)
+    found = predict_logits(classifier, tokens)
+    assert onednn_products
+    assert sum(before < FULL_ROWS == after for before, after in sizes) >= 3
+    expected = predict_logits(classifier, tokens, token_budget=FULL_ROWS // 4)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -4,9 +4,18 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from skbert.engine.linear import joint_linear
+from skbert.engine import linear
+from skbert.engine.linear import (
+    FULL_ROWS,
+    constant_weights,
+    joint_linear,
+    linear_gelu,
+    residual_linear,
+    side_by_side,
+)
 
 
 def random_tensor(*shape, seed=0):
@@ -59,3 +68,99 @@ def test_an_input_without_gradient_gets_none(x):
     layers = [layer_of(32, 4, seed=1), layer_of(32, 4, seed=2)]
     joint_linear(x, layers).sum().backward()
     assert x.grad is None and layers[0].weight.grad is not None
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("n_rows", [FULL_ROWS - 1, FULL_ROWS])
+@pytest.mark.parametrize("owns_memory", [True, False])
+def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memory):
+    x, residual = random_tensor(n_rows, 32), random_tensor(n_rows, 17, seed=1)
+    layers = [layer_of(32, 17, seed=2), layer_of(32, 5, seed=3)]
+    if not owns_memory:
+        for layer in layers:
+            layer.weight = nn.Parameter(torch.from_numpy(layer.weight.detach().numpy().copy()))
+    weights = [layer.weight for layer in layers]
+    with torch.no_grad():
+        expected = [
+            F.gelu(layers[0](x)),
+            residual + layers[0](x),
+            torch.cat([layers[0](x), x @ weights[1].t()], 1),
+        ]
+        with constant_weights(CPU, torch.float32):
+            for _ in range(2):  # laid out in the first, used in the second
+                found = [
+                    linear_gelu(x, layers[0]),
+                    residual_linear(residual, x, weights[0], layers[0].bias),
+                    side_by_side(x, weights, [layers[0].bias, None]),
+                ]
+            n_copies = sum(laid_out.is_mkldnn for _, laid_out in linear._laid_out.get().values())
+    for mine, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=2e-5)
+    is_used = n_rows == FULL_ROWS
+    assert len(onednn_products) == is_used * (6 if owns_memory else 4)
+    assert n_copies == (2 if is_used and owns_memory else 0)  # of the first weight, and of both
+
+
+def test_weights_are_laid_out_anew_when_they_may_have_changed(onednn_products):
+    x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
+    with torch.no_grad():
+        for _ in range(2):
+            with constant_weights(CPU, torch.float32):
+                found = linear_gelu(x, layer)
+            torch.testing.assert_close(found, F.gelu(layer(x)), rtol=1e-5, atol=2e-5)
+            layer.weight.mul_(-1)
+    assert len(onednn_products) == 2
+
+
+def test_weights_that_are_computed_are_not_laid_out(onednn_products):
+    """Each access to the weight gives another tensor, which may get the id of the last one."""
+    x = random_tensor(FULL_ROWS, 32)
+    layers = [layer_of(32, 17, seed=seed) for seed in range(4)]
+    for layer in layers:
+        torch.nn.utils.parametrizations.weight_norm(layer)
+    with torch.no_grad(), constant_weights(CPU, torch.float32):
+        for layer in layers:
+            expected = F.linear(x, layer.weight, layer.bias)
+            residual = torch.zeros(FULL_ROWS, 17)
+            for found in (
+                residual_linear(residual, x, layer.weight, layer.bias),
+                side_by_side(x, [layer.weight], [layer.bias]),
+            ):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
+    assert not onednn_products
+
+
+def test_hooks_of_a_layer_are_called(onednn_products):
+    x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
+    layer.register_forward_hook(lambda module, inputs, output: output * 0)
+    with torch.no_grad(), constant_weights(CPU, torch.float32):
+        assert not linear_gelu(x, layer).any()
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"), [("cpu", torch.bfloat16), ("cuda", torch.float32)]
+)
+def test_where_onednn_keeps_out(onednn_products, device, precision):
+    x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
+    with torch.no_grad():
+        linear_gelu(x, layer)  # nobody promised that the weights stay
+        with constant_weights(torch.device(device), precision):
+            linear_gelu(x, layer)
+    with constant_weights(CPU, torch.float32):
+        linear_gelu(x, layer).sum().backward()
+        joint_linear(x, [layer, layer]).sum().backward()
+    assert layer.weight.grad is not None and not onednn_products
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # of torch's own flags
+def test_who_switches_onednn_off_gets_none(onednn_products):
+    x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
+    with (
+        torch.no_grad(),
+        torch.backends.mkldnn.flags(enabled=False),
+        constant_weights(CPU, torch.float32),
+    ):
+        linear_gelu(x, layer)
+    assert not onednn_products

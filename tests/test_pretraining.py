@@ -212,6 +212,28 @@ def test_the_heads_of_a_checkpoint_are_used(tiny_bert, tmp_path):
     assert probability == pytest.approx(logits.softmax(1)[0, 0].item(), abs=1e-5)
 
 
+def test_a_checkpoint_that_has_only_the_head_for_words(tiny_bert, tmp_path):
+    module = saved_pretraining_model(tmp_path, tiny_bert, ("cls.predictions.", "bert."))
+    clf = pretrainer(str(tmp_path), max_epochs=0, next_sentence=False).fit(["fun"])
+    for name, weight in module.cls.predictions.state_dict().items():
+        assert torch.equal(clf.model_.cls.predictions.state_dict()[name], weight), name
+    with pytest.raises(ValueError, match="the checkpoint has no head for it"):
+        clf.predict_next_sentence([("good fun", "so dull")])
+
+
+@pytest.mark.parametrize("pooler", ["bert.pooler.", "no pooler"])
+def test_a_checkpoint_that_has_only_the_head_for_pairs(tiny_bert, tmp_path, pooler):
+    parts = ("cls.seq_relationship.", "bert.embeddings.", "bert.encoder.", pooler)
+    module = saved_pretraining_model(tmp_path, tiny_bert, parts)
+    clf = pretrainer(str(tmp_path), max_epochs=0, next_sentence=False).fit(["fun"])
+    ours = clf.model_.cls
+    assert torch.equal(ours.predictions.transform.dense.weight, torch.eye(32))  # a new one
+    kept = torch.equal(ours.seq_relationship.weight, module.cls.seq_relationship.weight)
+    assert kept is (pooler != "no pooler")  # without what it reads, the head is of no use
+    if kept:
+        assert 0 < clf.predict_next_sentence([("good fun", "so dull")])[0] < 1
+
+
 def test_fill_mask_is_that_of_transformers(tiny_bert, tmp_path):
     saved_pretraining_model(tmp_path, tiny_bert)
     clf = pretrainer(str(tmp_path), max_epochs=0, next_sentence=False).fit(["fun"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import BertForPreTraining
 
+from skbert import BertPretrainer
 from skbert.engine import checkpoint, training
 from skbert.engine.dropout import no_dropout
 from skbert.engine.heads import PretrainingNetwork
@@ -131,6 +132,22 @@ def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
     measures = objective.measures(loss.sums)
     assert [*measures] == ["train_loss", "masked_loss", "perplexity"]
     assert measures["perplexity"] == pytest.approx(np.exp(theirs.item()), rel=1e-5)
+
+
+def test_the_score_is_the_masked_loss_of_transformers(tiny_bert):
+    clf = BertPretrainer(tiny_bert, max_epochs=0, max_length=64, next_sentence=False).fit(SINGLE)
+    texts = SINGLE * 5
+    tokens = checkpoint.load_pretrained(tiny_bert).wordpiece(
+        texts, max_length=64, truncation="head"
+    )
+    inputs = padded(draw_texts(tokens, masking_of(tiny_bert), np.random.default_rng(0)))
+    with torch.no_grad():
+        logits = clf.model_(
+            **{k: v for k, v in inputs.items() if "label" not in k}
+        ).prediction_logits
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
+    assert (inputs["labels"] >= 0).sum() > 5
+    assert clf.score(texts) == pytest.approx(-theirs.item(), abs=1e-5)
 
 
 def test_logits_are_computed_for_the_masked_rows_alone(tiny_bert, module, monkeypatch):

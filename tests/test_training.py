@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from skbert.engine import checkpoint, frozen, training
+from skbert.engine.encoder import encode
 from skbert.engine.heads import TextClassifier, random_head
 from skbert.engine.optimizer import learning_rate_factor
 from skbert.engine.training import (
@@ -225,6 +226,32 @@ def test_frozen_layers_stay_and_the_others_train_as_without_a_cache(
                 weight, theirs.encoder.state_dict()[name], rtol=0, atol=1e-4, msg=name
             )
     assert not torch.equal(ours.head.weight, before.head.weight)
+
+
+def test_frozen_layers_are_computed_once_and_without_dropout(tiny_bert, monkeypatch):
+    options = TrainingOptions(**{**OPTIONS.__dict__, "n_frozen_layers": 2, "dropout": 0.5})
+    classifier, tokens = new_classifier(tiny_bert)
+    n_computed, starts = [], []
+    compute, logits = frozen.FrozenLayers._compute, TextClassifier.logits
+
+    def counting(self, batch):
+        n_computed.append(len(batch.rows))
+        return compute(self, batch)
+
+    def noting(self, batch, dropout, start):
+        starts.append((batch, start))
+        return logits(self, batch, dropout, start)
+
+    monkeypatch.setattr(frozen.FrozenLayers, "_compute", counting)
+    monkeypatch.setattr(TextClassifier, "logits", noting)
+    run(classifier, tokens, options)
+    assert sum(n_computed) == len(TEXTS)
+    assert len(starts) == 3 * 5  # steps
+    for batch, start in starts:
+        with torch.no_grad():
+            plain = encode(classifier.encoder, batch, n_layers=2)
+        assert start.layer == 2
+        torch.testing.assert_close(start.states, plain, rtol=0, atol=1e-5)
 
 
 def test_recomputing_frozen_layers_is_said(tiny_bert, monkeypatch):

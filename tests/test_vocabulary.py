@@ -49,7 +49,16 @@ def trained(folder):
 
 
 def test_training_on_the_rows_that_occur_equals_training_on_all(tiny_bert, monkeypatch):
+    norms = []
+
+    def noting(parameters):
+        norms.append(gradient_norm(parameters))
+        return norms[-1]
+
+    gradient_norm = training.gradient_norm
+    monkeypatch.setattr(training, "gradient_norm", noting)
     ours, ours_losses = trained(tiny_bert)
+    assert max(norms) > OPTIONS.max_gradient_norm  # clipping acts
     monkeypatch.setattr(training, "CompactVocabulary", WholeVocabulary)
     theirs, theirs_losses = trained(tiny_bert)
     assert ours_losses == pytest.approx(theirs_losses, abs=1e-6)

@@ -22,8 +22,9 @@ from skbert.engine.cache import Cache, computed_once
 from skbert.engine.device import computing_in, precision_name
 from skbert.engine.encoder import encode
 from skbert.engine.heads import max_of_tokens, mean_of_tokens, pooled_states
-from skbert.engine.inference import TOKEN_BUDGET, fill_rows
-from skbert.engine.packing import PackedBatch, distinct_texts, pack, split_by_tokens
+from skbert.engine.inference import TOKEN_BUDGET, fill_rows, pack_full
+from skbert.engine.linear import constant_weights
+from skbert.engine.packing import PackedBatch, distinct_texts, split_by_tokens
 from skbert.engine.tokens import Tokens
 
 #: Wraps the batches, to show how far it is.
@@ -133,7 +134,8 @@ def embed_texts(
     distinct, stands_for = distinct_texts(tokens)
     pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
     parts = split_by_tokens(tokens.lengths, distinct, token_budget)
-    fill_rows(pooled, tokens, progress(parts), embedder.pooled)
+    with constant_weights(embedder.device, embedder.precision):
+        fill_rows(pooled, tokens, progress(parts), embedder.pooled)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
     _check_finite(pooled, np.arange(len(tokens)))
@@ -170,14 +172,15 @@ def embed_texts_cached(
 
     def compute(missing: np.ndarray) -> np.ndarray:
         # Longest first already, and `pack` sorts stably: the order stays.
-        batch = pack(tokens, distinct[missing])
+        batch = pack_full(tokens, distinct[missing])
         with torch.inference_mode():
-            vectors = embedder.all_pooled(batch)
+            vectors = embedder.all_pooled(batch)[: len(missing)]
         _check_finite(vectors, batch.rows)  # before they are kept
         return vectors.cpu().numpy()
 
-    for i, vector in computed_once(cache, keys, batches, compute):
-        pooled[distinct[i]] = embedder.kept_part(vector)
+    with constant_weights(embedder.device, embedder.precision):
+        for i, vector in computed_once(cache, keys, batches, compute):
+            pooled[distinct[i]] = embedder.kept_part(vector)
     return embedder.finished(torch.from_numpy(pooled[stands_for]).to(embedder.device))
 
 
@@ -235,16 +238,17 @@ def embed_tokens(
     """
     distinct, stands_for = distinct_texts(tokens)
     vectors: dict[int, np.ndarray] = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), constant_weights(embedder.device, embedder.precision):
         for rows in progress(split_by_tokens(tokens.lengths, distinct, token_budget)):
-            batch = pack(tokens, rows)
-            hidden = embedder.hidden(batch)
-            _check_finite(hidden, np.repeat(batch.rows, np.diff(batch.cu_seqlens)))
+            batch = pack_full(tokens, rows)
+            cu_seqlens = batch.cu_seqlens[: len(rows) + 1]  # without what fills the batch up
+            hidden = embedder.hidden(batch)[: cu_seqlens[-1]]
+            _check_finite(hidden, np.repeat(batch.rows[: len(rows)], np.diff(cu_seqlens)))
             if embedder.normalize:
                 hidden = F.normalize(hidden, dim=1)
             states = hidden.cpu().numpy()
-            ends = pairwise(batch.cu_seqlens.tolist())
-            for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
+            ends = pairwise(cu_seqlens.tolist())
+            for row, (start, stop) in zip(batch.rows[: len(rows)].tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]
     return [vectors[row].copy() for row in stands_for.tolist()]
 

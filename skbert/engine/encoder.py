@@ -23,7 +23,7 @@ from skbert.engine.attention import (
     text_groups,
 )
 from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import joint_linear, side_by_side
+from skbert.engine.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.packing import PackedBatch
 
 
@@ -185,10 +185,10 @@ def _after_attention_predicting(layer: BertLayer, hidden: Tensor, context: Tenso
     """
     attended, output = layer.attention.output, layer.output
     bias = torch.addmv(attended.dense.bias, attended.dense.weight, layer.attention.self.value.bias)
-    hidden = attended.LayerNorm((hidden + bias).addmm_(context, attended.dense.weight.t()))
+    hidden = attended.LayerNorm(residual_linear(hidden, context, attended.dense.weight, bias))
     inner = _activated(layer.intermediate, hidden)
-    residual = hidden + output.dense.bias
-    return output.LayerNorm(residual.addmm_(inner, output.dense.weight.t()))
+    output_weight, output_bias = output.dense.weight, output.dense.bias
+    return output.LayerNorm(residual_linear(hidden, inner, output_weight, output_bias))
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
@@ -199,7 +199,7 @@ def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropo
 
 def _activated(intermediate: BertIntermediate, hidden: Tensor) -> Tensor:
     """(n, d_model) -> (n, d_inner)."""
-    inner, activation = intermediate.dense(hidden), intermediate.intermediate_act_fn
-    if not inner.requires_grad and getattr(activation, "act", None) is F.gelu:
-        return torch.ops.aten.gelu_(inner)  # in place: the largest of all hidden states
-    return activation(inner)
+    activation = intermediate.intermediate_act_fn
+    if getattr(activation, "act", None) is F.gelu:
+        return linear_gelu(hidden, intermediate.dense)
+    return activation(intermediate.dense(hidden))

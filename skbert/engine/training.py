@@ -70,7 +70,8 @@ class LabelledTexts:
     labels : ndarray of shape (n_texts,), int64
         Class numbers, from 0.
     weights : ndarray of shape (n_texts,), float32
-        How much each text counts; 1 on average.
+        How much each text counts; 1 on average of what is trained on. Before it is known which
+        texts that are, float64 and at most 1.
     """
 
     tokens: Tokens
