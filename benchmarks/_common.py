@@ -415,9 +415,8 @@ class MatrixLimit:
     """The float32 matrix products of a typical batch, and nothing else.
 
     For each product the fastest of the four memory layouts (each operand row- or column-major)
-    is found first; the result goes into memory that is already there. Where skbert has oneDNN
-    multiply, that is a fifth way. `run` then repeats all products of the batch for about
-    `seconds`, on all threads.
+    is found first; the result goes into memory that is already there. `run` then repeats all
+    products of the batch for about `seconds`, on all threads.
 
     Parameters
     ----------
@@ -429,12 +428,16 @@ class MatrixLimit:
     """
 
     name = "matrix products alone"
+    settings = "torch.mm, best memory layout of each"
 
     def __init__(self, products: list[Product], seconds: float) -> None:
-        self._work = [(_fastest(product), product.count) for product in products]
+        self._work = [(self._way(product), product.count) for product in products]
         once = _seconds_of(self._batch)
         self._repeats = max(1, round(seconds / once))
         self.flops = self._repeats * sum(product.flops for product in products)
+
+    def _way(self, product: Product) -> Callable[[], Any]:
+        return _fastest(product)
 
     def _batch(self) -> None:
         for multiply, count in self._work:
@@ -446,7 +449,7 @@ class MatrixLimit:
             self._batch()
 
     def contender(self) -> Contender:
-        return Contender(self.name, lambda: self.run, "the fastest way of each")
+        return Contender(self.name, lambda: self.run, self.settings)
 
     def rates(self, timings: Timings) -> np.ndarray:
         """FLOP/s in each round."""
@@ -455,6 +458,25 @@ class MatrixLimit:
     def share(self, timings: Timings, name: str, flops: float) -> float:
         """Achieved FLOP/s of a contender over the limit's, median of the rounds' own ratios."""
         return float(np.median(flops / np.array(timings.seconds[name]) / self.rates(timings)))
+
+
+class OneDnnLimit(MatrixLimit):
+    """The same by oneDNN, as skbert has it multiply full batches: all weights laid out before.
+
+    Raises RuntimeError where skbert does not use oneDNN.
+    """
+
+    name = "matrix products alone, oneDNN"
+    settings = "torch.ops.mkldnn._linear_pointwise, weights in its own order"
+
+    def _way(self, product: Product) -> Callable[[], Any]:
+        left = torch.randn(product.m, product.k)
+        weight = torch.nn.Parameter(torch.randn(product.n, product.k))
+        with torch.no_grad(), linear.constant_weights(torch.device("cpu"), torch.float32):
+            if linear.full_rows() is None:
+                raise RuntimeError("skbert does not use oneDNN here")
+            laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, product.m)
+        return partial(torch.ops.mkldnn._linear_pointwise, left, laid_out, None, "none", [], "")
 
 
 def _fastest(product: Product) -> Callable[[], Any]:
@@ -466,7 +488,7 @@ def _fastest(product: Product) -> Callable[[], Any]:
         return torch.randn(n_rows, n_columns, generator=generator)
 
     out = torch.empty(product.m, product.n)
-    candidates: list[Callable[[], Any]] = [
+    candidates = [
         partial(
             torch.mm,
             matrix(product.m, product.k, left),
@@ -476,19 +498,7 @@ def _fastest(product: Product) -> Callable[[], Any]:
         for left in (False, True)
         for right in (False, True)
     ]
-    by_onednn = _onednn(matrix(product.m, product.k, False), matrix(product.k, product.n, False))
-    return min([*candidates, *([by_onednn] if by_onednn else [])], key=_seconds_of)
-
-
-def _onednn(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any] | None:
-    """The product by oneDNN, as skbert has it made; None where it has not."""
-    cpu = torch.device("cpu")
-    weight = torch.nn.Parameter(right.t().contiguous())
-    with torch.no_grad(), linear.constant_weights(cpu, torch.float32):
-        laid_out = linear._onednn_weight(left, weight)
-    if laid_out is None:
-        return None
-    return lambda: torch.ops.mkldnn._linear_pointwise(left, laid_out, None, "none", [], "")
+    return min(candidates, key=_seconds_of)
 
 
 def _seconds_of(run: Callable[[], Any], repeats: int = 3) -> float:

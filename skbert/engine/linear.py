@@ -2,6 +2,8 @@
 
 What only predicts may use oneDNN on x86 CPUs: it takes bias, GELU and residual into the product,
 and multiplies by weights that lie in its own order. The results agree with torch's own to rounding.
+On an AMD EPYC predicting sentences went from 2.2 to 2.4 times the speed of transformers' pipeline
+by it (bench_predict.py before and after); on an Intel Xeon with AMX it makes no difference.
 """
 
 from __future__ import annotations
@@ -121,7 +123,8 @@ def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -
 def joint_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     """Compute all ``layer(x)`` side by side: (n, d_in) -> (n, sum of d_out).
 
-    Their weights are not laid side by side for it, which would copy them in every step.
+    Their weights are not laid side by side for it, which would copy them in every step. Results
+    of their own, concatenated, make a fit 2 % slower (bench_profile.py, AMD EPYC).
     """
     if torch.is_autocast_enabled(x.device.type):
         return torch.cat([F.linear(x, layer.weight, layer.bias) for layer in layers], dim=1)

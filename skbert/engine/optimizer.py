@@ -1,4 +1,9 @@
-"""Which weights decay, and how large each step is. Knows neither texts nor labels."""
+"""Which weights decay, and how large each step is. Knows neither texts nor labels.
+
+AdamW is torch's fused one, which reads weights, gradients and moments once, and clips on the way:
+one by one, with clipping apart, a fit of 512 sentences takes 1.10 times as long (bench_profile.py,
+AMD EPYC, two threads).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Tokens in, `PackedBatch` out: texts laid end to end without padding, and the batches' order.
 
-numpy only. Every row given comes out in exactly one batch; no text is dropped, whatever its
-length and however many are left for the last batch.
+To fit sentences, a tutorial's loop that pads to 64 tokens takes 3 times as long, and Trainer with
+length groups 1.6 times (bench_fit.py, AMD EPYC, two threads). numpy only. Every row given comes out
+in exactly one batch; no text is dropped, whatever its length and however many are left for the last
+batch.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ from skbert.engine.tokens import Tokens
 from skbert.engine.vocabulary import CompactVocabulary
 
 # A batch with more tokens is taken in parts whose gradients are summed: the same step in less
-# memory. Larger products are not faster on a CPU.
+# memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger products
+# are not faster on a CPU.
 _MICRO_BATCH_TOKENS = 2048
 
 #: Wraps the batches of an epoch, given its number from 1, to show how far it is.
