@@ -275,7 +275,9 @@ def test_probabilities_are_near_those_of_float32(tiny_bert, toy_reviews, pooling
     clf.precision_ = "bfloat16"
     near = clf.predict_proba(X)
     assert 0 < np.abs(near - exact).max() < 2**-5
-    assert (near.argmax(1) == exact.argmax(1)).all()
+    is_sure = np.abs(exact[:, 0] - 0.5) > 2**-5  # the others may change sides
+    assert is_sure.mean() > 0.5
+    assert (near.argmax(1) == exact.argmax(1))[is_sure].all()
 
 
 @pytest.mark.weights
