@@ -659,9 +659,14 @@ def describe_timings(
     }
 
 
+def plain_name(processor: str) -> str:
+    """Name a processor without trade marks, as the tables and folders of results do."""
+    return processor.replace("(R)", "")
+
+
 def results_of_machine(name: str) -> Path:
     """Where the results of a benchmark go: each kind of processor has a folder of its own."""
-    processor = _processor()[0].lower().replace("(r)", "")
+    processor = plain_name(_processor()[0]).lower()
     folder = "-".join("".join(c if c.isalnum() else " " for c in processor).split())
     return RESULTS / folder / f"{name}.json"
 

@@ -24,7 +24,7 @@ def load_results() -> dict[str, Results]:
     found: dict[str, Results] = {}
     for path in sorted(common.RESULTS.glob("**/*.json")):
         result = json.loads(path.read_text())
-        processor = result["machine"]["processor"].replace("(R)", "")
+        processor = common.plain_name(result["machine"]["processor"])
         is_timed = result["benchmark"] != "pretraining"  # accuracies, and parts run here and there
         found.setdefault(processor if is_timed else ANY, []).append(result)
     return dict(sorted(found.items()))

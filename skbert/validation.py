@@ -466,8 +466,8 @@ def check_weights(
                 f"sample_weight has shape {weights.shape}; expected is {numbers.shape}, one "
                 "number for each text. Give as many weights as there are texts."
             )
-        if not (np.isfinite(weights).all() and (weights >= 0).all()):
-            row = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
+        row = _first_not_allowed(weights)
+        if row is not None:
             raise ValueError(
                 f"sample_weight[{row}] is {weights[row]}; every weight must be a finite number, "
                 "0 or larger. Correct it, or give 0 to leave the text out."
@@ -479,9 +479,8 @@ def check_weights(
         of_class[present] = compute_class_weight(
             class_weight, classes=classes[present], y=classes[numbers]
         )
-        is_allowed = np.isfinite(of_class) & (of_class >= 0)
-        if not is_allowed.all():
-            wrong = int(np.flatnonzero(~is_allowed)[0])
+        wrong = _first_not_allowed(of_class)
+        if wrong is not None:
             raise ValueError(
                 f"class_weight[{classes.tolist()[wrong]!r}] is {of_class[wrong]}; every weight "
                 "must be a finite number, 0 or larger. Correct it, or give 0 to leave the class "
@@ -494,6 +493,12 @@ def check_weights(
             "sample_weight and class_weight."
         )
     return _over_largest(weights)
+
+
+def _first_not_allowed(weights: np.ndarray) -> int | None:
+    """Find the first weight that is negative, infinite or NaN."""
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    return int(wrong[0]) if len(wrong) else None
 
 
 def _over_largest(weights: np.ndarray) -> np.ndarray:
