@@ -128,7 +128,10 @@ class JudgedPairs:
 
 
 def judged_pairs(documents: list[list[str]], seed: int) -> JudgedPairs:
-    """One pair of each document of two spans or more: true and false in turn."""
+    """One pair of each document of two spans or more: true and false in turn.
+
+    The second of neither opens a document, which would tell that it follows nothing.
+    """
     rng = np.random.default_rng(seed)
     documents = [document for document in documents if len(document) > 1]
     pairs = []
@@ -136,7 +139,7 @@ def judged_pairs(documents: list[list[str]], seed: int) -> JudgedPairs:
     for i, document in enumerate(documents):
         first = int(rng.integers(len(document) - 1))
         other = documents[(i + 1 + int(rng.integers(len(documents) - 1))) % len(documents)]
-        stranger = other[int(rng.integers(len(other)))]
+        stranger = other[1 + int(rng.integers(len(other) - 1))]
         pairs.append((document[first], document[first + 1] if is_next[i] else stranger))
     return JudgedPairs(pairs, is_next)
 

@@ -132,7 +132,9 @@ class BertPretrainer(
     next_sentence : bool, default=True
         Train next sentence prediction too. Each sentence that has a successor in its document
         begins one pair an epoch; half of the pairs are true, and the others have a sentence of
-        another document. If no text has two sentences it is off, which a warning says.
+        another document, which follows one there. What is in no pair stands alone for the
+        masked language model. If fewer than two texts have several sentences it is off, which
+        a warning says.
     max_length : int, default=128
         The most tokens of a training text, special ones included; at least 5, at most the
         positions of the model. In `fit` nothing is left out: a longer text becomes several,
@@ -396,22 +398,23 @@ class BertPretrainer(
         if not self.next_sentence:
             return None
         split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
-        n_with_pairs = sum(len(sentences) > 1 for sentences in split)
-        if n_with_pairs == 0 or len(split) == 1:
-            why = (
-                "X holds only one document, and false pairs need another one"
-                if n_with_pairs
-                else f"each of the {len(split)} texts is one sentence, and pairs need two"
-            )
-            warnings.warn(
-                f"next_sentence=True, but {why}: only the masked language model is trained. Give "
-                "documents of several sentences, or set next_sentence=False.",
-                stacklevel=4,
-            )
-            return None
         flat = [sentence for sentences in split for sentence in sentences]
         room = (self.max_length - 3) // 2  # two sentences, [CLS] and twice [SEP]
-        return self._cut(flat, documents_of(split), room, state)
+        sentences = self._cut(flat, documents_of(split), room, state)
+        n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
+        if n_with_pairs > 1:
+            return sentences
+        why = (
+            f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"
+            if n_with_pairs
+            else f"none of the {len(split)} texts has several sentences"
+        )
+        warnings.warn(
+            f"next_sentence=True, but {why}: only the masked language model is trained. Give "
+            "documents of several sentences, or set next_sentence=False.",
+            stacklevel=4,
+        )
+        return None
 
     def _whole_texts(self, documents: Documents, state: _State) -> Tokens:
         """Texts for the masked language model alone; longer ones in several pieces."""

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+from unittest import mock
 
 import joblib
 import numpy as np
@@ -23,6 +24,7 @@ from skbert import (
     TruncationWarning,
 )
 from skbert.engine import checkpoint
+from skbert.engine.pretraining import draw_texts
 from tests.conftest import save_bert
 
 DOCUMENTS = [
@@ -74,8 +76,9 @@ def test_an_epoch_has_a_pair_for_each_sentence_that_has_a_successor(tiny_bert):
     words = ["good", "bad", "fun"]
     documents = [[words[i % 3]] * (i % 4 + 1) for i in range(8)]  # 1, 2, 3, 4 sentences of 1 token
     clf = pretrainer(tiny_bert, max_epochs=1).fit(documents)
-    # pairs of two words and three special tokens, and two words alone
-    assert clf.history_[0]["n_tokens"] == 2 * (1 + 2 + 3) * 5 + 2 * 3
+    # pairs of two words and three special tokens; alone are the words of documents that have but
+    # one, and the last words of half of the other six, whose pair is false
+    assert clf.history_[0]["n_tokens"] == 2 * (1 + 2 + 3) * 5 + (2 + 3) * 3
 
 
 def test_texts_are_split_into_sentences(tiny_bert, fitted):
@@ -101,17 +104,44 @@ def test_texts_of_one_sentence_switch_it_off_and_say_so_once(tiny_bert):
         clf = pretrainer(tiny_bert).fit(SINGLE)
     (warning,) = caught
     assert str(warning.message) == (
-        "next_sentence=True, but each of the 16 texts is one sentence, and pairs need two: only "
-        "the masked language model is trained. Give documents of several sentences, or set "
+        "next_sentence=True, but none of the 16 texts has several sentences: only the masked "
+        "language model is trained. Give documents of several sentences, or set "
         "next_sentence=False."
     )
     with pytest.raises(ValueError, match=r"Next sentence prediction is not trained: .* Fit with"):
         clf.predict_next_sentence([("a", "b")])
 
 
-def test_one_document_switches_it_off(tiny_bert):
-    with pytest.warns(UserWarning, match="X holds only one document, and false pairs need another"):
-        pretrainer(tiny_bert).fit([["a good film", "so dull", "fun"]])
+@pytest.mark.parametrize("others", [[], [["good"]], [["good", ""], ["bad", "\t", ""]]])
+def test_one_document_of_several_sentences_switches_it_off(tiny_bert, others):
+    n = 1 + len(others)
+    with pytest.warns(UserWarning, match=f"only 1 of the {n} texts has several sentences, and fal"):
+        clf = pretrainer(tiny_bert).fit([["a good film", "so dull", "fun"], *others])
+    assert "next_sentence_loss" not in clf.history_[0]
+
+
+def test_all_words_of_documents_are_read_in_each_epoch(tiny_bert):
+    documents = [["good " * 40, "bad"], ["so dull", "fun " * 70, "a good film"], ["bad"]] * 3
+    seen = []
+
+    def spy(texts, *args, draw=draw_texts):
+        seen.append(draw(texts, *args))
+        return seen[-1]
+
+    with mock.patch("skbert.engine.pretraining.draw_texts", spy):
+        clf = pretrainer(tiny_bert, max_epochs=3, random_state=0).fit(documents)
+    words = clf.tokenizer_.get_vocab()
+    n_words = {"good": 41 * 3, "fun": 70 * 3, "bad": 2 * 3, "dull": 3}
+    for texts in seen:
+        masked = texts.masked
+        ids = np.where(masked.targets >= 0, masked.targets, masked.tokens.ids)
+        counts = np.bincount(ids, minlength=len(words))
+        assert all(counts[words[word]] >= n for word, n in n_words.items())
+        assert texts.lengths.max() <= clf.max_length
+    assert len({len(texts.labels) for texts in seen}) == 1
+    assert (
+        len({texts.masked.tokens.ids.tobytes() for texts in seen}) == len(seen) == 4
+    )  # one to plan
 
 
 def test_nothing_is_left_out_of_long_texts(tiny_bert):
@@ -425,10 +455,10 @@ def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
         ([["a", None]], ValueError, r"X\[0\]\[1\] is None \(NoneType\); every text must be a str"),
         ([["a", 3]], TypeError, r"X\[0\]\[1\] is 3 \(int\); every text must be a str"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), ValueError, "X has two columns"),
-        (["", ""], ValueError, r"The 2 text\(s\) hold no word pieces"),
+        (["", ""], ValueError, "The texts hold no word pieces"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:next_sentence=True, but each")
+@pytest.mark.filterwarnings("ignore:next_sentence=True, but none")
 def test_bad_texts(tiny_bert, X, error, message):
     with pytest.raises(error, match=message):
         pretrainer(tiny_bert).fit(X)

@@ -118,7 +118,8 @@ def may_be_masked(tokens: Tokens, vocabulary: Vocabulary) -> np.ndarray:
     """Whether each token is one of the text's own words; shape (n_tokens,), bool."""
     allowed = ~np.isin(tokens.ids, vocabulary.special_ids)
     # By their place: the first token, [CLS], and the last of each segment, [SEP].
-    ends_segment = np.append(np.diff(tokens.segment_ids) != 0, True)
+    ends_segment = np.ones_like(allowed)
+    ends_segment[:-1] = np.diff(tokens.segment_ids) != 0
     allowed[ends_segment] = False
     allowed[tokens.offsets[:-1]] = False
     allowed[tokens.offsets[1:] - 1] = False
@@ -136,8 +137,8 @@ def _chosen(
     allowed = may_be_masked(tokens, vocabulary)
     if not allowed.any():
         raise ValueError(
-            f"The {len(tokens)} text(s) hold no word pieces, only special tokens, so that nothing "
-            "can be masked. Check that the texts are not all empty."
+            "The texts hold no word pieces, only special tokens, so that nothing can be masked. "
+            "Check that they are not all empty."
         )
     is_word = allowed.copy()
     if whole_words:  # the pieces that begin one

@@ -1,6 +1,8 @@
 """Documents -> sentences -> the pairs of BERT's next sentence prediction. numpy only.
 
-Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch.
+Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch. Nothing
+but what the sentences say may tell true pairs from false ones: the first and second texts of both
+kinds are drawn from the same sentences, and pieces of one sentence are never a pair.
 No masking, no model.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,21 +51,24 @@ def split_into_sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Tokenised sentences, without special tokens, and the documents they are of.
+    """Tokenised sentences or pieces of them, without special tokens.
 
     Attributes
     ----------
     ids : ndarray of shape (n_tokens,), int32
-    offsets : ndarray of shape (n_sentences + 1,), int64
-        Sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
-    documents : ndarray of shape (n_sentences,), int64
-        The number of each sentence's document; never falling.
+    offsets : ndarray of shape (n_pieces + 1,), int64
+        Piece i is ``ids[offsets[i]:offsets[i + 1]]``.
+    numbers : ndarray of shape (n_pieces,), int64
+        The number of each piece's sentence; never falling.
+    documents : ndarray of shape (n_pieces,), int64
+        The number of each piece's document; never falling.
     cls_id, sep_id : int
         What `lay_out` puts around them.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    numbers: np.ndarray
     documents: np.ndarray
     cls_id: int
     sep_id: int
@@ -73,13 +78,17 @@ class Sentences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sentence; shape (n_sentences,)."""
+        """Tokens of each piece; shape (n_pieces,)."""
         return np.diff(self.offsets)
 
     @property
     def has_successor(self) -> np.ndarray:
-        """Whether the next sentence is of the same document; shape (n_sentences,), bool."""
-        return np.append(self.documents[1:] == self.documents[:-1], False)
+        """Whether the next sentence of the document begins behind it; (n_pieces,), bool."""
+        found = np.zeros(len(self), dtype=bool)
+        found[:-1] = (self.numbers[1:] != self.numbers[:-1]) & (
+            self.documents[1:] == self.documents[:-1]
+        )
+        return found
 
     @classmethod
     def of(cls, tokens: Tokens, documents: np.ndarray) -> Sentences:
@@ -87,23 +96,33 @@ class Sentences:
         is_special = np.zeros(len(tokens.ids), dtype=bool)
         is_special[tokens.offsets[:-1]] = is_special[tokens.offsets[1:] - 1] = True
         n_before = 2 * np.arange(len(tokens) + 1)
-        cls_id, sep_id = int(tokens.ids[0]), int(tokens.ids[-1])
-        return cls(tokens.ids[~is_special], tokens.offsets - n_before, documents, cls_id, sep_id)
+        return cls(
+            tokens.ids[~is_special],
+            tokens.offsets - n_before,
+            np.arange(len(tokens)),
+            documents,
+            cls_id=int(tokens.ids[0]),
+            sep_id=int(tokens.ids[-1]),
+        )
 
     def in_pieces(self, room: int) -> Sentences:
-        """Cut longer sentences into equal pieces of at most `room` tokens, which follow on."""
+        """Cut longer sentences into equal pieces of at most `room` tokens; leave out empty ones."""
         lengths = self.lengths
-        n_pieces = np.maximum(1, -(-lengths // room))
+        n_pieces = -(-lengths // room)
         of = np.repeat(np.arange(len(self)), n_pieces)
         number = np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
         starts = self.offsets[of] + number * lengths[of] // n_pieces[of]
-        offsets = np.append(starts, self.offsets[-1])
-        return Sentences(self.ids, offsets, self.documents[of], self.cls_id, self.sep_id)
+        return replace(
+            self,
+            offsets=np.append(starts, self.offsets[-1]),
+            numbers=self.numbers[of],
+            documents=self.documents[of],
+        )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which sentences stand side by side.
+    """Which sentences, or pieces of them, stand side by side.
 
     Attributes
     ----------
@@ -122,38 +141,44 @@ class Pairs:
 def draw_pairs(sentences: Sentences, rng: np.random.Generator) -> Pairs:
     """Pair each sentence that has a successor with it, or with one of another document.
 
-    Half of the pairs, rounded up, are true successors. The second of the others is any
-    sentence of any other document, all equally likely. The sentences of documents that have
-    only one stand alone: there is nothing to predict, but their words can be masked.
+    Half of the pairs, rounded up, are true successors. The second of the others is any sentence
+    of any other document that follows one there, all equally likely: a sentence that opens a
+    document, or is all of it, would tell by itself that it follows nothing. Of a sentence in
+    pieces, the last one is followed, and the first one follows. What is in no pair stands alone:
+    there is nothing to predict, but its words can be masked. So each token is in some text of
+    each draw, and all draws have equally many texts.
 
     Parameters
     ----------
     sentences : Sentences
-        Of at least two documents, unless none has a successor.
+        Where a document has pairs, another one must have them too.
     rng : numpy.random.Generator
     """
-    pairs = np.flatnonzero(sentences.has_successor)
-    labels = rng.permutation(np.arange(len(pairs)) % 2)  # IS_NEXT, NOT_NEXT, IS_NEXT, ...
-    strangers = _of_another_document(sentences, pairs, rng) if len(pairs) else pairs
-    size_of_document = np.bincount(sentences.documents)[sentences.documents]
-    single = np.flatnonzero(size_of_document == 1)
+    begins = sentences.has_successor
+    first = np.flatnonzero(begins)
+    follower = first + 1
+    is_end = ~begins[follower]  # in no other pair than this one, and in none if this is false
+    n_ends = np.count_nonzero(is_end)
+    halves = np.arange(len(first)) % 2  # IS_NEXT, NOT_NEXT, IS_NEXT, ...
+    labels = np.empty_like(first)
+    labels[is_end] = rng.permutation(halves[:n_ends])
+    labels[~is_end] = rng.permutation(halves[n_ends:])
+    stranger = follower[_of_another_document(sentences.documents[first], rng)]
+    in_pairs = begins.copy()
+    in_pairs[follower] = True
+    alone = np.append(np.flatnonzero(~in_pairs), follower[is_end & (labels == NOT_NEXT)])
     return Pairs(
-        np.concatenate([pairs, single]),
-        np.concatenate(
-            [np.where(labels == IS_NEXT, pairs + 1, strangers), np.full_like(single, -1)]
-        ),
-        np.concatenate([labels, np.full_like(single, NO_PAIR)]),
+        np.append(first, alone),
+        np.append(np.where(labels == IS_NEXT, follower, stranger), np.full_like(alone, -1)),
+        np.append(labels, np.full_like(alone, NO_PAIR)),
     )
 
 
-def _of_another_document(
-    sentences: Sentences, rows: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """For each of `rows` a sentence that is not of its document."""
-    documents = sentences.documents
-    begin = np.searchsorted(documents, documents[rows], side="left")
-    size = np.searchsorted(documents, documents[rows], side="right") - begin
-    drawn = rng.integers(0, len(sentences) - size)
+def _of_another_document(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each of `documents`, which never fall, the place of one that is another."""
+    begin = np.searchsorted(documents, documents, side="left")
+    size = np.searchsorted(documents, documents, side="right") - begin
+    drawn = rng.integers(0, len(documents) - size)
     return drawn + np.where(drawn >= begin, size, 0)
 
 
