@@ -14,12 +14,12 @@ Three parts, which `--part` runs one by one:
   head and tail, and the masked language model all.
 
 In the last two, an encoder is pre-trained once a seed and recipe and shared by all numbers of
-labels, by `BertPretrainer`: at 1e-4, and on whole texts. `pretraining_epochs` of the classifier
-does the same inside `fit`, but at the classifier's own learning rate and on texts cut to its
-`max_length`. Test texts are never trained on, not even without their labels. The documents of IMDB
-that are tested on are the same for all seeds, which draw labels, head and dropout: so one encoder
-that has read all other documents, an hour's work, serves every seed of both sources. Results of
-parts, recipes and seeds of scratch that are not run are kept.
+labels, by `BertPretrainer` at 1e-4. `pretraining_epochs` of the classifier does the same inside
+`fit`, but at the classifier's own learning rate; it is one of the recipes. Test texts are never
+trained on, not even without their labels. The documents of IMDB that are tested on are the same for
+all seeds, which draw labels, head and dropout: so one encoder that has read all other documents, an
+hour's work, serves every seed of both sources. Results of parts, recipes and seeds of scratch that
+are not run are kept.
 """
 
 from __future__ import annotations
@@ -298,9 +298,16 @@ class Recipe:
     head_first: bool = False  # an epoch in which the head for words is trained alone
     rate: float = 1.0  # times the learning rate
     fine_tuning_epochs: int = 3  # the estimator's default
+    inside_fit: bool = False  # by `pretraining_epochs`, for each number of labels anew
 
 
 ALL_DOCUMENTS = Recipe("1 epoch, 23,904 IMDB documents", reads_all_documents=True)
+LONGER = Recipe("10 epochs of fine-tuning instead", epochs=0, fine_tuning_epochs=10)
+BOTH = Recipe(
+    "1 epoch, 23,904 IMDB documents, and 10 epochs of fine-tuning",
+    reads_all_documents=True,
+    fine_tuning_epochs=10,
+)
 RECIPES = {
     "rotten_tomatoes": [
         Recipe(WITHOUT, epochs=0),
@@ -308,10 +315,12 @@ RECIPES = {
         Recipe("3 epochs", epochs=3),
         Recipe("1 epoch, 2,000 IMDB documents too", n_others=2000),
         Recipe("head first, then 3 epochs at half the rate", 3, head_first=True, rate=0.5),
+        Recipe("pretraining_epochs=1", inside_fit=True),
         ALL_DOCUMENTS,
-        Recipe("10 epochs of fine-tuning instead", epochs=0, fine_tuning_epochs=10),
+        LONGER,
+        BOTH,
     ],
-    "imdb": [Recipe(WITHOUT, epochs=0), Recipe("1 epoch"), ALL_DOCUMENTS],
+    "imdb": [Recipe(WITHOUT, epochs=0), Recipe("1 epoch"), ALL_DOCUMENTS, LONGER, BOTH],
 }
 
 
@@ -351,8 +360,12 @@ def measure_few_labels(
         drawn = {n: labelled(train, n, seed) for n in sizes.n_labels}
         with tempfile.TemporaryDirectory() as folder:
             pretrained = PretrainedModel(common.MODEL, 0, [])
+            more_texts = None
             if recipe.reads_all_documents:
                 pretrained = of_all_documents()
+            elif recipe.inside_fit:
+                more_texts = train["text"][: sizes.n_unlabelled]
+                pretrained = PretrainedModel(common.MODEL, len(more_texts), [])
             elif recipe.epochs:
                 texts = unlabelled(train, drawn, sizes, recipe, seed)
                 start = common.MODEL
@@ -368,7 +381,9 @@ def measure_few_labels(
                 pretrained.folder,
                 drawn,
                 test,
+                more_texts=more_texts,
                 max_epochs=recipe.fine_tuning_epochs,
+                pretraining_epochs=recipe.epochs if recipe.inside_fit else 0,
                 random_state=seed,
             )
             for n, accuracy in found.items():
@@ -389,13 +404,20 @@ def measure_few_labels(
 
 
 def accuracies_after(
-    model: str, drawn: dict[int, pd.DataFrame], test: pd.DataFrame, **parameters: Any
+    model: str,
+    drawn: dict[int, pd.DataFrame],
+    test: pd.DataFrame,
+    more_texts: pd.Series | None = None,
+    **parameters: Any,
 ) -> dict[str, float]:
     """Accuracy of `model`, fine-tuned on each number of labels."""
     accuracies = {}
     for n, part in drawn.items():
+        others = None
+        if more_texts is not None:
+            others = more_texts.drop(index=part.index, errors="ignore")
         clf = BertSentimentClassifier(model, device="cpu", **parameters)
-        clf.fit(part["text"], part["sentiment"])
+        clf.fit(part["text"], part["sentiment"], X_unlabelled=others)
         accuracies[str(n)] = float(clf.score(test["text"], test["sentiment"]))
         log(f"{n} labels: {accuracies[str(n)]:.4f}")
     return accuracies
@@ -504,7 +526,9 @@ def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
             f"{', '.join(map(str, way['seeds']))}, {way['seconds']:.0f} s",
             end="",
         )
-        if way["epochs"]:
+        if way.get("inside_fit"):
+            print(f"; inside fit, {way['n_read']:,} texts", end="")
+        elif way["epochs"]:
             last = np.mean([history[-1]["masked_loss"] for history in way["pretraining_history"]])
             n_read = way.get("n_read") or way["n_unlabelled"] + way["n_others"]
             print(
@@ -545,8 +569,9 @@ def parse_arguments() -> Any:
     parser.add_argument(
         "--scratch-seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="of rotten_tomatoes; default: 3")
-    parser.add_argument("--imdb-seeds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="of rotten_tomatoes and imdb; default: 3"
+    )
     parser.add_argument(
         "--documents-model",
         type=Path,
@@ -573,15 +598,15 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200), (4, 8), 4, n_unlabelled=4)
         seeds = [0] if smoke else arguments.scratch_seeds
         return {str(seed): measure_scratch(sizes, seed) | common.commit() for seed in seeds}
+    seeds = tuple(range(arguments.seeds))
+    rate = arguments.learning_rate
     if part == "rotten_tomatoes":
-        seeds = tuple(range(arguments.seeds))
-        few = FewLabels(part, (200, 1000, 2000), seeds, 7500, N_TEST, arguments.learning_rate)
+        few = FewLabels(part, (200, 1000, 2000), seeds, 7500, N_TEST, rate)
     else:
-        seeds = tuple(range(arguments.imdb_seeds))
-        few = FewLabels(part, (200, 1000), seeds, 2000, N_TEST, arguments.learning_rate)
+        few = FewLabels(part, (200, 1000), seeds, 2000, N_TEST, rate)
     recipes = [recipe for recipe in RECIPES[part] if recipe.name in arguments.recipes]
     if smoke:
-        few = FewLabels(part, (4, 8), (0,), 4, 4, arguments.learning_rate)
+        few = FewLabels(part, (4, 8), (0,), 4, 4, rate)
         recipes = [replace(recipe, n_others=min(recipe.n_others, 2)) for recipe in recipes]
     of_all_documents = partial(pretrain_on_all_documents, documents_model, arguments)
     return {recipe.name: measure_few_labels(few, recipe, of_all_documents) for recipe in recipes}
