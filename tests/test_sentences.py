@@ -32,10 +32,16 @@ from skbert.engine.tokens import Tokens
         ("wait . . . what ?! yes .", ["wait . . .", "what ?!", "yes ."]),
         ("Mr. Ed", ["Mr.", "Ed"]),  # the rule is a simple one
         ("...", ["..."]),
+        ("wait...what? yes", ["wait...what?", "yes"]),
     ],
 )
 def test_splitting(text, sentences):
     assert split_into_sentences(text) == sentences
+
+
+def test_splitting_takes_no_time_of_the_length_squared():
+    text = "." * 300_000 + "x"  # hours, if each stop were tried as the first
+    assert split_into_sentences(text) == [text]
 
 
 def sentences_of(*documents):

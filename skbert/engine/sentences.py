@@ -20,8 +20,9 @@ from skbert.engine.tokens import Tokens
 IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1
 
 # Full stops, exclamation and question marks, also several with spaces between, then closing
-# quotes or brackets, then a space.
-_SENTENCE_END = re.compile(r"""[.!?](?:\s*[.!?])*["'\u2019\u201d)\]]*(?=\s)""")
+# quotes or brackets, then a space. A row of them is tried from its first alone: from each it would
+# take time of its length squared.
+_SENTENCE_END = re.compile(r"""(?<![.!?])[.!?](?:\s*[.!?])*["'\u2019\u201d)\]]*(?=\s)""")
 
 
 def split_into_sentences(text: str) -> list[str]:
