@@ -30,7 +30,7 @@ from skbert.engine.device import (
 )
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
-from skbert.engine.pretraining import within_task_pretraining
+from skbert.engine.pretraining import WholeTexts, within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier
 from skbert.engine.stopping import EarlyStopping, way_back
@@ -63,6 +63,7 @@ from skbert.validation import (
     check_logits,
     check_max_length,
     check_n_frozen_layers,
+    check_segments,
     check_texts,
     check_weights,
     child_seed,
@@ -175,11 +176,12 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
     pretraining_epochs : int, default=0
         Epochs of the masked language model inside `fit`, before fine-tuning: 15 % of the word
-        pieces of the training texts, and of `X_unlabelled`, are hidden and guessed. It trains
-        all layers, also those that `n_frozen_layers` then freezes, with `batch_size`,
-        `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Texts of a validation
-        or test fold have no part in it, so that it can be searched. A `fit` that goes on from
-        another, with `warm_start`, has none.
+        pieces of the training texts, and of `X_unlabelled`, are hidden and guessed. Single texts
+        longer than `max_length` are read whole, in several pieces. It trains all layers, also
+        those that `n_frozen_layers` then freezes, with `batch_size`, `learning_rate`,
+        `weight_decay`, `warmup_fraction` and `dropout`. Texts of a validation or test fold have
+        no part in it, unless they are in `X_unlabelled`, so that it can be searched. A `fit` that
+        goes on from another, with `warm_start`, has none.
     checkpoint_dir : str, path or None, default=None
         A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
         weights, on disk. After a crash the same `fit` goes on from there and ends with the
@@ -422,11 +424,13 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         tokens = self._tokenize(texts, start)
         everything = LabelledTexts(tokens, numbers, weights)
         given = self._given_validation(X_val, y_val, classes, start)
-        unlabelled = self._unlabelled(X_unlabelled, start)
-        kept = self._kept_run(start, classes, [everything, given, unlabelled], seed)
-        training, validation = self._split(everything, given, child_seed(kept.seed, 2))
+        own, others = self._to_pretrain_on(texts, tokens, X_unlabelled, start)
+        kept = self._kept_run(start, classes, [everything, given, own.pieces, others], seed)
+        rows, validation = self._split(everything, given, child_seed(kept.seed, 2))
+        training = _rows_of(everything, rows)
 
-        pretraining_history = self._pretrain(start, training, unlabelled, kept)
+        unlabelled = concatenate([own.of_texts(rows), others])
+        pretraining_history = self._pretrain(start, unlabelled, kept)
         kept = replace(kept, notes={"pretraining_history": pretraining_history})
         tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
         history = self._train(start, classes, training, validation, kept, tasks)
@@ -552,18 +556,18 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _split(
         self, data: LabelledTexts, given: LabelledTexts | None, seed: np.random.SeedSequence
-    ) -> tuple[LabelledTexts, LabelledTexts | None]:
-        """Choose the texts to train on, and those to validate on, if any."""
+    ) -> tuple[np.ndarray, LabelledTexts | None]:
+        """Choose the rows to train on, and texts to validate on, if any."""
         rows = np.flatnonzero(data.weights)
         if not self.early_stopping or given is not None:
-            return _rows_of(data, rows), given
+            return rows, given
         train_rows, validation_rows = train_test_split(
             rows,
             test_size=self.validation_fraction,
             stratify=data.labels[rows],
             random_state=int(seed.generate_state(1)[0]),
         )
-        return _rows_of(data, train_rows), _rows_of(data, validation_rows)
+        return train_rows, _rows_of(data, validation_rows)
 
     def _given_validation(
         self, X_val: Any, y_val: Any, classes: np.ndarray, start: _State
@@ -586,7 +590,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self,
         start: _State,
         classes: np.ndarray,
-        data: list[LabelledTexts | None],
+        data: list[LabelledTexts | Tokens | None],
         seed: np.random.SeedSequence,
     ) -> KeptRun:
         """Look in `checkpoint_dir` for this very run, and give the network its weights."""
@@ -606,27 +610,33 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         }
         return find_run(Path(self.checkpoint_dir), settings, start.network, data, seed)
 
-    def _unlabelled(self, X: Any, start: _State) -> LabelledTexts | None:
-        """More texts for pre-training, if there is any."""
-        if X is None or not self.pretraining_epochs:
-            return None
-        nothing = np.empty(0)
-        texts = check_texts(self, X, reset=False)
-        return LabelledTexts(self._tokenize(texts, start), nothing, nothing)
+    def _to_pretrain_on(
+        self, texts: Texts, tokens: Tokens, X_unlabelled: Any, start: _State
+    ) -> tuple[WholeTexts, Tokens]:
+        """Collect the texts of X and `X_unlabelled`, whole; no texts if nothing is pre-trained.
 
-    def _pretrain(
-        self,
-        start: _State,
-        training: LabelledTexts,
-        unlabelled: LabelledTexts | None,
-        kept: KeptRun,
-    ) -> list[dict[str, Any]]:
+        Of pairs, what fine-tuning reads of them.
+        """
+        nothing = tokens.take(np.empty(0, dtype=np.int64))
+        if not self.pretraining_epochs or self._fit_is_warm():
+            return WholeTexts(nothing, np.empty(0, dtype=np.int64)), nothing
+        if texts.second is None:
+            own = WholeTexts.of(start.wordpiece, texts.first, self.max_length)
+        else:
+            own = WholeTexts(tokens, np.arange(len(tokens)))
+        if X_unlabelled is None:
+            return own, nothing
+        more = check_texts(self, X_unlabelled, reset=False)
+        if more.second is None:
+            return own, WholeTexts.of(start.wordpiece, more.first, self.max_length).pieces
+        return own, self._tokenize(more, start)
+
+    def _pretrain(self, start: _State, tokens: Tokens, kept: KeptRun) -> list[dict[str, Any]]:
         """Train the encoder of `start`, in place, as a masked language model."""
         if not self.pretraining_epochs or self._fit_is_warm():
             return []
         if kept.saved:
             return kept.saved.position["pretraining_history"]
-        tokens = concatenate([data.tokens for data in (training, unlabelled) if data is not None])
         options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
         run = within_task_pretraining(
             start.network.encoder,
@@ -709,6 +719,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _tokens(self, texts: Texts, state: _State) -> Tokens:
         config = state.network.encoder.config
         check_max_length(self.max_length, config.max_position_embeddings)
+        if texts.second is not None:
+            check_segments(config)
         return state.wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )

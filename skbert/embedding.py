@@ -34,6 +34,7 @@ from skbert.validation import (
     DOC_LINK_TEMPLATE,
     check_layer,
     check_max_length,
+    check_segments,
     check_texts,
     wants_tensors,
     warn_truncated,
@@ -333,6 +334,8 @@ class BertEmbeddingTransformer(
     def _tokens(self, X: Any, pretrained: checkpoint.Pretrained) -> Tokens:
         texts = check_texts(self, X, reset=False)
         check_max_length(self.max_length, pretrained.config.max_position_embeddings)
+        if texts.second is not None:
+            check_segments(pretrained.config)
         tokens = pretrained.wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,16 +32,17 @@ from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.pretraining import (
     Masking,
     PretrainingRun,
+    WholeTexts,
     guess_words,
     masked_loss,
     next_sentence_probabilities,
     start_from_frequencies,
+    tokenize_in_pieces,
 )
 from skbert.engine.saved import save_pretraining_model
 from skbert.engine.sentences import (
     Sentences,
     documents_of,
-    lay_out_singly,
     split_into_sentences,
 )
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
@@ -56,6 +56,7 @@ from skbert.validation import (
     check_documents,
     check_max_length,
     check_pairs,
+    check_segments,
     child_seed,
     seed_of,
     stop_diverged,
@@ -95,6 +96,7 @@ class _State:
     wordpiece: WordPieceTokenizer
     knows_words: bool
     knows_next_sentence: bool
+    knows_pooler: bool
     precision: torch.dtype
 
     @property
@@ -331,7 +333,7 @@ class BertPretrainer(
         run = PretrainingRun(start.network, texts, masking, self._options(), child_seed(seed, 1))
         tasks = EpochTasks(self, self.max_epochs, X, None)
         history: list[dict[str, Any]] = []
-        knows = start.knows_next_sentence or (pairs is not None and self.max_epochs > 0)
+        trains_pairs = pairs is not None and self.max_epochs > 0
         for _ in range(self.max_epochs):
             tasks.begin_epoch()
             try:
@@ -339,9 +341,9 @@ class BertPretrainer(
             except DivergenceError as error:
                 stop_diverged(error, run.trainer)
                 break
-            if tasks.end_epoch(lambda: self._fitted(start, list(history), knows)):
+            if tasks.end_epoch(lambda: self._fitted(start, list(history), trains_pairs)):
                 break
-        vars(self).update(self._fitted(start, history, knows))  # at once, or not at all
+        vars(self).update(self._fitted(start, history, trains_pairs))  # at once, or not at all
         tasks.end_fit()
 
     def _start(self, documents: Documents, rng: np.random.Generator) -> _State:
@@ -352,7 +354,7 @@ class BertPretrainer(
             pretrained = checkpoint.load_pretrained(self.model)
         else:
             pretrained = checkpoint.new_pretrained(self.model, documents.texts, rng)
-        check_max_length(self.max_length, pretrained.config.max_position_embeddings)
+        self._check_max_length(pretrained.config)
         heads = checkpoint.head_weights(pretrained, rng)
         model = checkpoint.new_pretraining_model(pretrained, heads).to(device)
         return _State(
@@ -361,13 +363,16 @@ class BertPretrainer(
             pretrained.wordpiece,
             heads.knows_words,
             heads.knows_next_sentence,
+            heads.knows_pooler,
             precision,
         )
 
+    def _check_max_length(self, config: BertConfig) -> None:
+        advice = "fit makes several of a longer text."
+        check_max_length(self.max_length, config.max_position_embeddings, 5, advice)
+
     @staticmethod
-    def _fitted(
-        state: _State, history: list[dict[str, Any]], knows_next_sentence: bool
-    ) -> dict[str, Any]:
+    def _fitted(state: _State, history: list[dict[str, Any]], trains_pairs: bool) -> dict[str, Any]:
         """All that a fitted estimator needs to predict."""
         return {
             "model_": state.model,
@@ -377,7 +382,8 @@ class BertPretrainer(
             "n_epochs_": len(history),
             "device_": str(state.network.device),
             "precision_": precision_name(state.precision),
-            "_knows_next_sentence": knows_next_sentence,
+            "_knows_next_sentence": state.knows_next_sentence or trains_pairs,
+            "_knows_pooler": state.knows_pooler or trains_pairs,
             "_n_features_out": state.model.config.hidden_size,
         }
 
@@ -390,6 +396,7 @@ class BertPretrainer(
             self._wordpiece,
             True,
             self._knows_next_sentence,
+            self._knows_pooler,
             resolve_precision(self.precision_, resolve_device(self.device_)),
         )
 
@@ -400,9 +407,10 @@ class BertPretrainer(
         split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
         flat = [sentence for sentences in split for sentence in sentences]
         room = (self.max_length - 3) // 2  # two sentences, [CLS] and twice [SEP]
-        sentences = self._cut(flat, documents_of(split), room, state)
+        sentences = tokenize_in_pieces(state.wordpiece, flat, documents_of(split), room)
         n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
         if n_with_pairs > 1:
+            check_segments(state.model.config)
             return sentences
         why = (
             f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"
@@ -418,13 +426,7 @@ class BertPretrainer(
 
     def _whole_texts(self, documents: Documents, state: _State) -> Tokens:
         """Texts for the masked language model alone; longer ones in several pieces."""
-        numbers = np.arange(len(documents.texts))
-        return lay_out_singly(self._cut(documents.texts, numbers, self.max_length - 2, state))
-
-    @staticmethod
-    def _cut(texts: Sequence[str], documents: np.ndarray, room: int, state: _State) -> Sentences:
-        tokens = state.wordpiece(texts, max_length=sys.maxsize, truncation="head")
-        return Sentences.of(tokens, documents).in_pieces(room)
+        return WholeTexts.of(state.wordpiece, documents.texts, self.max_length).pieces
 
     def _masking(self, tokenizer: Any) -> Masking:
         vocabulary = checkpoint.vocabulary_of(tokenizer)
@@ -466,7 +468,15 @@ class BertPretrainer(
         Raises
         ------
         ValueError
-            If a text has no [MASK], or one beyond `max_length`.
+            If a text has no [MASK] or one beyond `max_length`, or `top_k` is not an integer from 1
+            to the number of word pieces.
+        NotFittedError
+            If `fit` has not been called.
+
+        Warns
+        -----
+        TruncationWarning
+            If texts are longer than `max_length`.
 
         Examples
         --------
@@ -482,7 +492,8 @@ class BertPretrainer(
         self._check_top_k(top_k)
         tokens = self._one_text_each(given, None, state)
         mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
-        guesses = guess_words(state.network, tokens, mask_id, top_k)
+        no_pieces = np.setdiff1d(np.arange(self.model_.config.vocab_size), self._piece_ids())
+        guesses = guess_words(state.network, tokens, mask_id, top_k, no_pieces)
         found = np.bincount(guesses.rows, minlength=len(given))
         for row, text in enumerate(given):
             if text.count(mask) == 0 or found[row] != text.count(mask):
@@ -501,12 +512,17 @@ class BertPretrainer(
         return filled[0] if single else filled
 
     def _check_top_k(self, top_k: Any) -> None:
-        n_pieces = self.model_.config.vocab_size
+        n_pieces = len(self._piece_ids())
         if not isinstance(top_k, Integral) or not 1 <= top_k <= n_pieces:
             raise ValueError(
                 f"top_k={top_k!r}; allowed are the integers from 1 to {n_pieces}, the number of "
                 "word pieces. Choose one of them, for example 5."
             )
+
+    def _piece_ids(self) -> list[int]:
+        """Ids of the vocabulary; the model may have more, to make their number a round one."""
+        n_ids = self.model_.config.vocab_size
+        return [number for number in self.tokenizer_.get_vocab().values() if number < n_ids]
 
     def predict_next_sentence(self, pairs: Any) -> np.ndarray:
         """Probability that the second text of each pair follows the first.
@@ -519,12 +535,16 @@ class BertPretrainer(
         Returns
         -------
         ndarray of shape (n_pairs,), float32
-            The probability of IsNext.
+            The probability of IsNext. Where `fit` had no pairs to train on, but the checkpoint
+            knew the task, by the head of the checkpoint on the encoder as it is now.
 
         Raises
         ------
         ValueError
-            If neither the checkpoint nor `fit` has trained next sentence prediction.
+            If these are not pairs, or neither the checkpoint nor `fit` has trained next sentence
+            prediction.
+        NotFittedError
+            If `fit` has not been called.
 
         Warns
         -----
@@ -557,11 +577,20 @@ class BertPretrainer(
         -------
         float
             Minus the mean cross-entropy of the masked tokens, nats; the perplexity is
-            ``exp(-score)``. The masks of the same texts are the same at each call.
+            ``exp(-score)``. Of the same texts, the same tokens are masked at each call: 15 % of
+            the word pieces, whatever `mask_fraction` and `whole_words` are, so that both can be
+            searched. Texts longer than `max_length` are scored in pieces.
+
+        Raises
+        ------
+        ValueError
+            If a text is missing, or there is no word to mask.
+        NotFittedError
+            If `fit` has not been called.
         """
         state = self._current()
         tokens = self._whole_texts(check_documents(self, X, reset=False), state)
-        masking = self._masking(state.tokenizer)
+        masking = Masking(checkpoint.vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
     def transform(self, X: Any) -> np.ndarray:
@@ -580,6 +609,11 @@ class BertPretrainer(
         -------
         ndarray of shape (n_texts, d_model), float32
             Or a frame, after `set_output`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
 
         Warns
         -----
@@ -603,9 +637,11 @@ class BertPretrainer(
         self, first: Sequence[str], second: Sequence[str] | None, state: _State
     ) -> Tokens:
         """Tokens of texts or pairs, cut where they are too long."""
-        check_max_length(self.max_length, self.model_.config.max_position_embeddings)
+        self._check_max_length(self.model_.config)
+        if second is not None:
+            check_segments(self.model_.config)
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=_TRUNCATION)
-        warn_truncated(tokens, self.max_length)
+        warn_truncated(tokens, self.max_length, "Raise max_length, or give shorter texts.")
         return tokens
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -613,7 +649,9 @@ class BertPretrainer(
 
         The folder is a valid `model` of `BertSentimentClassifier`, `BertEmbeddingTransformer`
         and `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)``
-        reads it. It is written under another name and put in place whole.
+        reads it. It is written under another name and put in place whole. A next sentence head
+        or pooler that nothing has trained is in the folder too, because transformers expects it,
+        and marked so that skbert will not use it.
 
         Parameters
         ----------
@@ -630,11 +668,15 @@ class BertPretrainer(
         """
         check_is_fitted(self)
         settings = {"versions": versions(), "history": self.history_}
-        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings)
+        known = {"pooler": self._knows_pooler, "cls.seq_relationship": self._knows_next_sentence}
+        untrained = [part for part, is_known in known.items() if not is_known]
+        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings, untrained)
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays: a pickle must load where there is no GPU."""
         state = super().__getstate__().copy()
+        if isinstance(state["model"], BertConfig):
+            state["model"] = state["model"].to_dict()
         if "model_" in state:
             state["model_"] = checkpoint.pack_pretraining_model(state["model_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
@@ -644,6 +686,8 @@ class BertPretrainer(
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the modules, on the device that `device` stands for here."""
         state = checked(state, type(self))
+        if isinstance(state["model"], dict):
+            state["model"] = BertConfig.from_dict(state["model"])
         super().__setstate__(state)
         if "model_" in state:
             device = device_here(self.device)

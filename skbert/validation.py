@@ -168,18 +168,23 @@ def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
         texts = check_texts(estimator, X, reset=reset)
         if texts.second is not None:
             raise ValueError(
-                f"X has two columns (shape {tuple(X.shape)}); {type(estimator).__name__} expects "
+                f"X has two columns ({len(X)} rows); {type(estimator).__name__} expects "
                 "one column of texts, or documents as a list of lists of sentences. Choose a "
                 "column, or convert the rows to lists."
             )
         return Documents(texts.first, None)
     documents = list(X)
     for row, document in enumerate(documents):
-        if not isinstance(document, (list, tuple)) or not document:
+        if not isinstance(document, (list, tuple)):
             raise ValueError(
                 f"X[{row}] is {_shown(document)} ({type(document).__name__}), but X[0] is a list; "
-                "either all elements must be str, or all lists of at least one sentence. Put a "
-                "single text into a list of its own."
+                "either all elements must be str, or all lists of sentences. Put a single text "
+                "into a list of its own."
+            )
+        if not document:
+            raise ValueError(
+                f"X[{row}] is an empty {type(document).__name__}; a document is a list of at least "
+                "one sentence. Leave it out, or write [''] for one without words."
             )
         for number, sentence in enumerate(document):
             if not isinstance(sentence, str):
@@ -507,13 +512,26 @@ def _over_largest(weights: np.ndarray) -> np.ndarray:
     return weights / largest if largest > 0 else weights
 
 
-def check_max_length(max_length: int, n_positions: int) -> None:
+def check_max_length(
+    max_length: int,
+    n_positions: int,
+    smallest: int = 3,
+    advice: str = "truncation='head+tail' keeps both ends of a long text.",
+) -> None:
     """Refuse texts longer than the model has positions for."""
     if max_length > n_positions:
         raise ValueError(
-            f"max_length={max_length}, but the model has {n_positions} positions; allowed are 3 "
-            f"to {n_positions} tokens, special ones included. Lower max_length; "
-            "truncation='head+tail' keeps both ends of a long text."
+            f"max_length={max_length}, but the model has {n_positions} positions; allowed are "
+            f"{smallest} to {n_positions} tokens, special ones included. Lower max_length; {advice}"
+        )
+
+
+def check_segments(config: Any) -> None:
+    """Refuse pairs where the model tells no segments apart."""
+    if config.type_vocab_size < 2:
+        raise ValueError(
+            f"The model has type_vocab_size={config.type_vocab_size}, but pairs of texts need 2 "
+            "segments. Choose a model that has them, or join the two texts of each pair."
         )
 
 
@@ -550,12 +568,15 @@ def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
         )
 
 
-def warn_truncated(tokens: Tokens, max_length: int) -> None:
+_CUT_ADVICE = "Raise max_length, or choose with `truncation` which part is kept."
+
+
+def warn_truncated(tokens: Tokens, max_length: int, advice: str = _CUT_ADVICE) -> None:
     """Say once how much was cut off, if anything was."""
-    warn_cut(tokens.n_lost, len(tokens.ids), max_length)
+    warn_cut(tokens.n_lost, len(tokens.ids), max_length, advice)
 
 
-def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int) -> None:
+def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _CUT_ADVICE) -> None:
     """Say once how much of some texts was cut off, if anything was.
 
     Parameters
@@ -565,14 +586,16 @@ def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int) -> None:
     n_kept : int
         Tokens of all texts that were not.
     max_length : int
+    advice : str
+        What to do.
     """
     n_truncated = np.count_nonzero(n_lost)
     if n_truncated:
         share = n_lost.sum() / (n_lost.sum() + n_kept)
         warnings.warn(
             f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
-            f"tokens and were cut; {n_lost.sum()} tokens were left out, {share:.1%} of all. Raise "
-            "max_length, or choose with `truncation` which part is kept.",
+            f"tokens and were cut; {n_lost.sum()} tokens were left out, {share:.1%} of all. "
+            f"{advice}",
             TruncationWarning,
             stacklevel=4,
         )

@@ -13,9 +13,11 @@ import torch
 import transformers
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.fixes import parse_version
-from transformers import AutoTokenizer, BertConfig, BertForPreTraining, pipeline
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertModel, pipeline
 
 from skbert import (
     BertEmbeddingTransformer,
@@ -24,7 +26,9 @@ from skbert import (
     TruncationWarning,
 )
 from skbert.engine import checkpoint
+from skbert.engine.manifest import MANIFEST, write_manifest
 from skbert.engine.pretraining import draw_texts
+from skbert.engine.training import Trainer
 from tests.conftest import save_bert
 
 DOCUMENTS = [
@@ -45,6 +49,10 @@ def pretrainer(model, **parameters):
 @pytest.fixture(scope="module")
 def fitted(tiny_bert):
     return pretrainer(tiny_bert).fit(DOCUMENTS)
+
+
+def clone_fitted(fitted):
+    return pickle.loads(pickle.dumps(fitted))
 
 
 def config(**sizes):
@@ -139,9 +147,8 @@ def test_all_words_of_documents_are_read_in_each_epoch(tiny_bert):
         assert all(counts[words[word]] >= n for word, n in n_words.items())
         assert texts.lengths.max() <= clf.max_length
     assert len({len(texts.labels) for texts in seen}) == 1
-    assert (
-        len({texts.masked.tokens.ids.tobytes() for texts in seen}) == len(seen) == 4
-    )  # one to plan
+    # one draw to plan the steps, and another in each epoch
+    assert len({texts.masked.targets.tobytes() for texts in seen}) == len(seen) == 4
 
 
 def test_nothing_is_left_out_of_long_texts(tiny_bert):
@@ -293,8 +300,27 @@ def test_a_vocabulary_and_a_model_from_nothing():
     assert clone(clf).model.to_dict() == given.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"tie_word_embeddings": False}, "has tie_word_embeddings=False. skbert's head for words"),
+        ({"hidden_act": "no such"}, "has hidden_act='no such'; allowed is the name of an activ"),
+        ({"num_attention_heads": 5}, "has num_attention_heads=5; allowed is a divisor of hidden"),
+    ],
+)
+def test_sizes_that_no_bert_has_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        pretrainer(config(**setting)).fit(DOCUMENTS)
+
+
+def test_words_without_utf8_are_read_as_elsewhere():
+    texts = ["good \ud800 film", "a good day"] * 3
+    clf = pretrainer(config(), next_sentence=False, max_epochs=1).fit(texts)
+    assert "good" in clf.tokenizer_.get_vocab() and np.isfinite(clf.score(texts))
+
+
 def test_a_decoder_is_refused():
-    with pytest.raises(ValueError, match=r"model=BertConfig\(...\) has is_decoder=True"):
+    with pytest.raises(ValueError, match=r"'model=BertConfig\(...\)' has is_decoder=True"):
         pretrainer(config(is_decoder=True)).fit(DOCUMENTS)
 
 
@@ -352,6 +378,31 @@ def test_pairs_in_any_container_and_any_order(fitted):
         fitted.predict_next_sentence(["a", "b"])
 
 
+def test_ids_that_are_no_word_pieces_are_never_guessed(tmp_path):
+    """Some checkpoints have more rows than pieces, to make their number a round one."""
+    source = save_bert(tmp_path / "plain")
+    module = BertModel.from_pretrained(source)
+    n_pieces = module.config.vocab_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module.resize_token_embeddings(n_pieces + 21, mean_resizing=False)
+        module.embeddings.word_embeddings.weight.data[n_pieces:] *= 20  # the likeliest by far
+    module.save_pretrained(source)
+    clf = pretrainer(str(source), max_epochs=0, next_sentence=False).fit(["so dull"])
+    assert clf.model_.config.vocab_size == n_pieces + 21
+    filled = clf.fill_mask("so [MASK]", top_k=n_pieces)
+    assert {*filled.words[0]} == {*clf.tokenizer_.get_vocab()}
+    assert filled.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match=f"the integers from 1 to {n_pieces}, the number of word"):
+        clf.fill_mask("so [MASK]", top_k=n_pieces + 1)
+
+
+def test_scores_can_be_compared_whatever_was_masked_in_training(fitted):
+    score = fitted.score(TEXTS)
+    for parameters in ({"mask_fraction": 0.4}, {"whole_words": True}):
+        assert clone_fitted(fitted).set_params(**parameters).score(TEXTS) == score
+
+
 def test_score_is_the_same_each_time_and_of_documents_or_texts(fitted):
     score = fitted.score(SINGLE)
     assert score < 0 and fitted.score(SINGLE) == score
@@ -380,6 +431,46 @@ def test_a_search_by_score(tiny_bert):
     assert search.best_params_ == {"learning_rate": 1e-2}
 
 
+def test_a_search_over_documents(tiny_bert):
+    search = GridSearchCV(pretrainer(tiny_bert), {"max_epochs": [0, 8]}, cv=2)
+    search.fit(DOCUMENTS)
+    assert search.best_params_ == {"max_epochs": 8}
+    assert "next_sentence_loss" in search.best_estimator_.history_[0]
+
+
+def test_it_is_a_step_of_a_pipeline(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    step = pretrainer(tiny_bert, next_sentence=False)
+    pipe = make_pipeline(step, LogisticRegression()).fit(X, y)
+    alone = clone(step).fit(X)
+    expected = LogisticRegression().fit(alone.transform(X), y).predict_proba(alone.transform(X))
+    np.testing.assert_allclose(pipe.predict_proba(X), expected, atol=1e-6)
+
+
+def test_a_generator_goes_on_from_fit_to_fit(tiny_bert, fitted):
+    generator = np.random.RandomState(0)
+    first, second = (pretrainer(tiny_bert, random_state=generator).fit(DOCUMENTS) for _ in "ab")
+    again = pretrainer(tiny_bert, random_state=np.random.RandomState(0)).fit(DOCUMENTS)
+    assert state_hash(first) == state_hash(again) != state_hash(second)
+
+
+def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tiny_bert, monkeypatch):
+    clf = pretrainer(tiny_bert).fit(DOCUMENTS)
+    before, history = state_hash(clf), clf.history_
+    plain, taken = Trainer.step, []
+
+    def step(self, *arguments):
+        taken.append(1)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(DOCUMENTS[::-1])
+    assert state_hash(clf) == before and clf.history_ is history
+
+
 # saved --------------------------------------------------------------------------------------------
 
 
@@ -400,20 +491,67 @@ def test_the_folder_is_that_of_transformers(fitted, tmp_path):
     for name in ("prediction_logits", "seq_relationship_logits"):
         atol = 1e-5 if is_old else 0.0
         torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=atol)
-    logits = theirs.prediction_logits[inputs["input_ids"] == fitted.tokenizer_.mask_token_id]
-    with pytest.raises(AssertionError):  # one text, other probabilities: attention sees the pair
-        np.testing.assert_allclose(
-            fitted.fill_mask("a [MASK] film").probabilities,
-            logits[:1].softmax(1).topk(5).values,
-            atol=1e-6,
-        )
+    (probability,) = fitted.predict_next_sentence([("a [MASK] film", "it was [MASK] fun")])
+    expected = theirs.seq_relationship_logits.softmax(1)[0, 0].item()
+    assert probability == pytest.approx(expected, abs=1e-6)
+    single = AutoTokenizer.from_pretrained(folder)("a [MASK] film", return_tensors="pt")
+    with torch.no_grad():
+        logits = module(**single).prediction_logits
+    expected = logits[single["input_ids"] == fitted.tokenizer_.mask_token_id].softmax(1).topk(5)
+    filled = fitted.fill_mask("a [MASK] film")
+    np.testing.assert_allclose(filled.probabilities, expected.values, rtol=0, atol=1e-6)
+    words = fitted.tokenizer_.convert_ids_to_tokens(expected.indices[0].tolist())
+    assert filled.words == [words]
+
+
+def test_what_was_only_drawn_is_not_taken_for_trained(tmp_path):
+    folder = str(tmp_path / "model")
+    pretrainer(config(), next_sentence=False).fit(TEXTS).save_pretrained(folder)
+    words_only = pretrainer(folder, max_epochs=0, next_sentence=False).fit(TEXTS)
+    with pytest.raises(ValueError, match="Next sentence prediction is not trained"):
+        words_only.predict_next_sentence([("a", "b")])
+    embedder = BertEmbeddingTransformer(folder, pooling="pooler", max_length=32)
+    with pytest.raises(ValueError, match="pooler"):
+        embedder.fit_transform(["a"])
+    # transformers finds all that its module has
+    _, loading = BertForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+
+    pretrainer(folder).fit(DOCUMENTS).save_pretrained(folder)  # now with pairs
+    both = pretrainer(folder, next_sentence=False, max_epochs=1).fit(TEXTS)
+    both.save_pretrained(folder)  # what is known stays known
+    again = pretrainer(folder, next_sentence=False, max_epochs=0).fit(TEXTS)
+    assert again.predict_next_sentence([("a", "b")]) == both.predict_next_sentence([("a", "b")])
+    assert embedder.fit_transform(["a"]).shape == (1, 32)
+
+
+def test_a_pooler_without_a_head_is_kept(tiny_bert, tmp_path):
+    clf = pretrainer(tiny_bert, next_sentence=False).fit(TEXTS)
+    clf.save_pretrained(tmp_path / "model")
+    found = checkpoint.load_pretrained(str(tmp_path / "model"))
+    assert torch.equal(found.pooler["weight"], clf.model_.bert.pooler.dense.weight)
+    assert not any(name.startswith("seq_relationship") for name in found.heads)
+
+
+@pytest.mark.parametrize("untrained", ["pooler", [1], {"pooler": 1}])
+def test_a_damaged_list_of_what_was_drawn(tiny_bert, tmp_path, untrained):
+    folder = tmp_path / "model"
+    pretrainer(tiny_bert, next_sentence=False, max_epochs=0).fit(TEXTS).save_pretrained(folder)
+    (folder / MANIFEST).unlink()
+    write_manifest(folder, {"kind": "pretraining", "settings": {}, "untrained": untrained})
+    with pytest.raises(ValueError, match="its list of untrained parts is none"):
+        pretrainer(str(folder)).fit(TEXTS)
 
 
 def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_reviews):
     folder = str(tmp_path / "model")
     fitted.save_pretrained(folder)
-    clf = BertSentimentClassifier(folder, max_length=32, max_epochs=1, random_state=0)
-    clf.fit(*toy_reviews)
+    settings = {"max_length": 32, "max_epochs": 1, "random_state": 0, "learning_rate": 1e-12}
+    clf = BertSentimentClassifier(folder, dropout=0.0, **settings).fit(*toy_reviews)
+    for name, weight in clf.model_.state_dict().items():
+        torch.testing.assert_close(
+            weight, fitted.model_.bert.state_dict()[name], rtol=0, atol=1e-8, msg=name
+        )
     embedder = BertEmbeddingTransformer(folder, pooling="pooler", max_length=32)
     assert embedder.transform(["fun"]).shape == (1, 32)
     again = pretrainer(folder, max_epochs=0, next_sentence=False).fit(["fun"])
@@ -451,7 +589,8 @@ def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
         ("one text", TypeError, "X is one str, 'one text'"),
         ([], ValueError, "X holds 0 texts"),
         ([["a", "b"], "c"], ValueError, r"X\[1\] is 'c' \(str\), but X\[0\] is a list"),
-        ([["a", "b"], []], ValueError, r"X\[1\] is \[\] \(list\), but X\[0\] is a list"),
+        ([["a", "b"], []], ValueError, r"X\[1\] is an empty list; a document is a list of at"),
+        ([[], ["a"]], ValueError, r"X\[0\] is an empty list; a document is a list of at least"),
         ([["a", None]], ValueError, r"X\[0\]\[1\] is None \(NoneType\); every text must be a str"),
         ([["a", 3]], TypeError, r"X\[0\]\[1\] is 3 \(int\); every text must be a str"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), ValueError, "X has two columns"),
@@ -487,9 +626,37 @@ def test_bad_parameters(tiny_bert, parameter, value):
         clf.fit(TEXTS)
 
 
+def test_pairs_need_two_segments(tmp_path, toy_reviews):
+    folder = str(save_bert(tmp_path / "model", type_vocab_size=1))
+    X, y = toy_reviews
+    pairs = list(zip(X, X, strict=True))
+    settings = {"max_length": 32}
+    words_only = pretrainer(folder, next_sentence=False).fit(TEXTS)
+    for call in (
+        lambda: pretrainer(folder).fit(TEXTS),
+        lambda: BertSentimentClassifier(folder, **settings).fit(pairs, y),
+        lambda: BertEmbeddingTransformer(folder, **settings).fit_transform(pairs),
+    ):
+        with pytest.raises(ValueError, match=r"type_vocab_size=1, but pairs .* need 2 segments"):
+            call()
+    assert words_only.fill_mask("so [MASK]").words
+    assert BertSentimentClassifier(folder, **settings).fit(X, y).predict(X).shape == (80,)
+
+
 def test_max_length_must_fit_the_model(tiny_bert):
-    with pytest.raises(ValueError, match="max_length=65, but the model has 64 positions"):
+    message = (
+        "max_length=65, but the model has 64 positions; allowed are 5 to 64 tokens, special ones "
+        "included. Lower max_length; fit makes several of a longer text."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrainer(tiny_bert, max_length=65).fit(TEXTS)
+
+
+def test_what_was_cut_is_said_without_a_parameter_that_there_is_not(fitted):
+    with pytest.warns(TruncationWarning) as caught:
+        fitted.predict_next_sentence([("good " * 50, "bad")])
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.endswith("% of all. Raise max_length, or give shorter texts.")
 
 
 def test_unfitted(tiny_bert, tmp_path):

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.fixes import parse_version
 from skops.io.exceptions import UntrustedTypesFoundException
-from transformers import pipeline
+from transformers import BertConfig, pipeline
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine import folders
@@ -90,6 +90,18 @@ def test_a_pickle_of_a_pretrainer_holds_them_alone_too(tiny_bert, toy_reviews):
     assert kinds <= {str, int, float, bool, type(None), np.ndarray}
     loaded = pickle.loads(pickle.dumps(pretrainer))
     assert loaded.transform(X).tolist() == pretrainer.transform(X).tolist()
+
+
+def test_so_does_one_that_started_from_nothing(toy_reviews):
+    X, _ = toy_reviews
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=90, intermediate_size=64, max_position_embeddings=64, **sizes)
+    pretrainer = BertPretrainer(config, max_length=32, next_sentence=False, random_state=0).fit(X)
+    kinds = {type(leaf) for leaf in leaves(pretrainer.__getstate__())}
+    assert kinds <= {str, int, float, bool, type(None), np.ndarray}
+    loaded = pickle.loads(pickle.dumps(pretrainer))
+    assert isinstance(loaded.model, BertConfig) and loaded.model.to_dict() == config.to_dict()
+    assert loaded.fit(X).transform(X).tolist() == pretrainer.transform(X).tolist()
 
 
 def test_a_pickle_says_format_and_versions(clf):

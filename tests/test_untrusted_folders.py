@@ -273,7 +273,7 @@ def test_settings_that_name_other_files_are_not_followed(folder, tmp_path):
 def test_settings_that_no_bert_has_are_refused_before_anything_is_built(folder, name, value):
     change_json(folder / "config.json", **{name: value})
     sign_again(folder)
-    message = rf"config\.json' has {name}=.*; allowed is .*\. Use the config\.json that belongs"
+    message = rf"config\.json' has {name}=.*; allowed is .*\. Correct it, or use the config\.json"
     with pytest.raises(ValueError, match=message):
         BertSentimentClassifier.from_pretrained(folder)
     with pytest.raises(ValueError, match=message):

@@ -98,9 +98,10 @@ def test_validation_texts_have_no_part_in_it(tiny_bert, toy_reviews, seen):
 def test_a_search_over_k(tiny_bert, toy_reviews, seen):
     search = GridSearchCV(classifier(tiny_bert), {"pretraining_epochs": [0, 1, 2]}, cv=2)
     search.fit(*toy_reviews, X_unlabelled=UNLABELLED)
-    assert search.best_params_["pretraining_epochs"] in (0, 1, 2)
-    n_runs = 4 + (search.best_params_["pretraining_epochs"] > 0)
-    assert len(seen) == n_runs and {len(run) for run in seen[:4]} == {40 + 20}
+    scores = search.cv_results_["mean_test_score"]
+    best = search.best_params_["pretraining_epochs"]
+    assert best == np.argmax(scores) and len(search.best_estimator_.pretraining_history_) == best
+    assert len(seen) == 4 + (best > 0) and {len(run) for run in seen[:4]} == {40 + 20}
 
 
 def test_pairs(tiny_bert, toy_reviews, seen):
@@ -112,10 +113,30 @@ def test_pairs(tiny_bert, toy_reviews, seen):
         clf.fit(pairs, y, X_unlabelled=UNLABELLED)
 
 
-def test_cut_texts_are_said(tiny_bert, toy_reviews):
-    clf = classifier(tiny_bert, pretraining_epochs=1)
+@pytest.mark.filterwarnings("ignore:.* were cut:skbert.TruncationWarning")
+def test_texts_are_read_whole(tiny_bert, toy_reviews, seen):
+    X, y = toy_reviews
+    longer = [f"{text} {'good ' * 40}" for text in X]
+    rest = ["dull " * 70, "fun"]
+    words = " ".join([*longer, *rest]).split()
+    clf = classifier(tiny_bert, pretraining_epochs=1).fit(longer, y, X_unlabelled=rest)
+    (texts,) = seen
+    assert max(map(len, texts)) <= 32
+    good, dull = clf.tokenizer_.convert_tokens_to_ids(["good", "dull"])
+    ids = [i for text in texts for i in text]
+    assert [ids.count(dull), ids.count(good)] == [words.count("dull"), words.count("good")]
+    n_long = len(texts)
+    clf.set_params(early_stopping=True, validation_fraction=0.5).fit(longer, y, X_unlabelled=rest)
+    assert len(seen[1]) < 0.6 * n_long  # the pieces of validation texts are left out too
+
+
+def test_cut_pairs_are_said(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    pairs = list(zip(X, X[::-1], strict=True))
     with pytest.warns(TruncationWarning, match="1 of 1 texts are longer than max_length=32"):
-        clf.fit(*toy_reviews, X_unlabelled=["good " * 50])
+        classifier(tiny_bert, pretraining_epochs=1).fit(
+            pairs, y, X_unlabelled=[("good " * 50, "bad")]
+        )
 
 
 def test_with_frozen_layers_all_are_pretrained_and_then_some_frozen(tiny_bert, toy_reviews):

@@ -37,7 +37,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
-from skbert.engine.manifest import check_folder
+from skbert.engine.manifest import check_folder, untrained_parts
 from skbert.engine.masking import Vocabulary
 from skbert.engine.textfiles import parse_object, read_text
 from skbert.engine.tokenizer_files import (
@@ -47,7 +47,7 @@ from skbert.engine.tokenizer_files import (
     unpack_tokenizer,
     wordpiece_of,
 )
-from skbert.engine.tokens import WordPieceTokenizer
+from skbert.engine.tokens import WordPieceTokenizer, readable
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _HUB_FILES = [
@@ -263,10 +263,14 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretra
     """Read the files; `stamp`, that of each, makes changed files be read again."""
     if sha256 is not None:
         _check_hash(folder / _WEIGHTS, sha256)
-    check_folder(folder)
+    untrained = tuple(f"{part}." for part in untrained_parts(check_folder(folder), folder))
     config = read_config(folder / _CONFIG)
     tokenizer = read_tokenizer(folder)
-    stored = read_safetensors(folder / _WEIGHTS)
+    stored = {
+        name: weight
+        for name, weight in read_safetensors(folder / _WEIGHTS).items()
+        if not name.startswith(untrained)
+    }
     return Pretrained(
         config=config,
         weights=encoder_weights(stored, folder / _WEIGHTS, config),
@@ -348,8 +352,8 @@ def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
 def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
     return ValueError(
-        f"{str(path)!r} has {name}={shown}; allowed is {allowed}. Use the config.json that belongs "
-        "to the weights."
+        f"{str(path)!r} has {name}={shown}; allowed is {allowed}. Correct it, or use the "
+        "config.json that belongs to the weights."
     )
 
 
@@ -499,6 +503,7 @@ def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerB
     between merges by these numbers; so it is given all characters, numbered, as first pieces.
     """
     backend = BertWordPieceTokenizer(lowercase=True)
+    texts = [readable(text) for text in texts]
     words = {
         piece
         for text in texts
@@ -526,9 +531,13 @@ def new_pretrained(
 
     Of `config`, which is not changed, `vocab_size` is the most word pieces there may be.
     """
-    check_config(config.to_dict(), "model=BertConfig(...)")
+    if not config.tie_word_embeddings:
+        raise ValueError(
+            "model=BertConfig(...) has tie_word_embeddings=False. skbert's head for words is tied "
+            "to the word embeddings, as BERT's is. Leave tie_word_embeddings at True."
+        )
+    config = config_of(config.to_dict(), Path("model=BertConfig(...)"))
     tokenizer = train_tokenizer(texts, config.vocab_size)
-    config = copy.deepcopy(config)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     weights = random_weights(_shapes(_empty_encoder(config)), config.initializer_range, rng)
@@ -546,14 +555,15 @@ class HeadWeights:
         By the names of `BertPreTrainingHeads`, without the decoder.
     pooler : dict of str to Tensor
         "weight" and "bias".
-    knows_words, knows_next_sentence : bool
-        Whether the head of each task is of the checkpoint; if not, it is drawn.
+    knows_words, knows_next_sentence, knows_pooler : bool
+        Whether the head of each task, and the pooler, is of the checkpoint; if not, it is drawn.
     """
 
     heads: Mapping[str, torch.Tensor]
     pooler: Mapping[str, torch.Tensor]
     knows_words: bool
     knows_next_sentence: bool
+    knows_pooler: bool
 
 
 def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
@@ -585,6 +595,7 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
         pooler=drawn_pooler | kept_pooler,
         knows_words=known["predictions"],
         knows_next_sentence=known["seq_relationship"],
+        knows_pooler=bool(pretrained.pooler),
     )
 
 
@@ -681,7 +692,7 @@ def unpack_pretraining_model(packed: Mapping[str, Any]) -> BertForPreTraining:
     config = config_of(packed["config"], Path("the pickle"))
     weights = {_modern_name(name): w for name, w in _to_tensors(packed["weights"]).items()}
     encoder = {name: weights[name] for name in _shapes(_empty_encoder(config))}
-    heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True)
+    heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True, True)
     return build_pretraining_model(config, encoder, heads)
 
 

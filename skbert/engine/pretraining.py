@@ -10,6 +10,8 @@ any of them can stand in the place of a masked one, so there is no compact vocab
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +34,15 @@ from skbert.engine.masking import (
     may_be_masked,
 )
 from skbert.engine.packing import budgeted_batches, pack, token_index
-from skbert.engine.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
-from skbert.engine.tokens import Tokens
+from skbert.engine.sentences import (
+    IS_NEXT,
+    NO_PAIR,
+    Sentences,
+    draw_pairs,
+    lay_out,
+    lay_out_singly,
+)
+from skbert.engine.tokens import Tokens, WordPieceTokenizer
 from skbert.engine.training import (
     EpochRecord,
     Loss,
@@ -143,6 +152,41 @@ def draw_texts(
     masked = masking.draw(tokens, rng)
     n_masked = np.add.reduceat(masked.targets != NOT_MASKED, tokens.offsets[:-1], dtype=np.int64)
     return MaskedTexts(masked, labels, n_masked)
+
+
+def tokenize_in_pieces(
+    wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
+) -> Sentences:
+    """Tokenise texts whole, then cut those that are longer than `room` into equal pieces."""
+    tokens = wordpiece(texts, max_length=sys.maxsize, truncation="head")
+    return Sentences.of(tokens, documents).in_pieces(room)
+
+
+@dataclass(frozen=True)
+class WholeTexts:
+    """Texts of which nothing is left out, in pieces of limited length.
+
+    Attributes
+    ----------
+    pieces : Tokens
+        n_pieces tokenised texts.
+    rows : ndarray of shape (n_pieces,), int64
+        The text that each is of.
+    """
+
+    pieces: Tokens
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
+        """Tokenise single texts; `max_length` counts the special tokens of a piece."""
+        rows = np.arange(len(texts))
+        sentences = tokenize_in_pieces(wordpiece, texts, rows, max_length - 2)
+        return cls(lay_out_singly(sentences), sentences.documents)
+
+    def of_texts(self, rows: np.ndarray) -> Tokens:
+        """Choose the pieces of some texts."""
+        return self.pieces.take(np.flatnonzero(np.isin(self.rows, rows)))
 
 
 class Pretraining:
@@ -309,8 +353,20 @@ class Guesses:
     probabilities: np.ndarray
 
 
-def guess_words(network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k: int) -> Guesses:
-    """Find the likeliest word pieces at each [MASK], each by itself."""
+def guess_words(
+    network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k: int, no_pieces: np.ndarray
+) -> Guesses:
+    """Find the likeliest word pieces at each [MASK], each by itself.
+
+    Parameters
+    ----------
+    network : PretrainingNetwork
+    tokens : Tokens
+    mask_id : int
+    top_k : int
+    no_pieces : ndarray of int64
+        Ids that the model has, but the vocabulary does not: never guessed.
+    """
     places = np.flatnonzero(tokens.ids == mask_id)
     ids = np.empty((len(places), top_k), dtype=np.int64)
     probabilities = np.empty((len(places), top_k), dtype=np.float32)
@@ -320,6 +376,7 @@ def guess_words(network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k
             masked = np.flatnonzero(batch.ids == mask_id)
             hidden = network.hidden(batch)
             logits = network.word_logits(hidden.index_select(0, _to(masked, hidden)))
+            logits[:, _to(no_pieces, hidden)] = -math.inf
             best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
             where = np.searchsorted(places, token_index(tokens, batch)[masked])
             ids[where] = best.indices.cpu().numpy()

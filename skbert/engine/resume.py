@@ -21,6 +21,7 @@ from torch import Tensor
 from skbert.engine.folders import remove_left, sync, temporary_name
 from skbert.engine.heads import TextClassifier
 from skbert.engine.stopping import EarlyStopping
+from skbert.engine.tokens import Tokens
 from skbert.engine.training import LabelledTexts, Trainer
 
 _SUFFIX = ".skbert-run"
@@ -172,7 +173,7 @@ def find_run(
     folder: Path,
     settings: Mapping[str, Any],
     classifier: TextClassifier,
-    data: Iterable[LabelledTexts | None],
+    data: Iterable[LabelledTexts | Tokens | None],
     seed: np.random.SeedSequence,
 ) -> KeptRun:
     """Find a run in a folder by all that it depends on, and give `classifier` its weights.
@@ -185,7 +186,7 @@ def find_run(
     classifier : TextClassifier
         As it is before the first step. Its head counts only where `settings["warm"][0]`: else it
         is drawn from the seed.
-    data : iterable of LabelledTexts or None
+    data : iterable of LabelledTexts, Tokens or None
     seed : numpy.random.SeedSequence
         Used where no run is found.
 
@@ -213,7 +214,7 @@ def find_run(
 
 
 def _arrays_of(
-    classifier: TextClassifier, data: Iterable[LabelledTexts | None], with_head: bool
+    classifier: TextClassifier, data: Iterable[LabelledTexts | Tokens | None], with_head: bool
 ) -> Iterator[np.ndarray]:
     """All weights and data that a run depends on."""
     modules = [classifier.encoder, *([classifier.head] if with_head else [])]
@@ -221,11 +222,13 @@ def _arrays_of(
         for weight in module.state_dict().values():
             yield weight.cpu().numpy()
     for texts in data:
-        if texts is None:
+        tokens = texts.tokens if isinstance(texts, LabelledTexts) else texts
+        if tokens is None:
             yield np.empty(0)
-        else:
-            tokens = texts.tokens
-            yield from (tokens.ids, tokens.offsets, tokens.segment_ids, texts.labels, texts.weights)
+            continue
+        yield from (tokens.ids, tokens.offsets, tokens.segment_ids)
+        if isinstance(texts, LabelledTexts):
+            yield from (texts.labels, texts.weights)
 
 
 def _capture(

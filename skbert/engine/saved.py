@@ -7,7 +7,7 @@ states. What the settings mean is the estimator's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,13 @@ def save_pretraining_model(
     model: BertForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
+    untrained: Sequence[str],
 ) -> None:
-    """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`."""
+    """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`.
+
+    The modules in `untrained`, whose weights were only drawn, are written for transformers, but
+    skbert will not take them for trained ones.
+    """
     _check_replaceable(folder)
 
     def write(new: Path) -> None:
@@ -122,7 +127,8 @@ def save_pretraining_model(
         config = model.config.to_dict() | {"architectures": ["BertForPreTraining"]}
         write_json(new / _CONFIG, config)
         _write_tokenizer(tokenizer, new)
-        write_manifest(new, {"kind": "pretraining", "settings": settings})
+        about = {"kind": "pretraining", "settings": settings, "untrained": [*untrained]}
+        write_manifest(new, about)
 
     replace_folder(folder, write)
 

@@ -220,11 +220,15 @@ class WordPieceTokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
         except TypeError:  # lone surrogates have no UTF-8
-            readable = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._backend.encode(readable, add_special_tokens=False).ids
+            return self._backend.encode(readable(text), add_special_tokens=False).ids
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memo": {}}
+
+
+def readable(text: str) -> str:
+    """Put U+FFFD in the place of lone surrogates, which have no UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _words_are_independent(tokenizer_json: dict[str, Any]) -> bool:
