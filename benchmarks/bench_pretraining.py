@@ -82,6 +82,8 @@ class Scratch:
     config: BertConfig
     n_labels: tuple[int, ...]
     n_test: int
+    max_length: int = 256
+    batch_size: int = 16
     learning_rate: float = 1e-3
     # Of what follows on few labels. A model of a million parameters takes larger steps than BERT.
     fine_tuning_rate: float = 5e-4
@@ -97,7 +99,7 @@ def tiny_config(vocab_size: int) -> BertConfig:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=512,
-        max_position_embeddings=128,
+        max_position_embeddings=256,
         initializer_range=0.05,  # 128 wide; 0.02 suits 768
     )
 
@@ -162,7 +164,9 @@ def measure_scratch(sizes: Scratch, seed: int) -> dict[str, Any]:
     held_out = documents_of(test, sizes.n_spans)
     pretrainer = BertPretrainer(
         sizes.config,
+        max_length=sizes.max_length,
         max_epochs=sizes.epochs,
+        batch_size=sizes.batch_size,
         learning_rate=sizes.learning_rate,
         dropout=0.0,
         device="cpu",
@@ -592,7 +596,7 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
     if part == "scratch":
         epochs = arguments.scratch_epochs
         sizes = Scratch(
-            arguments.documents, 4000, 2000, 2, epochs, tiny_config(4000), (200, 1000, 2000), N_TEST
+            arguments.documents, 4000, 2000, 4, epochs, tiny_config(4000), (200, 1000, 2000), N_TEST
         )
         if smoke:
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200), (4, 8), 4, n_unlabelled=4)
