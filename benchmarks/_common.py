@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
 import copy
+import functools
 import gc
 import importlib.metadata
 import json
@@ -229,8 +230,9 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> dict[str, Any]:
-    """Git commit, and whether anything but results differs from it."""
+    """Git commit, and whether anything but results differs from it, when the benchmark began."""
 
     def git(*command: str) -> str:
         return subprocess.run(
@@ -243,6 +245,8 @@ def commit() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
+
+commit()  # now, before anything is measured: what is imported is what runs
 
 # Interleaved rounds -------------------------------------------------------------------------
 

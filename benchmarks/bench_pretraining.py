@@ -77,7 +77,7 @@ class Scratch:
     n_documents: int
     n_sentences: int
     n_held_out: int
-    n_spans: int
+    n_joined: int  # sentences, of which a span is made
     epochs: int
     config: BertConfig
     n_labels: tuple[int, ...]
@@ -104,11 +104,11 @@ def tiny_config(vocab_size: int) -> BertConfig:
     )
 
 
-def documents_of(texts: Sequence[str], n_spans: int) -> list[list[str]]:
-    """Sentences of documents, `n_spans` neighbours at a time joined into one."""
+def documents_of(texts: Sequence[str], n_joined: int) -> list[list[str]]:
+    """Sentences of documents, `n_joined` neighbours at a time joined into a span."""
     split = [split_into_sentences(text) for text in texts]
     return [
-        [" ".join(sentences[i : i + n_spans]) for i in range(0, len(sentences), n_spans)]
+        [" ".join(sentences[i : i + n_joined]) for i in range(0, len(sentences), n_joined)]
         for sentences in split
     ]
 
@@ -160,8 +160,8 @@ def measure_scratch(sizes: Scratch, seed: int) -> dict[str, Any]:
     train, test = load_documents(sizes.n_documents, sizes.n_held_out, seed)
     labelled_source, sentences_to_test = split_reviews("rotten_tomatoes", sizes.n_test, seed)
     sentences = labelled_source["text"].sample(sizes.n_sentences, random_state=seed)
-    training = documents_of(train, sizes.n_spans) + [[sentence] for sentence in sentences]
-    held_out = documents_of(test, sizes.n_spans)
+    training = documents_of(train, sizes.n_joined) + [[sentence] for sentence in sentences]
+    held_out = documents_of(test, sizes.n_joined)
     pretrainer = BertPretrainer(
         sizes.config,
         max_length=sizes.max_length,
@@ -181,8 +181,7 @@ def measure_scratch(sizes: Scratch, seed: int) -> dict[str, Any]:
     found = pretrainer.predict_next_sentence(judged.pairs) > 0.5
     result = {
         "seed": seed,
-        "n_documents": sizes.n_documents,
-        "n_sentences": sizes.n_sentences,
+        "sizes": {name: size for name, size in asdict(sizes).items() if name != "config"},
         "n_word_pieces": len(pretrainer.tokenizer_),
         "n_parameters": sum(p.numel() for p in pretrainer.model_.parameters()),
         "seconds": seconds,
@@ -238,9 +237,10 @@ def worth_as_base(
 def print_scratch(results: dict[str, dict[str, Any]]) -> None:
     """Print the tables of docs/pretraining.md."""
     for result in results.values():
+        sizes = result["sizes"]
         print(
             f"\n{result['n_parameters'] / 1e6:.1f} M parameters, {result['n_word_pieces']} word "
-            f"pieces, {result['n_documents']:,} documents and {result['n_sentences']:,} sentences, "
+            f"pieces, {sizes['n_documents']:,} documents and {sizes['n_sentences']:,} sentences, "
             f"{len(result['history'])} epochs in {result['seconds']:.0f} s, seed {result['seed']}",
             end="",
         )
@@ -358,6 +358,7 @@ def measure_few_labels(
     accuracies: dict[str, list[float]] = {}
     histories = []
     n_read = 0
+    default_rate = BertSentimentClassifier().learning_rate  # of `pretraining_epochs` too
     begin = time.perf_counter()
     for seed in sizes.seeds:
         train, test = split_reviews(sizes.source, sizes.n_test, seed)
@@ -376,8 +377,14 @@ def measure_few_labels(
                 if recipe.head_first:
                     with only_head_trained():
                         start = pretrain(texts, 1, HEAD_RATE, seed, f"{folder}/head").folder
-                rate = sizes.learning_rate * recipe.rate
-                pretrained = pretrain(texts, recipe.epochs, rate, seed, f"{folder}/all", start)
+                pretrained = pretrain(
+                    texts,
+                    recipe.epochs,
+                    sizes.learning_rate * recipe.rate,
+                    seed,
+                    f"{folder}/all",
+                    start,
+                )
             n_read = pretrained.n_texts
             histories.append(pretrained.history)
             log(f"{sizes.source}, {recipe.name}, seed {seed}")
@@ -398,6 +405,7 @@ def measure_few_labels(
         "n_labels": list(sizes.n_labels),  # as JSON gives them back
         "seeds": list(sizes.seeds),
         "n_read": n_read,
+        "learning_rate": default_rate if recipe.inside_fit else sizes.learning_rate,
         "head_rate": HEAD_RATE if recipe.head_first else None,
         "precision": "bfloat16" if recipe.reads_all_documents else "float32",
         "pretraining_history": histories,
@@ -531,7 +539,8 @@ def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
             end="",
         )
         if way.get("inside_fit"):
-            print(f"; inside fit, {way['n_read']:,} texts", end="")
+            texts = f"{way['n_read']:,} texts at {way['learning_rate']:g}"
+            print(f"; masked language model inside fit on {texts}", end="")
         elif way["epochs"]:
             last = np.mean([history[-1]["masked_loss"] for history in way["pretraining_history"]])
             n_read = way.get("n_read") or way["n_unlabelled"] + way["n_others"]
@@ -601,7 +610,8 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
         if smoke:
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200), (4, 8), 4, n_unlabelled=4)
         seeds = [0] if smoke else arguments.scratch_seeds
-        return {str(seed): measure_scratch(sizes, seed) | common.commit() for seed in seeds}
+        measured = {str(seed): measure_scratch(sizes, seed) | common.commit() for seed in seeds}
+        return json.loads(json.dumps(measured))  # as it is read again: tuples become lists
     seeds = tuple(range(arguments.seeds))
     rate = arguments.learning_rate
     if part == "rotten_tomatoes":
@@ -636,11 +646,15 @@ def main() -> int:
             log(f"{part}: {time.perf_counter() - begin:.0f} s")
     results = {} if arguments.smoke else kept_results()
     for part, result in new.items():
-        results[part] = results.get(part, {}) | result
-        if part in RECIPES:
-            print_few_labels(part, results[part])
-        else:
+        kept = results.get(part, {})
+        if part == "scratch":  # seeds of other sizes are another experiment
+            sizes = next(iter(result.values()))["sizes"]
+            kept = {seed: way for seed, way in kept.items() if way["sizes"] == sizes}
+        results[part] = kept | result
+        if part == "scratch":
             print_scratch(results[part])
+        else:
+            print_few_labels(part, results[part])
     bounds = bounds_of_scratch(results["scratch"]) if "scratch" in results else []
     return common.finish("pretraining", arguments, results, bounds, RESULTS)
 

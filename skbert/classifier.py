@@ -429,8 +429,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         rows, validation = self._split(everything, given, child_seed(kept.seed, 2))
         training = _rows_of(everything, rows)
 
-        unlabelled = concatenate([own.of_texts(rows), others])
-        pretraining_history = self._pretrain(start, unlabelled, kept)
+        pretraining_history = self._pretrain(start, own, rows, others, kept)
+        del own, others  # as long as the texts themselves, and no longer needed
         kept = replace(kept, notes={"pretraining_history": pretraining_history})
         tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
         history = self._train(start, classes, training, validation, kept, tasks)
@@ -631,12 +631,15 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return own, WholeTexts.of(start.wordpiece, more.first, self.max_length).pieces
         return own, self._tokenize(more, start)
 
-    def _pretrain(self, start: _State, tokens: Tokens, kept: KeptRun) -> list[dict[str, Any]]:
-        """Train the encoder of `start`, in place, as a masked language model."""
+    def _pretrain(
+        self, start: _State, own: WholeTexts, rows: np.ndarray, others: Tokens, kept: KeptRun
+    ) -> list[dict[str, Any]]:
+        """Train the encoder of `start`, in place, on `rows` of its own texts and all others."""
         if not self.pretraining_epochs or self._fit_is_warm():
             return []
         if kept.saved:
             return kept.saved.position["pretraining_history"]
+        tokens = concatenate([own.of_texts(rows), others])
         options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
         run = within_task_pretraining(
             start.network.encoder,

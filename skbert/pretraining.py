@@ -382,6 +382,7 @@ class BertPretrainer(
             "n_epochs_": len(history),
             "device_": str(state.network.device),
             "precision_": precision_name(state.precision),
+            "_knows_words": state.knows_words or bool(history),
             "_knows_next_sentence": state.knows_next_sentence or trains_pairs,
             "_knows_pooler": state.knows_pooler or trains_pairs,
             "_n_features_out": state.model.config.hidden_size,
@@ -394,7 +395,7 @@ class BertPretrainer(
             self.model_,
             self.tokenizer_,
             self._wordpiece,
-            True,
+            self._knows_words,
             self._knows_next_sentence,
             self._knows_pooler,
             resolve_precision(self.precision_, resolve_device(self.device_)),
@@ -589,6 +590,7 @@ class BertPretrainer(
             If `fit` has not been called.
         """
         state = self._current()
+        self._check_max_length(self.model_.config)
         tokens = self._whole_texts(check_documents(self, X, reset=False), state)
         masking = Masking(checkpoint.vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
@@ -649,9 +651,9 @@ class BertPretrainer(
 
         The folder is a valid `model` of `BertSentimentClassifier`, `BertEmbeddingTransformer`
         and `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)``
-        reads it. It is written under another name and put in place whole. A next sentence head
-        or pooler that nothing has trained is in the folder too, because transformers expects it,
-        and marked so that skbert will not use it.
+        reads it. It is written under another name and put in place whole. A head or pooler that
+        nothing has trained is in the folder too, because transformers expects it, and marked in
+        the header of ``model.safetensors`` so that skbert does not take it for a trained one.
 
         Parameters
         ----------
@@ -668,9 +670,13 @@ class BertPretrainer(
         """
         check_is_fitted(self)
         settings = {"versions": versions(), "history": self.history_}
-        known = {"pooler": self._knows_pooler, "cls.seq_relationship": self._knows_next_sentence}
-        untrained = [part for part, is_known in known.items() if not is_known]
-        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings, untrained)
+        known = {
+            "cls.predictions": self._knows_words,
+            "cls.seq_relationship": self._knows_next_sentence,
+            "pooler": self._knows_pooler,
+        }
+        drawn = [part for part, is_known in known.items() if not is_known]
+        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings, drawn)
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays: a pickle must load where there is no GPU."""

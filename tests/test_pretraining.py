@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 import warnings
 from unittest import mock
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +28,6 @@ from skbert import (
     TruncationWarning,
 )
 from skbert.engine import checkpoint
-from skbert.engine.manifest import MANIFEST, write_manifest
 from skbert.engine.pretraining import draw_texts
 from skbert.engine.training import Trainer
 from tests.conftest import save_bert
@@ -84,9 +85,8 @@ def test_an_epoch_has_a_pair_for_each_sentence_that_has_a_successor(tiny_bert):
     words = ["good", "bad", "fun"]
     documents = [[words[i % 3]] * (i % 4 + 1) for i in range(8)]  # 1, 2, 3, 4 sentences of 1 token
     clf = pretrainer(tiny_bert, max_epochs=1).fit(documents)
-    # pairs of two words and three special tokens; alone are the words of documents that have but
-    # one, and the last words of half of the other six, whose pair is false
-    assert clf.history_[0]["n_tokens"] == 2 * (1 + 2 + 3) * 5 + (2 + 3) * 3
+    # pairs of two words and three special tokens, and two words alone
+    assert clf.history_[0]["n_tokens"] == 2 * (1 + 2 + 3) * 5 + 2 * 3
 
 
 def test_texts_are_split_into_sentences(tiny_bert, fitted):
@@ -533,14 +533,43 @@ def test_a_pooler_without_a_head_is_kept(tiny_bert, tmp_path):
     assert not any(name.startswith("seq_relationship") for name in found.heads)
 
 
-@pytest.mark.parametrize("untrained", ["pooler", [1], {"pooler": 1}])
-def test_a_damaged_list_of_what_was_drawn(tiny_bert, tmp_path, untrained):
+def test_a_head_for_words_that_was_only_drawn_starts_anew(tiny_bert, tmp_path):
+    folder = str(tmp_path / "model")
+    pretrainer(tiny_bert, next_sentence=False, max_epochs=0).fit(["good"]).save_pretrained(folder)
+    again = pretrainer(folder, next_sentence=False, max_epochs=0).fit(["bad"])
+    good, bad = again.tokenizer_.convert_tokens_to_ids(["good", "bad"])
+    bias = again.model_.cls.predictions.bias
+    assert bias[bad] > bias[good]  # the frequencies of its own texts
+    again.set_params(max_epochs=1).fit(["bad"]).save_pretrained(folder)
+    trained = pretrainer(folder, next_sentence=False, max_epochs=0).fit(["good"])
+    assert torch.equal(trained.model_.cls.predictions.bias, again.model_.cls.predictions.bias)
+
+
+def test_what_was_only_drawn_is_known_without_the_manifest_too(tmp_path):
+    """As where a folder comes by way of the hub, from which `skbert.json` is not taken."""
     folder = tmp_path / "model"
-    pretrainer(tiny_bert, next_sentence=False, max_epochs=0).fit(TEXTS).save_pretrained(folder)
-    (folder / MANIFEST).unlink()
-    write_manifest(folder, {"kind": "pretraining", "settings": {}, "untrained": untrained})
-    with pytest.raises(ValueError, match="its list of untrained parts is none"):
-        pretrainer(str(folder)).fit(TEXTS)
+    pretrainer(config(), next_sentence=False).fit(TEXTS).save_pretrained(folder)
+    (folder / "skbert.json").unlink()
+    found = checkpoint.load_pretrained(str(folder))
+    assert not found.pooler and not any("seq_relationship" in name for name in found.heads)
+    assert any("predictions" in name for name in found.heads)
+
+
+def test_a_decoder_of_its_own_is_refused(tiny_bert, tmp_path, toy_reviews):
+    module = BertForPreTraining(checkpoint.load_config(tiny_bert))
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    weights["cls.predictions.decoder.weight"] += 1
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"head for words has a decoder of its own .*BertModel"):
+        pretrainer(str(tmp_path)).fit(DOCUMENTS)
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(str(tmp_path), max_length=32, max_epochs=1)
+    assert clf.fit(X, y).predict(X).shape == (80,)  # which has no use for that head
+    table = weights["bert.embeddings.word_embeddings.weight"]
+    weights["cls.predictions.decoder.weight"] = table.clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert pretrainer(str(tmp_path), max_epochs=0).fit(DOCUMENTS).score(TEXTS) < 0
 
 
 def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_reviews):
@@ -643,13 +672,15 @@ def test_pairs_need_two_segments(tmp_path, toy_reviews):
     assert BertSentimentClassifier(folder, **settings).fit(X, y).predict(X).shape == (80,)
 
 
-def test_max_length_must_fit_the_model(tiny_bert):
+def test_max_length_must_fit_the_model(tiny_bert, fitted):
     message = (
         "max_length=65, but the model has 64 positions; allowed are 5 to 64 tokens, special ones "
         "included. Lower max_length; fit makes several of a longer text."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrainer(tiny_bert, max_length=65).fit(TEXTS)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone_fitted(fitted).set_params(max_length=65).score(TEXTS)
 
 
 def test_what_was_cut_is_said_without_a_parameter_that_there_is_not(fitted):

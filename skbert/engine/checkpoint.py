@@ -23,7 +23,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
@@ -37,7 +37,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
-from skbert.engine.manifest import check_folder, untrained_parts
+from skbert.engine.manifest import check_folder
 from skbert.engine.masking import Vocabulary
 from skbert.engine.textfiles import parse_object, read_text
 from skbert.engine.tokenizer_files import (
@@ -62,6 +62,10 @@ _HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
 # (|x| / 4096)^2 / 3, 2e-6 for |x| = 10; the linear layer is multiplied by 2^12 in return. Both
 # factors are powers of two, so that skbert gets back the very weights it wrote.
 PASS_THROUGH_SCALE = 2.0**-12
+
+#: In the header of a weights file: modules whose weights were only drawn, for want of better ones,
+#: by the names of today's `BertModel`, with spaces between. transformers expects them in the file.
+DRAWN = "skbert.drawn"
 
 #: Sizes that a configuration may state, with the largest: none is a reason to build for hours
 #: before it is compared with the weights.
@@ -124,6 +128,8 @@ class Pretrained:
     heads : dict of str to Tensor
         Weights of the heads for BERT's own two tasks, by the names of `BertPreTrainingHeads`,
         as many as the checkpoint has.
+    is_tied : bool
+        Whether the head for words, if there is one, reads the word embeddings, as BERT's does.
     """
 
     config: BertConfig
@@ -132,6 +138,7 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase
     wordpiece: WordPieceTokenizer
     heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    is_tied: bool = True
     _frozen: dict[torch.device, BertModel] = field(default_factory=dict, repr=False, compare=False)
 
     def frozen_encoder(self, device: torch.device) -> BertModel:
@@ -263,14 +270,10 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretra
     """Read the files; `stamp`, that of each, makes changed files be read again."""
     if sha256 is not None:
         _check_hash(folder / _WEIGHTS, sha256)
-    untrained = tuple(f"{part}." for part in untrained_parts(check_folder(folder), folder))
+    check_folder(folder)
     config = read_config(folder / _CONFIG)
     tokenizer = read_tokenizer(folder)
-    stored = {
-        name: weight
-        for name, weight in read_safetensors(folder / _WEIGHTS).items()
-        if not name.startswith(untrained)
-    }
+    stored = read_safetensors(folder / _WEIGHTS)
     return Pretrained(
         config=config,
         weights=encoder_weights(stored, folder / _WEIGHTS, config),
@@ -278,6 +281,7 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretra
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer, config.vocab_size),
         heads=_head_weights(stored),
+        is_tied=_is_tied(stored),
     )
 
 
@@ -375,12 +379,19 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read all weights of a checkpoint, by the names of today's `BertModel`; memory-mapped."""
+    """Read the weights of a checkpoint, by the names of today's `BertModel`; memory-mapped.
+
+    Those that were only drawn, as the header of the file says, are left out.
+    """
     try:
         stored = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            drawn = (file.metadata() or {}).get(DRAWN, "")
     except (SafetensorError, KeyError) as error:
         raise _unreadable_weights(path, error) from error
-    return {_modern_name(name): weight for name, weight in stored.items()}
+    prefixes = tuple(f"{part}." for part in drawn.split())
+    weights = {_modern_name(name): weight for name, weight in stored.items()}
+    return {n: weight for n, weight in weights.items() if not n.startswith(prefixes)}
 
 
 def parse_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
@@ -442,6 +453,12 @@ def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     }
     filler = pass_through_pooler(len(found["bias"]))
     return {} if all(torch.equal(filler[name], found[name]) for name in found) else found
+
+
+def _is_tied(by_name: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the decoder is the word embeddings, or left out because it is."""
+    decoder = by_name.get("cls.predictions.decoder.weight")
+    return decoder is None or torch.equal(decoder, by_name["embeddings.word_embeddings.weight"])
 
 
 def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -573,6 +590,13 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     layer before it is the identity, so that what a hidden state kept of its word counts from
     the first step.
     """
+    if not pretrained.is_tied:
+        raise ValueError(
+            "The checkpoint's head for words has a decoder of its own "
+            "('cls.predictions.decoder.weight'); skbert's is tied to the word embeddings, as "
+            "BERT's is. Save the checkpoint without its 'cls.predictions.' weights, for instance "
+            "as a transformers.BertModel, to train a new head."
+        )
     with torch.device("meta"):
         heads = BertPreTrainingHeads(pretrained.config)
         pooler = BertPooler(pretrained.config).dense

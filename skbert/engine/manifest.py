@@ -82,29 +82,12 @@ def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
     return contents
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Compare the files of a folder with its manifest, if it has one; errors as `read_files`.
-
-    Returns
-    -------
-    dict
-        The manifest; empty if there is none.
-    """
-    if not (folder / MANIFEST).is_file():
-        return {}
-    manifest = read_manifest(folder)
-    for name, sha256 in manifest["files"].items():
-        path = _path_of(folder, name)
-        _compare(path, _sha256_of(path), sha256)
-    return manifest
-
-
-def untrained_parts(manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    """Name the modules whose weights were only drawn, such as ``"cls.seq_relationship"``."""
-    parts = manifest.get("untrained", [])
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise damaged(folder / MANIFEST, "its list of untrained parts is none")
-    return parts
+def check_folder(folder: Path) -> None:
+    """Compare the files of a folder with its manifest, if it has one; errors as `read_files`."""
+    if (folder / MANIFEST).is_file():
+        for name, sha256 in read_manifest(folder)["files"].items():
+            path = _path_of(folder, name)
+            _compare(path, _sha256_of(path), sha256)
 
 
 def damaged(path: Path, why: str) -> ValueError:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from skbert.engine.checkpoint import (
+    DRAWN,
     PASS_THROUGH_SCALE,
     build_encoder,
     config_of,
@@ -113,22 +114,21 @@ def save_pretraining_model(
     model: BertForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
-    untrained: Sequence[str],
+    drawn: Sequence[str],
 ) -> None:
     """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`.
 
-    The modules in `untrained`, whose weights were only drawn, are written for transformers, but
-    skbert will not take them for trained ones.
+    The modules in `drawn`, which nothing has trained, are written for transformers, and marked so
+    that `read_safetensors` leaves them out.
     """
     _check_replaceable(folder)
 
     def write(new: Path) -> None:
-        _write_weights(pretraining_weights(model), new / _WEIGHTS)
+        _write_weights(pretraining_weights(model), new / _WEIGHTS, {DRAWN: " ".join(drawn)})
         config = model.config.to_dict() | {"architectures": ["BertForPreTraining"]}
         write_json(new / _CONFIG, config)
         _write_tokenizer(tokenizer, new)
-        about = {"kind": "pretraining", "settings": settings, "untrained": [*untrained]}
-        write_manifest(new, about)
+        write_manifest(new, {"kind": "pretraining", "settings": settings})
 
     replace_folder(folder, write)
 
@@ -199,10 +199,12 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+def _write_weights(
+    weights: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] | None = None
+) -> None:
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt", **(notes or {})})
     except SafetensorError as error:  # what a full disk becomes there
         raise OSError(
             f"{str(path)!r} cannot be written ({error}). Make room, or choose another disk."

@@ -1,8 +1,8 @@
 """Documents -> sentences -> the pairs of BERT's next sentence prediction. numpy only.
 
 Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch. Nothing
-but what the sentences say may tell true pairs from false ones: the first and second texts of both
-kinds are drawn from the same sentences, and pieces of one sentence are never a pair.
+but what the sentences say of each other may tell true pairs from false ones: each sentence is as
+often in the one as in the other, and pieces of one sentence are never a pair.
 No masking, no model.
 """
 
@@ -142,45 +142,67 @@ class Pairs:
 def draw_pairs(sentences: Sentences, rng: np.random.Generator) -> Pairs:
     """Pair each sentence that has a successor with it, or with one of another document.
 
-    Half of the pairs, rounded up, are true successors. The second of the others is any sentence
-    of any other document that follows one there, all equally likely: a sentence that opens a
-    document, or is all of it, would tell by itself that it follows nothing. Of a sentence in
-    pieces, the last one is followed, and the first one follows. What is in no pair stands alone:
-    there is nothing to predict, but its words can be masked. So each token is in some text of
-    each draw, and all draws have equally many texts.
+    Half of the pairs, as near as can be, are true. The others exchange their second texts among
+    themselves, so that each sentence with a predecessor is the second of one pair, which is true
+    or false by the toss of a coin, or nearly so among a handful. Only where a document has more
+    than half of all pairs, fewer of its own are false.
+
+    Of a sentence in pieces, the last one is followed, and the first one follows. What neither
+    follows nor is followed stands alone: there is nothing to predict, but its words can be
+    masked. So each token is in some text of each draw, and all draws have equally many texts.
 
     Parameters
     ----------
     sentences : Sentences
-        Where a document has pairs, another one must have them too.
     rng : numpy.random.Generator
     """
     begins = sentences.has_successor
     first = np.flatnonzero(begins)
-    follower = first + 1
-    is_end = ~begins[follower]  # in no other pair than this one, and in none if this is false
-    n_ends = np.count_nonzero(is_end)
-    halves = np.arange(len(first)) % 2  # IS_NEXT, NOT_NEXT, IS_NEXT, ...
-    labels = np.empty_like(first)
-    labels[is_end] = rng.permutation(halves[:n_ends])
-    labels[~is_end] = rng.permutation(halves[n_ends:])
-    stranger = follower[_of_another_document(sentences.documents[first], rng)]
-    in_pairs = begins.copy()
-    in_pairs[follower] = True
-    alone = np.append(np.flatnonzero(~in_pairs), follower[is_end & (labels == NOT_NEXT)])
+    second = first + 1
+    is_paired = begins.copy()
+    is_paired[second] = True
+    alone = np.flatnonzero(~is_paired)
+    labels = np.full_like(first, IS_NEXT)
+    false, others = _exchange(sentences.documents[first], rng)
+    labels[false] = NOT_NEXT
+    second[false] = second[others]
     return Pairs(
         np.append(first, alone),
-        np.append(np.where(labels == IS_NEXT, follower, stranger), np.full_like(alone, -1)),
+        np.append(second, np.full_like(alone, -1)),
         np.append(labels, np.full_like(alone, NO_PAIR)),
     )
 
 
-def _of_another_document(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each of `documents`, which never fall, the place of one that is another."""
-    begin = np.searchsorted(documents, documents, side="left")
-    size = np.searchsorted(documents, documents, side="right") - begin
-    drawn = rng.integers(0, len(documents) - size)
-    return drawn + np.where(drawn >= begin, size, 0)
+def _exchange(documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Choose about half of the rows; and for each of them another, of another document.
+
+    Both are the same rows in another order: one after the other by document, and turned by more
+    rows than any document has.
+    """
+    _, of, sizes = np.unique(documents, return_inverse=True, return_counts=True)
+    n_chosen = _n_exchanged(sizes, rng)
+    order = rng.permutation(len(of))
+    by_document = order[np.argsort(of[order], kind="stable")]
+    rank = np.empty_like(order)  # among the rows of the same document
+    rank[by_document] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = order[rank[order] < n_chosen // 2][:n_chosen]
+    place = rng.permutation(len(sizes))[of[chosen]]
+    chosen = chosen[np.argsort(place, kind="stable")]
+    largest = np.bincount(place, minlength=1).max()
+    turn = rng.integers(largest, n_chosen - largest, endpoint=True)
+    return chosen, np.roll(chosen, turn)
+
+
+def _n_exchanged(sizes: np.ndarray, rng: np.random.Generator) -> int:
+    """As near to half as can be, if no document may have more than half of what is chosen."""
+    n_rows = int(sizes.sum())
+    half = (n_rows + int(rng.integers(2))) // 2
+    near = [half, *rng.permutation([half - 1, half + 1]).tolist()]
+    largest = int(sizes.max(initial=0))
+    for n_chosen in (*near, 2 * (n_rows - largest)):
+        if 0 <= n_chosen <= n_rows and np.minimum(sizes, n_chosen // 2).sum() >= n_chosen:
+            return n_chosen
+    return 0
 
 
 def lay_out(sentences: Sentences, first: np.ndarray, second: np.ndarray) -> Tokens:
