@@ -63,8 +63,9 @@ from skbert.validation import (
     warn_truncated,
 )
 
-# What is kept of a longer text where one text must stay one: both ends, as in the classifier.
-_TRUNCATION = "head+tail"
+# What is kept of a longer text where one text must stay one: both ends, as in the classifier. Of
+# two sentences it is where they meet, as in `fit`.
+_TRUNCATION, _TRUNCATION_OF_PAIRS = "head+tail", ("tail", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +134,8 @@ class BertPretrainer(
         Choose whole words instead of word pieces.
     next_sentence : bool, default=True
         Train next sentence prediction too. Each sentence that has a successor in its document
-        begins one pair an epoch; half of the pairs are true, and the others have a sentence of
-        another document, which follows one there. What is in no pair stands alone for the
-        masked language model. If fewer than two texts have several sentences it is off, which
+        begins one pair an epoch; half of the pairs are true, and the others exchange their second
+        sentences. What is in no pair stands alone, for the masked language model. If fewer than two texts have several sentences it is off, which
         a warning says.
     max_length : int, default=128
         The most tokens of a training text, special ones included; at least 5, at most the
@@ -493,7 +493,8 @@ class BertPretrainer(
         self._check_top_k(top_k)
         tokens = self._one_text_each(given, None, state)
         mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
-        no_pieces = np.setdiff1d(np.arange(self.model_.config.vocab_size), self._piece_ids())
+        pieces = [*self.tokenizer_.get_vocab().values()]
+        no_pieces = np.setdiff1d(np.arange(self.model_.config.vocab_size), pieces)
         guesses = guess_words(state.network, tokens, mask_id, top_k, no_pieces)
         found = np.bincount(guesses.rows, minlength=len(given))
         for row, text in enumerate(given):
@@ -513,17 +514,12 @@ class BertPretrainer(
         return filled[0] if single else filled
 
     def _check_top_k(self, top_k: Any) -> None:
-        n_pieces = len(self._piece_ids())
+        n_pieces = len(self.tokenizer_.get_vocab())
         if not isinstance(top_k, Integral) or not 1 <= top_k <= n_pieces:
             raise ValueError(
                 f"top_k={top_k!r}; allowed are the integers from 1 to {n_pieces}, the number of "
                 "word pieces. Choose one of them, for example 5."
             )
-
-    def _piece_ids(self) -> list[int]:
-        """Ids of the vocabulary; the model may have more, to make their number a round one."""
-        n_ids = self.model_.config.vocab_size
-        return [number for number in self.tokenizer_.get_vocab().values() if number < n_ids]
 
     def predict_next_sentence(self, pairs: Any) -> np.ndarray:
         """Probability that the second text of each pair follows the first.
@@ -531,7 +527,9 @@ class BertPretrainer(
         Parameters
         ----------
         pairs : sequence of pairs of str, of length n_pairs
-            A list of ``(first, second)``, or two columns of a frame or array.
+            A list of ``(first, second)``, or two columns of a frame or array. Of pairs longer than
+            `max_length`, the end of the first and the beginning of the second text are read, as
+            in `fit`.
 
         Returns
         -------
@@ -642,7 +640,8 @@ class BertPretrainer(
         self._check_max_length(self.model_.config)
         if second is not None:
             check_segments(self.model_.config)
-        tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=_TRUNCATION)
+        truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
+        tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         warn_truncated(tokens, self.max_length, "Raise max_length, or give shorter texts.")
         return tokens
 

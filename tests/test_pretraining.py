@@ -403,6 +403,16 @@ def test_scores_can_be_compared_whatever_was_masked_in_training(fitted):
         assert clone_fitted(fitted).set_params(**parameters).score(TEXTS) == score
 
 
+@pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
+def test_long_pairs_are_read_where_they_meet(fitted):
+    end, begin = "good " * 14, "bad " * 15  # with three special tokens 32
+    (expected,) = fitted.predict_next_sentence([(end, begin)])
+    (found,) = fitted.predict_next_sentence([("fun " * 20 + end, begin + "dull " * 20)])
+    assert found == pytest.approx(expected, abs=1e-6)
+    (other,) = fitted.predict_next_sentence([("fun " * 20, begin)])
+    assert abs(other - expected) > 1e-5
+
+
 def test_score_is_the_same_each_time_and_of_documents_or_texts(fitted):
     score = fitted.score(SINGLE)
     assert score < 0 and fitted.score(SINGLE) == score

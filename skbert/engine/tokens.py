@@ -152,7 +152,7 @@ class WordPieceTokenizer:
         pairs: Sequence[str] | None = None,
         *,
         max_length: int,
-        truncation: str,
+        truncation: str | tuple[str, str],
     ) -> Tokens:
         """Tokenise `texts`, or pairs of texts.
 
@@ -166,13 +166,14 @@ class WordPieceTokenizer:
         max_length : int
             The most tokens a row may have, special ones included; at least 3.
         truncation : {"head", "tail", "head+tail"}
-            Which part of a longer text is kept, see `truncate`.
+            Which part of a longer text is kept, see `truncate`; or one for each text of a pair.
 
         Returns
         -------
         Tokens
         """
         segments = [texts] if pairs is None else [texts, pairs]
+        kinds = (truncation, truncation) if isinstance(truncation, str) else truncation
         room = max_length - 1 - len(segments)
         ids: list[int] = []
         segment_ids: list[int] = []
@@ -186,7 +187,7 @@ class WordPieceTokenizer:
             ids.append(self._cls_id)
             segment_ids.append(0)
             for segment, (body, n) in enumerate(zip(bodies, n_kept, strict=True)):
-                ids.extend(truncate(body, n, truncation))
+                ids.extend(truncate(body, n, kinds[segment]))
                 ids.append(self._sep_id)
                 segment_ids.extend([segment] * (n + 1))
             offsets.append(len(ids))
