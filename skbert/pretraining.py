@@ -135,8 +135,8 @@ class BertPretrainer(
     next_sentence : bool, default=True
         Train next sentence prediction too. Each sentence that has a successor in its document
         begins one pair an epoch; half of the pairs are true, and the others exchange their second
-        sentences. What is in no pair stands alone, for the masked language model. If fewer than two texts have several sentences it is off, which
-        a warning says.
+        sentences. What is in no pair stands alone, for the masked language model. If fewer than
+        two texts have several sentences it is off, which a warning says.
     max_length : int, default=128
         The most tokens of a training text, special ones included; at least 5, at most the
         positions of the model. In `fit` nothing is left out: a longer text becomes several,
