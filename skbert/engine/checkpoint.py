@@ -458,7 +458,8 @@ def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 def _is_tied(by_name: Mapping[str, torch.Tensor]) -> bool:
     """Whether the decoder is the word embeddings, or left out because it is."""
     decoder = by_name.get("cls.predictions.decoder.weight")
-    return decoder is None or torch.equal(decoder, by_name["embeddings.word_embeddings.weight"])
+    table = by_name["embeddings.word_embeddings.weight"]
+    return decoder is None or torch.equal(decoder.to(torch.float32), table.to(torch.float32))
 
 
 def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
