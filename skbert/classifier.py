@@ -30,9 +30,10 @@ from skbert.engine.device import (
 )
 from skbert.engine.heads import POOLINGS, TextClassifier, random_head
 from skbert.engine.inference import evaluate, predict_logits
-from skbert.engine.pretraining import WholeTexts, within_task_pretraining
+from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier
+from skbert.engine.sentences import WholeTexts
 from skbert.engine.stopping import EarlyStopping, way_back
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer, concatenate
@@ -618,7 +619,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Of pairs, what fine-tuning reads of them.
         """
         nothing = tokens.take(np.empty(0, dtype=np.int64))
-        if not self.pretraining_epochs or self._fit_is_warm():
+        if not self._fit_pretrains():
             return WholeTexts(nothing, np.empty(0, dtype=np.int64)), nothing
         if texts.second is None:
             own = WholeTexts.of(start.wordpiece, texts.first, self.max_length)
@@ -635,7 +636,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self, start: _State, own: WholeTexts, rows: np.ndarray, others: Tokens, kept: KeptRun
     ) -> list[dict[str, Any]]:
         """Train the encoder of `start`, in place, on `rows` of its own texts and all others."""
-        if not self.pretraining_epochs or self._fit_is_warm():
+        if not self._fit_pretrains():
             return []
         if kept.saved:
             return kept.saved.position["pretraining_history"]
@@ -651,6 +652,9 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         )
         progress = self._progress("pre-training ")
         return [run.epoch(progress).as_dict() for _ in range(self.pretraining_epochs)]
+
+    def _fit_pretrains(self) -> bool:
+        return self.pretraining_epochs > 0 and not self._fit_is_warm()
 
     def _fit_is_warm(self) -> bool:
         return self.warm_start and hasattr(self, "classes_")

@@ -32,18 +32,18 @@ from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.pretraining import (
     Masking,
     PretrainingRun,
-    WholeTexts,
     guess_words,
     masked_loss,
     next_sentence_probabilities,
     start_from_frequencies,
-    tokenize_in_pieces,
 )
 from skbert.engine.saved import save_pretraining_model
 from skbert.engine.sentences import (
     Sentences,
+    WholeTexts,
     documents_of,
     split_into_sentences,
+    tokenize_in_pieces,
 )
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.tokens import Tokens, WordPieceTokenizer

@@ -10,8 +10,6 @@ any of them can stand in the place of a masked one, so there is no compact vocab
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,15 +32,8 @@ from skbert.engine.masking import (
     may_be_masked,
 )
 from skbert.engine.packing import budgeted_batches, pack, token_index
-from skbert.engine.sentences import (
-    IS_NEXT,
-    NO_PAIR,
-    Sentences,
-    draw_pairs,
-    lay_out,
-    lay_out_singly,
-)
-from skbert.engine.tokens import Tokens, WordPieceTokenizer
+from skbert.engine.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
+from skbert.engine.tokens import Tokens
 from skbert.engine.training import (
     EpochRecord,
     Loss,
@@ -152,41 +143,6 @@ def draw_texts(
     masked = masking.draw(tokens, rng)
     n_masked = np.add.reduceat(masked.targets != NOT_MASKED, tokens.offsets[:-1], dtype=np.int64)
     return MaskedTexts(masked, labels, n_masked)
-
-
-def tokenize_in_pieces(
-    wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
-) -> Sentences:
-    """Tokenise texts whole, then cut those that are longer than `room` into equal pieces."""
-    tokens = wordpiece(texts, max_length=sys.maxsize, truncation="head")
-    return Sentences.of(tokens, documents).in_pieces(room)
-
-
-@dataclass(frozen=True)
-class WholeTexts:
-    """Texts of which nothing is left out, in pieces of limited length.
-
-    Attributes
-    ----------
-    pieces : Tokens
-        n_pieces tokenised texts.
-    rows : ndarray of shape (n_pieces,), int64
-        The text that each is of.
-    """
-
-    pieces: Tokens
-    rows: np.ndarray
-
-    @classmethod
-    def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
-        """Tokenise single texts; `max_length` counts the special tokens of a piece."""
-        rows = np.arange(len(texts))
-        sentences = tokenize_in_pieces(wordpiece, texts, rows, max_length - 2)
-        return cls(lay_out_singly(sentences), sentences.documents)
-
-    def of_texts(self, rows: np.ndarray) -> Tokens:
-        """Choose the pieces of some texts."""
-        return self.pieces.take(np.flatnonzero(np.isin(self.rows, rows)))
 
 
 class Pretraining:

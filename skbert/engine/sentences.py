@@ -1,20 +1,21 @@
-"""Documents -> sentences -> the pairs of BERT's next sentence prediction. numpy only.
+"""Documents -> sentences -> the pairs of BERT's next sentence prediction; long texts -> pieces.
 
 Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch. Nothing
 but what the sentences say of each other may tell true pairs from false ones: each sentence is as
 often in the one as in the other, and pieces of one sentence are never a pair.
-No masking, no model.
+numpy only; no masking, no model.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.tokens import Tokens
+from skbert.engine.tokens import Tokens, WordPieceTokenizer
 
 #: Labels of a pair, numbered as in the published BERTs; and of a text that is no pair.
 IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1
@@ -248,3 +249,38 @@ def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
     """Count, for all sentences one after the other, the documents: shape (n_sentences,)."""
     n_sentences = [len(sentences) for sentences in texts_of_documents]
     return np.repeat(np.arange(len(n_sentences)), n_sentences)
+
+
+def tokenize_in_pieces(
+    wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
+) -> Sentences:
+    """Tokenise texts whole, then cut those that are longer than `room` into equal pieces."""
+    tokens = wordpiece(texts, max_length=sys.maxsize, truncation="head")
+    return Sentences.of(tokens, documents).in_pieces(room)
+
+
+@dataclass(frozen=True)
+class WholeTexts:
+    """Texts of which nothing is left out, in pieces of limited length.
+
+    Attributes
+    ----------
+    pieces : Tokens
+        n_pieces tokenised texts.
+    rows : ndarray of shape (n_pieces,), int64
+        The text that each is of.
+    """
+
+    pieces: Tokens
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
+        """Tokenise single texts; `max_length` counts the special tokens of a piece."""
+        rows = np.arange(len(texts))
+        sentences = tokenize_in_pieces(wordpiece, texts, rows, max_length - 2)
+        return cls(lay_out_singly(sentences), sentences.documents)
+
+    def of_texts(self, rows: np.ndarray) -> Tokens:
+        """Choose the pieces of some texts."""
+        return self.pieces.take(np.flatnonzero(np.isin(self.rows, rows)))
