@@ -48,8 +48,8 @@ from transformers import BertConfig
 from skbert import BertPretrainer, BertSentimentClassifier
 from skbert.datasets import load_movie_reviews
 from skbert.engine.heads import PretrainingNetwork
-from skbert.engine.masking import may_be_masked
-from skbert.engine.sentences import split_into_sentences
+from skbert.engine.text.masking import may_be_masked
+from skbert.engine.text.sentences import split_into_sentences
 
 N_TEST = 1000
 HEAD_RATE = 1e-3  # of the epoch in which the head for words is trained alone

@@ -33,10 +33,11 @@ from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier
-from skbert.engine.sentences import WholeTexts
 from skbert.engine.stopping import EarlyStopping, way_back
+from skbert.engine.text.sentences import WholeTexts
+from skbert.engine.text.tokens import Tokens, concatenate
+from skbert.engine.text.wordpiece import TRUNCATIONS, WordPieceTokenizer
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.tokens import TRUNCATIONS, Tokens, WordPieceTokenizer, concatenate
 from skbert.engine.training import (
     Classification,
     DivergenceError,

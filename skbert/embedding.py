@@ -28,7 +28,8 @@ from skbert.engine.embedding import (
     to_numpy,
 )
 from skbert.engine.heads import ALL_POOLINGS
-from skbert.engine.tokens import TRUNCATIONS, Tokens
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.wordpiece import TRUNCATIONS
 from skbert.persistence import checked, stamped
 from skbert.validation import (
     DOC_LINK_TEMPLATE,

@@ -38,15 +38,16 @@ from skbert.engine.pretraining import (
     start_from_frequencies,
 )
 from skbert.engine.saved import save_pretraining_model
-from skbert.engine.sentences import (
+from skbert.engine.text.sentences import (
     Sentences,
     WholeTexts,
     documents_of,
     split_into_sentences,
     tokenize_in_pieces,
 )
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.tokens import Tokens, WordPieceTokenizer
 from skbert.engine.training import DivergenceError, TrainingOptions
 from skbert.persistence import checked, device_here, stamped, versions
 from skbert.validation import (

@@ -23,7 +23,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
 
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import DivergenceError, Trainer
 
 MAX_CLASSES = 1000

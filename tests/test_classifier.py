@@ -16,7 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skbert import BertSentimentClassifier, TruncationWarning
 from skbert.engine import checkpoint
-from skbert.engine.tokens import WordPieceTokenizer
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 from tests.conftest import save_bert
 from tests.offline import run_offline
 

@@ -7,7 +7,7 @@ import torch
 from skbert.engine import attention, checkpoint, encoder
 from skbert.engine.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.heads import mean_of_tokens, pooled_states
-from skbert.engine.packing import pack
+from skbert.engine.text.packing import pack
 
 # 21 texts of unequal lengths, more than the 16 of an accelerator's group; one text is empty.
 TEXTS = [

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from skbert.engine.masking import NOT_MASKED, Vocabulary, mask_tokens, may_be_masked
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.masking import NOT_MASKED, Vocabulary, mask_tokens, may_be_masked
+from skbert.engine.text.tokens import Tokens
 
 PIECES = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "play": 5, "##ing": 6}
 PIECES |= {f"w{i}": i for i in range(7, 100)}

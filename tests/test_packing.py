@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skbert.engine.packing import budgeted_batches, filled_up, pack, shuffled_batches
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.packing import budgeted_batches, filled_up, pack, shuffled_batches
+from skbert.engine.text.tokens import Tokens
 
 
 def tokens_of(*texts):

@@ -17,7 +17,7 @@ from skbert.engine.attention import self_attention, text_groups
 from skbert.engine.cache import MemoryCache
 from skbert.engine.device import computing_in, precision_name, resolve_precision
 from skbert.engine.frozen import FrozenLayers
-from skbert.engine.packing import pack
+from skbert.engine.text.packing import pack
 
 CPU = torch.device("cpu")
 HELPERS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

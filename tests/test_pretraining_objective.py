@@ -11,9 +11,9 @@ from skbert import BertPretrainer
 from skbert.engine import checkpoint, training
 from skbert.engine.dropout import no_dropout
 from skbert.engine.heads import PretrainingNetwork
-from skbert.engine.masking import NOT_MASKED, Vocabulary
 from skbert.engine.pretraining import Masking, Pretraining, batch_losses, draw_texts
-from skbert.engine.sentences import NO_PAIR, Sentences
+from skbert.engine.text.masking import NOT_MASKED, Vocabulary
+from skbert.engine.text.sentences import NO_PAIR, Sentences
 from skbert.engine.training import TrainingOptions, planned_trainer
 
 DOCUMENTS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skbert.engine.sentences import (
+from skbert.engine.text.sentences import (
     _SENTENCE_END,
     IS_NEXT,
     NO_PAIR,
@@ -15,7 +15,7 @@ from skbert.engine.sentences import (
     lay_out_singly,
     split_into_sentences,
 )
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from skbert import BertSentimentClassifier
-from skbert.engine import checkpoint, tokens
-from skbert.engine.tokens import WordPieceTokenizer, share_room, truncate
+from skbert.engine import checkpoint
+import skbert.engine.text.wordpiece as wordpiece_module
+from skbert.engine.text.wordpiece import WordPieceTokenizer, share_room, truncate
 
 LONG = 10**6  # tokens; nothing is cut
 TRICKY = [
@@ -247,7 +248,7 @@ def test_lone_surrogates_are_read_as_the_replacement_character(
 
 
 def test_the_memo_is_emptied_when_it_is_full(pretrained, reference, monkeypatch):
-    monkeypatch.setattr(tokens, "_MEMO_SIZE", 3)
+    monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 3)
     wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
     assert ids_of(wordpiece, *TRICKY, *TRICKY) == [reference(text) for text in TRICKY] * 2
     assert len(wordpiece._memo) <= 3
@@ -260,7 +261,7 @@ def test_words_that_hardly_recur_are_not_remembered(tiny_bert):
 
 
 def test_threads_may_share_it(pretrained, reference, monkeypatch):
-    monkeypatch.setattr(tokens, "_MEMO_SIZE", 20)
+    monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 20)
     wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
     expected = [reference(text) for text in TRICKY]
     with ThreadPoolExecutor(4) as pool:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skbert.engine.packing import cut_by_tokens
+from skbert.engine.text.packing import cut_by_tokens
 
 # On an accelerator: texts in a batch come sorted by length; 16 neighbours differ little.
 _GROUP_SIZE = 16

@@ -38,7 +38,8 @@ from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
 from skbert.engine.manifest import check_folder
-from skbert.engine.masking import Vocabulary
+from skbert.engine.text.masking import Vocabulary
+from skbert.engine.text.wordpiece import WordPieceTokenizer, readable
 from skbert.engine.textfiles import parse_object, read_text
 from skbert.engine.tokenizer_files import (
     VOCABULARY_FILES,
@@ -47,7 +48,6 @@ from skbert.engine.tokenizer_files import (
     unpack_tokenizer,
     wordpiece_of,
 )
-from skbert.engine.tokens import WordPieceTokenizer, readable
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _HUB_FILES = [

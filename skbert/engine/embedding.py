@@ -24,8 +24,8 @@ from skbert.engine.encoder import encode
 from skbert.engine.heads import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.inference import TOKEN_BUDGET, fill_rows, pack_full
 from skbert.engine.linear import constant_weights
-from skbert.engine.packing import PackedBatch, distinct_texts, split_by_tokens
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.packing import PackedBatch, distinct_texts, split_by_tokens
+from skbert.engine.text.tokens import Tokens
 
 #: Wraps the batches, to show how far it is.
 Progress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]

@@ -14,8 +14,8 @@ from transformers import BertModel
 
 from skbert.engine.device import computing_in
 from skbert.engine.encoder import HiddenStates, encode
-from skbert.engine.packing import PackedBatch, budgeted_batches, pack, token_index
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
+from skbert.engine.text.tokens import Tokens
 
 _TOKEN_BUDGET = 4096
 _LARGEST_CACHE = 4 * 2**30  # bytes

@@ -13,7 +13,7 @@ from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHe
 from skbert.engine.device import computing_in
 from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import HiddenStates, encode, encode_first_token
-from skbert.engine.packing import PackedBatch
+from skbert.engine.text.packing import PackedBatch
 
 #: What a classifier can be trained on, and what else a text's vector can be.
 POOLINGS = ("cls", "mean")

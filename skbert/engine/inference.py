@@ -14,8 +14,8 @@ import torch
 
 from skbert.engine.heads import TextClassifier
 from skbert.engine.linear import FULL_ROWS, constant_weights, full_rows
-from skbert.engine.packing import PackedBatch, distinct_texts, filled_up, pack, split_by_tokens
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.packing import PackedBatch, distinct_texts, filled_up, pack, split_by_tokens
+from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss
 
 # Large enough for the matrix products to run at full speed, small enough that a layer's

@@ -24,23 +24,17 @@ from skbert.engine.dropout import Dropout, no_dropout
 from skbert.engine.encoder import encode_first_token
 from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.inference import TOKEN_BUDGET
-from skbert.engine.masking import (
+from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,
     Vocabulary,
     mask_tokens,
     may_be_masked,
 )
-from skbert.engine.packing import budgeted_batches, pack, token_index
-from skbert.engine.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
-from skbert.engine.tokens import Tokens
-from skbert.engine.training import (
-    EpochRecord,
-    Loss,
-    Progress,
-    TrainingOptions,
-    planned_trainer,
-)
+from skbert.engine.text.packing import budgeted_batches, pack, token_index
+from skbert.engine.text.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.training import EpochRecord, Loss, Progress, TrainingOptions, planned_trainer
 
 # Added to the count of each word: what a word is worth that the texts do not have.
 _COUNT_OF_UNSEEN = 0.1

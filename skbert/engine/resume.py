@@ -21,7 +21,7 @@ from torch import Tensor
 from skbert.engine.folders import remove_left, sync, temporary_name
 from skbert.engine.heads import TextClassifier
 from skbert.engine.stopping import EarlyStopping
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, Trainer
 
 _SUFFIX = ".skbert-run"

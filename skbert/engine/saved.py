@@ -39,6 +39,7 @@ from skbert.engine.manifest import (
     write_json,
     write_manifest,
 )
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.textfiles import parse_object, text_of
 from skbert.engine.tokenizer_files import (
     TOKENIZER_FILES,
@@ -46,7 +47,6 @@ from skbert.engine.tokenizer_files import (
     unpack_tokenizer,
     wordpiece_of,
 )
-from skbert.engine.tokens import WordPieceTokenizer
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 

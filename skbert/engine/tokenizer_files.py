@@ -15,8 +15,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.textfiles import parse_object, read_text
-from skbert.engine.tokens import WordPieceTokenizer
 
 #: One of these two is necessary; the others, if they are there, say more.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")

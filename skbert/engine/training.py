@@ -32,8 +32,8 @@ from skbert.engine.optimizer import (
     n_warmup_steps,
     set_learning_rate,
 )
-from skbert.engine.packing import pack, shuffled_batches, split_by_tokens
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.packing import pack, shuffled_batches, split_by_tokens
+from skbert.engine.text.tokens import Tokens
 from skbert.engine.vocabulary import CompactVocabulary
 
 # A batch with more tokens is taken in parts whose gradients are summed: the same step in less

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 
 
 class CompactVocabulary:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.tokens import Tokens, WordPieceTokenizer
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 #: Labels of a pair, numbered as in the published BERTs; and of a text that is no pair.
 IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.tokens import Tokens
+from skbert.engine.text.tokens import Tokens
 
 #: The target of a token that is not to be guessed.
 NOT_MASKED = -1

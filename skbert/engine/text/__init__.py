@@ -1,0 +1,1 @@
+"""Texts -> tokens -> packed batches. numpy only: no torch and no model."""

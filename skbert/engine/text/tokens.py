@@ -1,0 +1,64 @@
+"""Tokens of texts, laid end to end: ids, segments and offsets.
+
+numpy only; how texts become tokens is in `wordpiece`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as ids laid end to end.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n_tokens,), int32
+        WordPiece ids, special tokens included.
+    segment_ids : ndarray of shape (n_tokens,), int32
+        0 for the first text of a pair and for single texts, 1 for the second.
+    offsets : ndarray of shape (n_texts + 1,), int64
+        Text i is ``ids[offsets[i]:offsets[i + 1]]``.
+    n_lost : ndarray of shape (n_texts,), int64
+        How many tokens of each text were left out because it was longer than allowed.
+    """
+
+    ids: np.ndarray
+    segment_ids: np.ndarray
+    offsets: np.ndarray
+    n_lost: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text, special ones included; shape (n_texts,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def n_truncated(self) -> int:
+        """How many texts were cut."""
+        return int(np.count_nonzero(self.n_lost))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Tokens:
+        """Choose some texts, in the order of `rows`."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[source], self.segment_ids[source], offsets, self.n_lost[rows])
+
+
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """Put the texts of all parts one after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.segment_ids for part in parts]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([part.n_lost for part in parts]),
+    )
