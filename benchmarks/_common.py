@@ -39,8 +39,9 @@ from sklearn.model_selection import train_test_split
 
 from skbert import TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine import checkpoint, linear
-from skbert.engine.heads import TextClassifier
+from skbert.engine import checkpoint
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.model.onednn import constant_weights, full_rows
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_LENGTH = 128  # tokens, special ones included
@@ -476,8 +477,8 @@ class OneDnnLimit(MatrixLimit):
     def _way(self, product: Product) -> Callable[[], Any]:
         left = torch.randn(product.m, product.k)
         weight = torch.nn.Parameter(torch.randn(product.n, product.k))
-        with torch.no_grad(), linear.constant_weights(torch.device("cpu"), torch.float32):
-            if linear.full_rows() is None:
+        with torch.no_grad(), constant_weights(torch.device("cpu"), torch.float32):
+            if full_rows() is None:
                 raise RuntimeError("skbert does not use oneDNN here")
             laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, product.m)
         return partial(torch.ops.mkldnn._linear_pointwise, left, laid_out, None, "none", [], "")

@@ -47,7 +47,7 @@ from transformers import BertConfig
 
 from skbert import BertPretrainer, BertSentimentClassifier
 from skbert.datasets import load_movie_reviews
-from skbert.engine.heads import PretrainingNetwork
+from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import may_be_masked
 from skbert.engine.text.sentences import split_into_sentences
 

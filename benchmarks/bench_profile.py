@@ -26,8 +26,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from skbert import BertSentimentClassifier
-from skbert.engine import attention, encoder, heads, training
-from skbert.engine.dropout import no_dropout
+from skbert.engine import training
+from skbert.engine.model import encoder, pooling
+from skbert.engine.model.attention import _padded_groups
+from skbert.engine.model.dropout import no_dropout
+from skbert.engine.model.encoder import encode
 from skbert.engine.optimizer import adamw
 
 PRODUCTS = ("linear layers", "products of attention")
@@ -108,7 +111,7 @@ def clip_then_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_nor
 
 
 def all_tokens_in_last_layer(model: Any, batch: Any, *others: Any) -> torch.Tensor:
-    return encoder.encode(model, batch, *others)[torch.from_numpy(batch.cu_seqlens[:-1]).long()]
+    return encode(model, batch, *others)[torch.from_numpy(batch.cu_seqlens[:-1]).long()]
 
 
 def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
@@ -116,7 +119,7 @@ def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
 
 
 def in_groups_of_16(cu_seqlens: np.ndarray, device: torch.device) -> Any:
-    return attention._padded_groups(np.diff(cu_seqlens), device)
+    return _padded_groups(np.diff(cu_seqlens), device)
 
 
 Patches = dict[str, Callable[[], Any]]
@@ -142,7 +145,7 @@ SHORTCUTS: Patches = {
     ),
     "query, key and value concatenated": lambda: replaced(encoder, joint_linear=one_by_one),
     "last layer for all tokens": lambda: replaced(
-        heads, encode_first_token=all_tokens_in_last_layer
+        pooling, encode_first_token=all_tokens_in_last_layer
     ),
     "attention in padded groups of 16": lambda: replaced(encoder, text_groups=in_groups_of_16),
     "torch's dropout": lambda: replaced(training, seeded_dropout=lambda p, *_: torch.nn.Dropout(p)),

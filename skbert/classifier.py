@@ -21,15 +21,16 @@ from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import (
+from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.model.device import (
     gradients_on,
     loaded_precision,
     precision_name,
     resolve_device,
     resolve_precision,
 )
-from skbert.engine.heads import POOLINGS, TextClassifier, random_head
-from skbert.engine.inference import evaluate, predict_logits
+from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
 from skbert.engine.saved import load_classifier, save_classifier

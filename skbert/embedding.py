@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
 from skbert.engine.cache import CacheInfo, cache_info, open_cache
-from skbert.engine.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.embedding import (
     TextEmbedder,
     embed_texts,
@@ -27,7 +26,8 @@ from skbert.engine.embedding import (
     embed_tokens,
     to_numpy,
 )
-from skbert.engine.heads import ALL_POOLINGS
+from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import TRUNCATIONS
 from skbert.persistence import checked, stamped

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skbert.engine.device import resolve_device
+from skbert.engine.model.device import resolve_device
 from skbert.engine.tokenizer_files import pack_tokenizer
 
 #: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,

@@ -20,15 +20,15 @@ from transformers import BertConfig
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.engine import checkpoint
-from skbert.engine.device import (
+from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
+from skbert.engine.model.device import (
     gradients_on,
     loaded_precision,
     precision_name,
     resolve_device,
     resolve_precision,
 )
-from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
-from skbert.engine.heads import PretrainingNetwork
+from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.pretraining import (
     Masking,
     PretrainingRun,

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from skbert.engine import checkpoint, linear
+from skbert.engine import checkpoint
+from skbert.engine.model import linear
+from skbert.engine.model.onednn import _knows_operators, _onednn_weight
 
 WORDS = (
     "the a this that was is it film movie not very good great fun joy love loved bad dull awful "
@@ -79,10 +81,10 @@ def toy_reviews() -> tuple[list[str], np.ndarray]:
 @pytest.fixture
 def onednn_products(monkeypatch) -> list[torch.Size]:
     """Shapes of the weights that oneDNN has multiplied by, one for each product."""
-    if not linear._knows_operators():
+    if not _knows_operators():
         pytest.skip("this build of torch has no oneDNN, or another one")
     shapes: list[torch.Size] = []
-    weight_for = linear._onednn_weight
+    weight_for = _onednn_weight
 
     def counting(x, *weights):
         weight = weight_for(x, *weights)

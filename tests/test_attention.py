@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import attention
-from skbert.engine.attention import (
+from skbert.engine.model import attention
+from skbert.engine.model.attention import (
     TextBlock,
+    _groups_of_equal_length,
+    _length_group,
+    _text_block,
     first_token_attention,
     self_attention,
     text_groups,
@@ -20,23 +23,23 @@ CPU = torch.device("cpu")
 
 def groups_of_equal_length():
     """What a CPU gets without gradients, and for long texts."""
-    return attention._groups_of_equal_length(np.array(LENGTHS), CPU)
+    return _groups_of_equal_length(np.array(LENGTHS), CPU)
 
 
 def padded_groups():
     """What an accelerator gets, in groups of 2: the first has no padding."""
     halves = np.array(LENGTHS[:2]), np.array(LENGTHS[2:])
-    return [attention._length_group(lengths, CPU) for lengths in halves]
+    return [_length_group(lengths, CPU) for lengths in halves]
 
 
 def blocks():
     """What a CPU gets to train with: 14 tokens of two texts, and 7 of two."""
-    return [attention._text_block(np.array(lengths)) for lengths in ([7, 7], [5, 2])]
+    return [_text_block(np.array(lengths)) for lengths in ([7, 7], [5, 2])]
 
 
 def blocks_of_one():
     """The same with long texts: 7, 7, and the 7 tokens of two."""
-    return [attention._text_block(np.array(lengths)) for lengths in ([7], [7], [5, 2])]
+    return [_text_block(np.array(lengths)) for lengths in ([7], [7], [5, 2])]
 
 
 ALL_GROUPS = [groups_of_equal_length, padded_groups, blocks, blocks_of_one]

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from skbert.engine.device import resolve_device
+from skbert.engine.model.device import resolve_device
 
 
 @pytest.fixture(params=[(0, False), (2, False), (0, True), (2, True)])

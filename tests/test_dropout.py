@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine.dropout import no_dropout, seeded_dropout
+from skbert.engine.model.dropout import no_dropout, seeded_dropout
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,9 @@ from transformers import AutoTokenizer, BertModel
 from skbert import BertEmbeddingTransformer, TruncationWarning
 from skbert.datasets import load_movie_reviews
 from skbert.engine import checkpoint
-from skbert.engine.heads import max_of_tokens
+from skbert.engine.model import encoder
+from skbert.engine.model.encoder import _first_token_layer, _full_layer
+from skbert.engine.model.pooling import max_of_tokens
 from tests.conftest import DEFAULT_MODEL, save_bert
 
 TEXTS = [
@@ -152,10 +154,9 @@ def test_mean_vectors_are_those_of_sentence_transformers(real_weights, sentences
 
 
 def test_layers_above_are_not_computed(tiny_bert, monkeypatch):
-    from skbert.engine import encoder
 
     full, first = [], []
-    plain_full, plain_first = encoder._full_layer, encoder._first_token_layer
+    plain_full, plain_first = _full_layer, _first_token_layer
     monkeypatch.setattr(
         encoder, "_full_layer", lambda layer, *args: full.append(layer) or plain_full(layer, *args)
     )

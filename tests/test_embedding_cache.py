@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 
 from skbert import BertEmbeddingTransformer, CacheInfo
 from skbert.engine import cache as cache_module
-from skbert.engine import encoder
 from skbert.engine.cache import FolderCache, MemoryCache, computed_once
+from skbert.engine.model import encoder
+from skbert.engine.model.encoder import _embedded
 from tests.conftest import save_bert
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]  # 4 are distinct
@@ -50,7 +51,7 @@ def cache(request, memory, tmp_path):
 def encoded(monkeypatch):
     """Lengths of all texts that go through an encoder, as they do."""
     encoded = []
-    plain = encoder._embedded
+    plain = _embedded
 
     def counting(model, batch, dropout):
         encoded.extend(np.diff(batch.cu_seqlens).tolist())

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import attention, checkpoint, encoder
-from skbert.engine.encoder import HiddenStates, encode, encode_first_token
-from skbert.engine.heads import mean_of_tokens, pooled_states
+from skbert.engine import checkpoint
+from skbert.engine.model import encoder
+from skbert.engine.model.attention import _padded_groups
+from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
+from skbert.engine.model.pooling import mean_of_tokens, pooled_states
 from skbert.engine.text.packing import pack
 
 # 21 texts of unequal lengths, more than the 16 of an accelerator's group; one text is empty.
@@ -135,7 +137,7 @@ def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch,
         return [predicted, trained.detach(), *gradients]
 
     def padded_groups(cu_seqlens, device):
-        groups = attention._padded_groups(np.diff(cu_seqlens), device)
+        groups = _padded_groups(np.diff(cu_seqlens), device)
         seen.append([group.places is not None for group in groups])
         return groups
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from skbert.engine import checkpoint, inference
-from skbert.engine.heads import TextClassifier, random_head
 from skbert.engine.inference import predict_logits
-from skbert.engine.linear import FULL_ROWS
+from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine.model.onednn import FULL_ROWS
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
 

@@ -7,15 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skbert.engine import linear
-from skbert.engine.linear import (
-    FULL_ROWS,
-    constant_weights,
-    joint_linear,
-    linear_gelu,
-    residual_linear,
-    side_by_side,
-)
+from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
+from skbert.engine.model.onednn import FULL_ROWS, _laid_out, constant_weights
 
 
 def random_tensor(*shape, seed=0):
@@ -95,7 +88,7 @@ def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memor
                     residual_linear(residual, x, weights[0], layers[0].bias),
                     side_by_side(x, weights, [layers[0].bias, None]),
                 ]
-            n_copies = sum(laid_out.is_mkldnn for _, laid_out in linear._laid_out.get().values())
+            n_copies = sum(laid_out.is_mkldnn for _, laid_out in _laid_out.get().values())
     for mine, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=2e-5)
     is_used = n_rows == FULL_ROWS

@@ -51,7 +51,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from transformers import BertModel
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier, TruncationWarning
-from skbert.engine import checkpoint, encoder, inference
+from skbert.engine import checkpoint, inference
+from skbert.engine.model import encoder
+from skbert.engine.model.encoder import _embedded
 from skbert.engine.optimizer import n_warmup_steps
 from tests.conftest import save_bert
 from tests.offline import run_offline
@@ -703,7 +705,7 @@ def test_each_text_is_embedded_once_for_all_folds(toy_reviews, tmp_path, monkeyp
     """
     X, y = toy_reviews
     encoded = []
-    plain = encoder._embedded
+    plain = _embedded
     monkeypatch.setattr(
         encoder,
         "_embedded",

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier, CacheInfo
 from skbert.engine import cache as cache_module
-from skbert.engine import checkpoint, encoder
-from skbert.engine import device as device_module
-from skbert.engine.attention import self_attention, text_groups
+from skbert.engine import checkpoint
 from skbert.engine.cache import MemoryCache
-from skbert.engine.device import computing_in, precision_name, resolve_precision
 from skbert.engine.frozen import FrozenLayers
+from skbert.engine.model import device as device_module
+from skbert.engine.model import encoder
+from skbert.engine.model.attention import self_attention, text_groups
+from skbert.engine.model.device import computing_in, precision_name, resolve_precision
 from skbert.engine.text.packing import pack
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from transformers import BertForPreTraining
 
 from skbert import BertPretrainer
 from skbert.engine import checkpoint, training
-from skbert.engine.dropout import no_dropout
-from skbert.engine.heads import PretrainingNetwork
+from skbert.engine.model.dropout import no_dropout
+from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.pretraining import Masking, Pretraining, batch_losses, draw_texts
 from skbert.engine.text.masking import NOT_MASKED, Vocabulary
 from skbert.engine.text.sentences import NO_PAIR, Sentences

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import skbert.engine.text.wordpiece as wordpiece_module
 from skbert import BertSentimentClassifier
 from skbert.engine import checkpoint
-import skbert.engine.text.wordpiece as wordpiece_module
 from skbert.engine.text.wordpiece import WordPieceTokenizer, share_room, truncate
 
 LONG = 10**6  # tokens; nothing is cut

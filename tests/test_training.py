@@ -8,16 +8,10 @@ import pytest
 import torch
 
 from skbert.engine import checkpoint, frozen, training
-from skbert.engine.encoder import encode
-from skbert.engine.heads import TextClassifier, random_head
+from skbert.engine.model.encoder import encode
+from skbert.engine.model.networks import TextClassifier, random_head
 from skbert.engine.optimizer import learning_rate_factor
-from skbert.engine.training import (
-    Classification,
-    LabelledTexts,
-    Trainer,
-    TrainingOptions,
-    train,
-)
+from skbert.engine.training import Classification, LabelledTexts, Trainer, TrainingOptions, train
 
 TEXTS = [
     "a good film",

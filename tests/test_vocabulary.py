@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skbert.engine import checkpoint, training
-from skbert.engine.heads import TextClassifier, random_head
+from skbert.engine.model.networks import TextClassifier, random_head
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, TrainingOptions, train
 from skbert.engine.vocabulary import CompactVocabulary

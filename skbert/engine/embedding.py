@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import BertModel
 
 from skbert.engine.cache import Cache, computed_once
-from skbert.engine.device import computing_in, precision_name
-from skbert.engine.encoder import encode
-from skbert.engine.heads import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.inference import TOKEN_BUDGET, fill_rows, pack_full
-from skbert.engine.linear import constant_weights
+from skbert.engine.model.device import computing_in, precision_name
+from skbert.engine.model.encoder import encode
+from skbert.engine.model.onednn import constant_weights
+from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.text.packing import PackedBatch, distinct_texts, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 

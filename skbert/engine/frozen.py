@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import BertModel
 
-from skbert.engine.device import computing_in
-from skbert.engine.encoder import HiddenStates, encode
+from skbert.engine.model.device import computing_in
+from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.text.tokens import Tokens
 

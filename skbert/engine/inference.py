@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skbert.engine.heads import TextClassifier
-from skbert.engine.linear import FULL_ROWS, constant_weights, full_rows
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.model.onednn import FULL_ROWS, constant_weights, full_rows
 from skbert.engine.text.packing import PackedBatch, distinct_texts, filled_up, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, weighted_loss

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import BertModel
 
 from skbert.engine.checkpoint import Pretrained, build_heads, head_weights, vocabulary_of
-from skbert.engine.device import computing_in
-from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.encoder import encode_first_token
-from skbert.engine.heads import PretrainingNetwork
 from skbert.engine.inference import TOKEN_BUDGET
+from skbert.engine.model.device import computing_in
+from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.encoder import encode_first_token
+from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,

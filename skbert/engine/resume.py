@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skbert.engine.folders import remove_left, sync, temporary_name
-from skbert.engine.heads import TextClassifier
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.stopping import EarlyStopping
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, Trainer

@@ -30,7 +30,6 @@ from skbert.engine.checkpoint import (
     pretraining_weights,
 )
 from skbert.engine.folders import replace_folder
-from skbert.engine.heads import POOLINGS, TextClassifier
 from skbert.engine.manifest import (
     MANIFEST,
     damaged,
@@ -39,6 +38,8 @@ from skbert.engine.manifest import (
     write_json,
     write_manifest,
 )
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.textfiles import parse_object, text_of
 from skbert.engine.tokenizer_files import (

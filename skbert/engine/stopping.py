@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skbert.engine.heads import TextClassifier
+from skbert.engine.model.networks import TextClassifier
 
 
 def way_back(classifier: TextClassifier) -> Callable[[], None]:

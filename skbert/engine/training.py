@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skbert.engine.dropout import Dropout, seeded_dropout
 from skbert.engine.frozen import FrozenLayers
-from skbert.engine.heads import TextClassifier
+from skbert.engine.model.dropout import Dropout, seeded_dropout
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.optimizer import (
     adamw,
     clipped_step,

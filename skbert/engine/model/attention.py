@@ -189,9 +189,6 @@ def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_he
     return torch.cat(contexts)
 
 
-# Equal lengths, or padded -----------------------------------------------------------------------
-
-
 def _to_heads(block: Tensor, group: LengthGroup, n_projections: int, n_heads: int) -> Tensor:
     """(n_texts * L, n_projections * d_model) -> (n_projections, n_texts, n_heads, L, d_head)."""
     shape = (group.n_texts, group.max_length, n_projections, n_heads, -1)
@@ -241,9 +238,6 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _pad(gradient, ctx.group), None
-
-
-# Written out ------------------------------------------------------------------------------------
 
 
 class _WrittenOutAttention(torch.autograd.Function):

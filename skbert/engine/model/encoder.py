@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertLayer
 
-from skbert.engine.attention import Groups, first_token_attention, self_attention, text_groups
-from skbert.engine.dropout import Dropout, no_dropout
-from skbert.engine.linear import joint_linear, linear_gelu, residual_linear, side_by_side
+from skbert.engine.model.attention import Groups, first_token_attention, self_attention, text_groups
+from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.text.packing import PackedBatch
 
 

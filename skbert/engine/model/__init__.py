@@ -1,0 +1,1 @@
+"""Packed batches -> encoder -> pooling -> heads. No texts, no files, no training."""

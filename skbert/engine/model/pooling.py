@@ -1,0 +1,53 @@
+"""Hidden states of tokens -> one vector a text."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import BertModel
+
+from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
+from skbert.engine.text.packing import PackedBatch
+
+#: What a classifier can be trained on, and what else a text's vector can be.
+POOLINGS = ("cls", "mean")
+
+ALL_POOLINGS = (*POOLINGS, "max", "pooler")
+
+
+def pooled_states(
+    model: BertModel,
+    batch: PackedBatch,
+    pooling: str,
+    dropout: Dropout = no_dropout,
+    start: HiddenStates | None = None,
+    n_layers: int | None = None,
+) -> torch.Tensor:
+    """One vector for each text of the batch, in its order: (n_texts, d_model).
+
+    "cls" is the hidden state of [CLS]; "mean" and "max" the average and the elementwise
+    maximum over all tokens of the text, special tokens included, as sentence-transformers
+    computes them. All are those of the last layer, or of layer `n_layers`.
+    """
+    if pooling == "cls":
+        return encode_first_token(model, batch, dropout, start, n_layers)
+    hidden = encode(model, batch, dropout, start, n_layers)
+    pool = {"mean": mean_of_tokens, "max": max_of_tokens}[pooling]
+    return pool(hidden, batch.cu_seqlens)
+
+
+def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
+    """Average of each text's tokens: (n_tokens, d_model) -> (n_texts, d_model)."""
+    lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
+    text_of_token = torch.repeat_interleave(lengths)
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, text_of_token, hidden)
+    return sums / lengths[:, None]
+
+
+def max_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
+    """Largest of each text's tokens, elementwise: (n_tokens, d_model) -> (n_texts, d_model)."""
+    lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
+    text_of_token = torch.repeat_interleave(lengths)[:, None].expand_as(hidden)
+    lowest = hidden.new_full((len(lengths), hidden.shape[1]), -torch.inf)
+    return lowest.scatter_reduce_(0, text_of_token, hidden, "amax")
