@@ -39,7 +39,8 @@ from sklearn.model_selection import train_test_split
 
 from skbert import TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine import checkpoint
+from skbert.engine.files.find import _find
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import constant_weights, full_rows
 
@@ -73,13 +74,13 @@ warnings.simplefilter("ignore", TruncationWarning)  # some benchmarks cut long t
 
 def model_folder() -> str:
     """Folder of the default model's files, from which every contender loads."""
-    folder, _ = checkpoint._find(MODEL)
+    folder, _ = _find(MODEL)
     return str(folder)
 
 
 def forget_words(model: str = MODEL) -> None:
     """Empty the tokenizer's memory of words: no round may profit from the round before."""
-    checkpoint.load_pretrained(model).wordpiece._memo.clear()
+    load_pretrained(model).wordpiece._memo.clear()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from skbert import BertEmbeddingTransformer
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.inference import TOKEN_BUDGET
 
 TOLERANCE = 1e-5
@@ -74,7 +74,7 @@ def check_equal(contenders: list[common.Contender]) -> float:
 
 def matrix_limit(texts: list[str], pooling: str, smoke: bool) -> tuple[common.MatrixLimit, float]:
     """Limit for batches of the token budget, and the operations that the texts need."""
-    pretrained = checkpoint.load_pretrained(common.MODEL)
+    pretrained = load_pretrained(common.MODEL)
     tokens = pretrained.wordpiece(texts, max_length=MAX_LENGTH, truncation="head")
     sizes = common.Sizes.of(pretrained.config, n_classes=0)
     n_tokens = min(TOKEN_BUDGET, int(tokens.lengths.sum()))

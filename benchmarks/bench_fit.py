@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from skbert import BertSentimentClassifier
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.optimizer import learning_rate_factor
 
 TUTORIAL_LENGTH = 64  # tokens; each sentence is padded to it
@@ -320,7 +320,7 @@ def matrix_limit(data: common.Split, arguments: Any) -> tuple[common.MatrixLimit
     """Limit for the batches that skbert really computes, and the operations of its fit."""
     with common.recorded_logits() as calls:
         skbert_classifier(arguments.batch_size).fit(data.train_texts, data.train_labels)
-    sizes = common.Sizes.of(checkpoint.load_pretrained(common.MODEL).config, n_classes=2)
+    sizes = common.Sizes.of(load_pretrained(common.MODEL).config, n_classes=2)
     n_tokens, n_texts = common.typical_batch(calls)
     products = common.linear_products(sizes, n_tokens, n_texts, training=True)
     lengths = np.concatenate([call.lengths for call in calls])

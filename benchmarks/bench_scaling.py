@@ -19,7 +19,7 @@ import _common as common
 import numpy as np
 
 from skbert import BertSentimentClassifier
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 
 LARGEST_EXPONENT = 1.15  # of the time against tokens
 SMALLEST_R2 = 0.97
@@ -52,7 +52,7 @@ def fit_point(
 ) -> Point:
     def prepare() -> Callable[[], Any]:
         estimator = classifier(**parameters)
-        checkpoint.load_pretrained(estimator.model)  # from here on in memory
+        load_pretrained(estimator.model)  # from here on in memory
         common.forget_words(estimator.model)
         return lambda: estimator.fit(texts, labels)
 
@@ -70,7 +70,7 @@ def predict_point(
 
 
 def n_tokens(texts: list[str], max_length: int = common.MAX_LENGTH) -> int:
-    wordpiece = checkpoint.load_pretrained(common.MODEL).wordpiece
+    wordpiece = load_pretrained(common.MODEL).wordpiece
     return len(wordpiece(texts, max_length=max_length, truncation="head").ids)
 
 
@@ -125,7 +125,7 @@ def number_of_layers(n_texts: int, folder: Path, layers: tuple[int, ...]) -> lis
 
 
 def save_lowest_layers(folder: Path, n_layers: int) -> str:
-    pretrained = checkpoint.load_pretrained(common.MODEL)
+    pretrained = load_pretrained(common.MODEL)
     encoder = pretrained.new_encoder()
     encoder.encoder.layer = encoder.encoder.layer[:n_layers]
     encoder.config.num_hidden_layers = n_layers

@@ -20,7 +20,11 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.engine import checkpoint
+from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
+from skbert.engine.files.finetuned import load_classifier, save_classifier
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.scratch import random_head
+from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.inference import evaluate, predict_logits
 from skbert.engine.model.device import (
     gradients_on,
@@ -29,16 +33,14 @@ from skbert.engine.model.device import (
     resolve_device,
     resolve_precision,
 )
-from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.pretraining import within_task_pretraining
 from skbert.engine.resume import KeptRun, find_run, restore_position
-from skbert.engine.saved import load_classifier, save_classifier
 from skbert.engine.stopping import EarlyStopping, way_back
 from skbert.engine.text.sentences import WholeTexts
 from skbert.engine.text.tokens import Tokens, concatenate
 from skbert.engine.text.wordpiece import TRUNCATIONS, WordPieceTokenizer
-from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.training import (
     Classification,
     DivergenceError,
@@ -535,7 +537,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return replace(current, network=copy.deepcopy(current.network))
         device = resolve_device(self.device)
         precision = resolve_precision(self.precision, device)
-        pretrained = checkpoint.load_pretrained(self.model)
+        pretrained = load_pretrained(self.model)
         head = random_head(
             pretrained.config.hidden_size,
             len(classes),
@@ -646,7 +648,7 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
         run = within_task_pretraining(
             start.network.encoder,
-            checkpoint.load_pretrained(self.model),
+            load_pretrained(self.model),
             tokens,
             options,
             child_seed(kept.seed, 3),
@@ -902,8 +904,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         state = super().__getstate__().copy()
         if "model_" in state:
-            state["model_"] = checkpoint.pack_encoder(state["model_"])
-            state["head_"] = checkpoint.to_arrays(state["head_"])
+            state["model_"] = pack_encoder(state["model_"])
+            state["head_"] = to_arrays(state["head_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
             state.pop("_trainer", None)
@@ -917,8 +919,8 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             device = device_here(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
-            self.model_ = checkpoint.unpack_encoder(state["model_"]).to(device)
-            self.head_ = checkpoint.unpack_head(state["head_"]).to(device)
+            self.model_ = unpack_encoder(state["model_"]).to(device)
+            self.head_ = unpack_head(state["head_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             self._wordpiece = wordpiece_of(self.tokenizer_)
 

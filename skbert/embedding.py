@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.engine import checkpoint
 from skbert.engine.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.embedding import (
     TextEmbedder,
@@ -26,6 +25,8 @@ from skbert.engine.embedding import (
     embed_tokens,
     to_numpy,
 )
+from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
+from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained, weights_sha256
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.text.tokens import Tokens
@@ -215,13 +216,13 @@ class BertEmbeddingTransformer(
         self._validate_params()
         check_texts(self, X, reset=True)
         task = EpochTasks(self, 0, X, y)
-        config = checkpoint.load_config(self.model)
+        config = load_config(self.model)
         check_max_length(self.max_length, config.max_position_embeddings)
         check_layer(self.layer, config.num_hidden_layers)
         resolve_precision(self.precision, resolve_device(self.device))
-        self.weights_sha256_ = checkpoint.weights_sha256(self.model)
+        self.weights_sha256_ = weights_sha256(self.model)
         self._n_features_out = config.hidden_size
-        self._stored: dict[str, checkpoint.Pretrained] = {}
+        self._stored: dict[str, Pretrained] = {}
         task.end_fit()
         return self
 
@@ -298,7 +299,7 @@ class BertEmbeddingTransformer(
             for start, of_text in zip(tokens.offsets.tolist(), vectors, strict=False)
         ]
 
-    def _pretrained(self) -> checkpoint.Pretrained:
+    def _pretrained(self) -> Pretrained:
         """Get the weights: those of this object's pickle, or those that the process shares."""
         self._validate_params()
         stored = getattr(self, "_stored", {}).get(self.model)
@@ -307,8 +308,8 @@ class BertEmbeddingTransformer(
         expected = getattr(self, "weights_sha256_", None)
         try:
             if expected is not None:
-                self._check_weights(expected, checkpoint.weights_sha256(self.model))
-            return checkpoint.load_pretrained(self.model)
+                self._check_weights(expected, weights_sha256(self.model))
+            return load_pretrained(self.model)
         except OSError as error:
             if expected is None:
                 raise
@@ -330,9 +331,9 @@ class BertEmbeddingTransformer(
         """Get the hash of the weights that `_pretrained` gives."""
         if self.model in getattr(self, "_stored", {}):
             return self.weights_sha256_
-        return checkpoint.weights_sha256(self.model)
+        return weights_sha256(self.model)
 
-    def _tokens(self, X: Any, pretrained: checkpoint.Pretrained) -> Tokens:
+    def _tokens(self, X: Any, pretrained: Pretrained) -> Tokens:
         texts = check_texts(self, X, reset=False)
         check_max_length(self.max_length, pretrained.config.max_position_embeddings)
         if texts.second is not None:
@@ -343,7 +344,7 @@ class BertEmbeddingTransformer(
         warn_truncated(tokens, self.max_length)
         return tokens
 
-    def _embedder(self, pretrained: checkpoint.Pretrained) -> TextEmbedder:
+    def _embedder(self, pretrained: Pretrained) -> TextEmbedder:
         if self.pooling == "pooler" and not pretrained.pooler:
             raise ValueError(
                 f"pooling='pooler', but the weights of model={self.model!r} hold no pooler "
@@ -397,7 +398,7 @@ class BertEmbeddingTransformer(
         state = super().__getstate__().copy()
         state.pop("_stored", None)
         if self.store_weights and "weights_sha256_" in state:
-            state["_packed"] = checkpoint.pack_pretrained(self._pretrained())
+            state["_packed"] = pack_pretrained(self._pretrained())
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -406,7 +407,7 @@ class BertEmbeddingTransformer(
         packed = state.pop("_packed", None)
         super().__setstate__(state)
         if packed is not None:
-            self._stored = {self.model: checkpoint.unpack_pretrained(packed)}
+            self._stored = {self.model: unpack_pretrained(packed)}
 
     def __sklearn_tags__(self) -> Any:
         """Declare that X is texts, that fit is not needed, and that vectors are float32."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from skbert.engine.files.tokenizer_files import pack_tokenizer
 from skbert.engine.model.device import resolve_device
-from skbert.engine.tokenizer_files import pack_tokenizer
 
 #: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,
 #: and tokenizers as the texts of their files.

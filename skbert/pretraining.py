@@ -19,8 +19,17 @@ from tqdm.auto import tqdm
 from transformers import BertConfig
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.engine import checkpoint
 from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
+from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
+from skbert.engine.files.finetuned import save_pretraining_model
+from skbert.engine.files.pretrained import load_pretrained, new_pretraining_model
+from skbert.engine.files.scratch import head_weights, new_pretrained
+from skbert.engine.files.tokenizer_files import (
+    pack_tokenizer,
+    unpack_tokenizer,
+    vocabulary_of,
+    wordpiece_of,
+)
 from skbert.engine.model.device import (
     gradients_on,
     loaded_precision,
@@ -37,7 +46,6 @@ from skbert.engine.pretraining import (
     next_sentence_probabilities,
     start_from_frequencies,
 )
-from skbert.engine.saved import save_pretraining_model
 from skbert.engine.text.sentences import (
     Sentences,
     WholeTexts,
@@ -47,7 +55,6 @@ from skbert.engine.text.sentences import (
 )
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
-from skbert.engine.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.training import DivergenceError, TrainingOptions
 from skbert.persistence import checked, device_here, stamped, versions
 from skbert.validation import (
@@ -352,12 +359,12 @@ class BertPretrainer(
         device = resolve_device(self.device)
         precision = resolve_precision(self.precision, device)
         if isinstance(self.model, str):
-            pretrained = checkpoint.load_pretrained(self.model)
+            pretrained = load_pretrained(self.model)
         else:
-            pretrained = checkpoint.new_pretrained(self.model, documents.texts, rng)
+            pretrained = new_pretrained(self.model, documents.texts, rng)
         self._check_max_length(pretrained.config)
-        heads = checkpoint.head_weights(pretrained, rng)
-        model = checkpoint.new_pretraining_model(pretrained, heads).to(device)
+        heads = head_weights(pretrained, rng)
+        model = new_pretraining_model(pretrained, heads).to(device)
         return _State(
             model,
             pretrained.new_tokenizer(),
@@ -431,7 +438,7 @@ class BertPretrainer(
         return WholeTexts.of(state.wordpiece, documents.texts, self.max_length).pieces
 
     def _masking(self, tokenizer: Any) -> Masking:
-        vocabulary = checkpoint.vocabulary_of(tokenizer)
+        vocabulary = vocabulary_of(tokenizer)
         return Masking(vocabulary, self.mask_fraction, self.whole_words)
 
     def _options(self) -> TrainingOptions:
@@ -591,7 +598,7 @@ class BertPretrainer(
         state = self._current()
         self._check_max_length(self.model_.config)
         tokens = self._whole_texts(check_documents(self, X, reset=False), state)
-        masking = Masking(checkpoint.vocabulary_of(state.tokenizer))
+        masking = Masking(vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
     def transform(self, X: Any) -> np.ndarray:
@@ -684,7 +691,7 @@ class BertPretrainer(
         if isinstance(state["model"], BertConfig):
             state["model"] = state["model"].to_dict()
         if "model_" in state:
-            state["model_"] = checkpoint.pack_pretraining_model(state["model_"])
+            state["model_"] = pack_pretraining_model(state["model_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
         return stamped(state)
@@ -699,7 +706,7 @@ class BertPretrainer(
             device = device_here(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
-            self.model_ = checkpoint.unpack_pretraining_model(state["model_"]).to(device)
+            self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             self._wordpiece = wordpiece_of(self.tokenizer_)
 

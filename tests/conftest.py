@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import linear
 from skbert.engine.model.onednn import _knows_operators, _onednn_weight
 
@@ -60,7 +60,7 @@ def tiny_bert(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def real_weights() -> str:
     """Name of the default model, whose files the [offline] extra has put on this machine."""
-    checkpoint.load_pretrained(DEFAULT_MODEL)  # fails, and says how to install them
+    load_pretrained(DEFAULT_MODEL)  # fails, and says how to install them
     return DEFAULT_MODEL
 
 

@@ -4,7 +4,7 @@ import pickle
 from unittest import mock
 
 from skbert import persistence
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 
 
 def format_0(estimator, without=()):
@@ -23,7 +23,7 @@ def format_0_with_weights(transformer):
     def old(state):
         return state | {"_packed": state["_packed"] | {"tokenizer": pretrained.tokenizer}}
 
-    pretrained = checkpoint.load_pretrained(transformer.model)
+    pretrained = load_pretrained(transformer.model)
     return _pickled(transformer, old)
 
 

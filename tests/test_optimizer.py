@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skbert.engine import checkpoint
 from skbert.engine import optimizer as optimizer_module
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.optimizer import (
     adamw,
     clipped_step,
@@ -58,7 +58,7 @@ def test_constant_after_warmup_by_hand():
 
 
 def test_only_matrices_decay(tiny_bert):
-    model = checkpoint.load_pretrained(tiny_bert).new_encoder()
+    model = load_pretrained(tiny_bert).new_encoder()
     decayed, others = adamw(model.parameters(), weight_decay=0.3).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -51,7 +51,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from transformers import BertModel
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier, TruncationWarning
-from skbert.engine import checkpoint, inference
+from skbert.engine import inference
+from skbert.engine.files.pretrained import _read
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
 from skbert.engine.optimizer import n_warmup_steps
@@ -575,7 +576,7 @@ def test_no_alarm_about_weights(tiny_bert, capfd, caplog):
 
     transformers #5421 https://github.com/huggingface/transformers/issues/5421
     """
-    checkpoint._read.cache_clear()
+    _read.cache_clear()
     BertSentimentClassifier(tiny_bert, **SETTINGS).fit(["good", "bad"], [1, 0])
     assert capfd.readouterr() == ("", "")
     assert caplog.messages == []
@@ -837,8 +838,8 @@ def test_tab_completion_loads_nothing(tiny_bert, toy_reviews, monkeypatch, estim
     completed = estimator(tiny_bert, max_length=32)
     if is_fitted:
         completed.fit(*toy_reviews)
-    for name in ("load_pretrained", "load_config", "weights_sha256"):
-        monkeypatch.setattr(checkpoint, name, refuse)
+    for module in ("classifier", "embedding"):
+        monkeypatch.setattr(f"skbert.{module}.load_pretrained", refuse)
     assert {"fit", "set_params", "max_length"} <= set(dir(completed))
     assert "max_length" in completed._repr_html_()
     inspect.getmembers(completed)

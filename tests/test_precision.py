@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier, CacheInfo
 from skbert.engine import cache as cache_module
-from skbert.engine import checkpoint
 from skbert.engine.cache import MemoryCache
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.frozen import FrozenLayers
 from skbert.engine.model import device as device_module
 from skbert.engine.model import encoder
@@ -317,7 +317,7 @@ def test_training_learns_as_in_float32(tiny_bert, toy_reviews, n_frozen_layers):
 
 @pytest.mark.usefixtures("bfloat16_cpu")
 def test_frozen_layers_keep_float32_states(tiny_bert):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
+    pretrained = load_pretrained(tiny_bert)
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
     batch = pack(tokens, np.arange(len(tokens)))
     exact, near = (

@@ -27,7 +27,8 @@ from skbert import (
     BertSentimentClassifier,
     TruncationWarning,
 )
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_config, load_pretrained
+from skbert.engine.files.weights import pretraining_weights
 from skbert.engine.pretraining import draw_texts
 from skbert.engine.training import Trainer
 from tests.conftest import save_bert
@@ -63,7 +64,7 @@ def config(**sizes):
 
 
 def state_hash(fitted):
-    weights = checkpoint.pretraining_weights(fitted.model_)
+    weights = pretraining_weights(fitted.model_)
     return joblib.hash({name: weight.detach().numpy() for name, weight in weights.items()})
 
 
@@ -221,7 +222,7 @@ def test_a_new_head_starts_from_the_embeddings_and_the_frequencies(tiny_bert):
 
 def saved_pretraining_model(folder, source, prefixes=("cls.", "bert.")):
     """A checkpoint with (some of) the heads, written by transformers."""
-    module = BertForPreTraining(checkpoint.load_config(source))
+    module = BertForPreTraining(load_config(source))
     module.save_pretrained(
         folder,
         state_dict={
@@ -538,7 +539,7 @@ def test_what_was_only_drawn_is_not_taken_for_trained(tmp_path):
 def test_a_pooler_without_a_head_is_kept(tiny_bert, tmp_path):
     clf = pretrainer(tiny_bert, next_sentence=False).fit(TEXTS)
     clf.save_pretrained(tmp_path / "model")
-    found = checkpoint.load_pretrained(str(tmp_path / "model"))
+    found = load_pretrained(str(tmp_path / "model"))
     assert torch.equal(found.pooler["weight"], clf.model_.bert.pooler.dense.weight)
     assert not any(name.startswith("seq_relationship") for name in found.heads)
 
@@ -560,13 +561,13 @@ def test_what_was_only_drawn_is_known_without_the_manifest_too(tmp_path):
     folder = tmp_path / "model"
     pretrainer(config(), next_sentence=False).fit(TEXTS).save_pretrained(folder)
     (folder / "skbert.json").unlink()
-    found = checkpoint.load_pretrained(str(folder))
+    found = load_pretrained(str(folder))
     assert not found.pooler and not any("seq_relationship" in name for name in found.heads)
     assert any("predictions" in name for name in found.heads)
 
 
 def test_a_decoder_of_its_own_is_refused(tiny_bert, tmp_path, toy_reviews):
-    module = BertForPreTraining(checkpoint.load_config(tiny_bert))
+    module = BertForPreTraining(load_config(tiny_bert))
     weights = {name: weight.clone() for name, weight in module.state_dict().items()}
     weights["cls.predictions.decoder.weight"] += 1
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)

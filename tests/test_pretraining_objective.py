@@ -8,7 +8,8 @@ import torch
 from transformers import BertForPreTraining
 
 from skbert import BertPretrainer
-from skbert.engine import checkpoint, training
+from skbert.engine import training
+from skbert.engine.files.pretrained import load_config, load_pretrained
 from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.pretraining import Masking, Pretraining, batch_losses, draw_texts
@@ -35,7 +36,7 @@ OPTIONS = TrainingOptions(
 @pytest.fixture
 def module(tiny_bert):
     """A BertForPreTraining of transformers whose every weight is random."""
-    config = checkpoint.load_config(tiny_bert)
+    config = load_config(tiny_bert)
     config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -51,7 +52,7 @@ def network_of(module):
 
 
 def masking_of(folder, **settings):
-    tokenizer = checkpoint.load_pretrained(folder).new_tokenizer()
+    tokenizer = load_pretrained(folder).new_tokenizer()
     vocabulary = Vocabulary.of(
         tokenizer.get_vocab(), tokenizer.all_special_ids, tokenizer.mask_token_id
     )
@@ -59,7 +60,7 @@ def masking_of(folder, **settings):
 
 
 def sentences_of(folder):
-    wordpiece = checkpoint.load_pretrained(folder).wordpiece
+    wordpiece = load_pretrained(folder).wordpiece
     documents = [*DOCUMENTS, *([text] for text in SINGLE)]
     tokens = wordpiece(
         [text for document in documents for text in document], max_length=64, truncation="head"
@@ -119,7 +120,7 @@ def test_losses_and_gradients_are_those_of_transformers(tiny_bert, module, whole
 
 
 def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     tokens = wordpiece(SINGLE, max_length=64, truncation="head")
     network = network_of(module)
     objective = Pretraining(network, tokens, masking_of(tiny_bert), np.random.default_rng(0))
@@ -137,9 +138,7 @@ def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
 def test_the_score_is_the_masked_loss_of_transformers(tiny_bert):
     clf = BertPretrainer(tiny_bert, max_epochs=0, max_length=64, next_sentence=False).fit(SINGLE)
     texts = SINGLE * 5
-    tokens = checkpoint.load_pretrained(tiny_bert).wordpiece(
-        texts, max_length=64, truncation="head"
-    )
+    tokens = load_pretrained(tiny_bert).wordpiece(texts, max_length=64, truncation="head")
     inputs = padded(draw_texts(tokens, masking_of(tiny_bert), np.random.default_rng(0)))
     with torch.no_grad():
         logits = clf.model_(

@@ -26,7 +26,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from transformers import BertConfig, pipeline
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
-from skbert.engine import folders
+from skbert.engine.files import folders
 from skbert.engine.model.device import resolve_device
 from tests.offline import ROOT, in_this_clone, run_offline
 from tests.old_pickles import format_0, format_0_with_weights, from_the_future

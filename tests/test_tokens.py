@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 
 import skbert.engine.text.wordpiece as wordpiece_module
 from skbert import BertSentimentClassifier
-from skbert.engine import checkpoint
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.tokenizer_files import wordpiece_of
 from skbert.engine.text.wordpiece import WordPieceTokenizer, share_room, truncate
 
 LONG = 10**6  # tokens; nothing is cut
@@ -75,7 +76,7 @@ FRAGMENTS = ["[SEP]", "[MASK]", "[PAD]", "##", "good", "film", "é", " \u0301", 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=pytest.mark.weights)])
 def pretrained(request):
     name = {"tiny": "tiny_bert", "real": "real_weights"}[request.param]
-    return checkpoint.load_pretrained(request.getfixturevalue(name))
+    return load_pretrained(request.getfixturevalue(name))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def ids_of(wordpiece, *texts, max_length=LONG, truncation="head"):
 @pytest.fixture
 def words(tiny_bert):
     """The tiny vocabulary, and the pieces of each text by name."""
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     vocabulary = (Path(tiny_bert) / "vocab.txt").read_text(encoding="utf-8").split("\n")
 
     def pieces(*texts, max_length=LONG, truncation="head"):
@@ -116,7 +117,7 @@ def words(tiny_bert):
 
 
 def test_layout_by_hand(tiny_bert):
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     found = wordpiece(["a film", "", "very good film"], max_length=64, truncation="head")
     assert found.offsets.tolist() == [0, 4, 6, 11]
     assert found.lengths.tolist() == [4, 2, 5]
@@ -127,7 +128,7 @@ def test_layout_by_hand(tiny_bert):
 
 
 def test_pairs_by_hand(tiny_bert, words):
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     found = wordpiece(["a film", ""], ["good", "bad film"], max_length=64, truncation="head")
     expected = words("a film [SEP] good", "[SEP] bad film")  # the text "[SEP]" is that token
     assert texts_of(found) == ids_of(wordpiece, "a film [SEP] good", "[SEP] bad film")
@@ -136,7 +137,7 @@ def test_pairs_by_hand(tiny_bert, words):
 
 
 def test_take_by_hand(tiny_bert):
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     found = wordpiece(["a film", "", "very very good"], max_length=4, truncation="tail")
     taken = found.take(np.array([2, 0, 2]))
     a_film, _, very_good = texts_of(found)
@@ -180,7 +181,7 @@ def test_cut_texts_by_hand(words, truncation, shortest, longer):
 
 
 def test_counts_by_hand(tiny_bert):
-    wordpiece = checkpoint.load_pretrained(tiny_bert).wordpiece
+    wordpiece = load_pretrained(tiny_bert).wordpiece
     texts = ["a film", "a good film", "a very very good film", ""]
     found = wordpiece(texts, max_length=5, truncation="head")
     assert (found.n_truncated, found.n_lost.tolist()) == (1, [0, 0, 2, 0])
@@ -211,7 +212,7 @@ def test_ids_are_those_of_transformers(pretrained, reference, text):
 
 
 def test_all_together_and_from_the_memo(pretrained, reference):
-    wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer)
     expected = [reference(text) for text in TRICKY]
     assert ids_of(wordpiece, *TRICKY) == expected
     assert ids_of(wordpiece, *TRICKY) == expected
@@ -249,20 +250,20 @@ def test_lone_surrogates_are_read_as_the_replacement_character(
 
 def test_the_memo_is_emptied_when_it_is_full(pretrained, reference, monkeypatch):
     monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 3)
-    wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer)
     assert ids_of(wordpiece, *TRICKY, *TRICKY) == [reference(text) for text in TRICKY] * 2
     assert len(wordpiece._memo) <= 3
 
 
 def test_words_that_hardly_recur_are_not_remembered(tiny_bert):
-    wordpiece = checkpoint.wordpiece_of(checkpoint.load_pretrained(tiny_bert).tokenizer)
+    wordpiece = wordpiece_of(load_pretrained(tiny_bert).tokenizer)
     ids_of(wordpiece, "a " + "b" * 64 + " " + "c" * 65)
     assert set(wordpiece._memo) == {"a", "b" * 64}
 
 
 def test_threads_may_share_it(pretrained, reference, monkeypatch):
     monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 20)
-    wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer)
     expected = [reference(text) for text in TRICKY]
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: ids_of(wordpiece, *TRICKY), range(12)):
@@ -271,7 +272,7 @@ def test_threads_may_share_it(pretrained, reference, monkeypatch):
 
 @pytest.mark.weights
 def test_the_saved_padding_and_truncation_of_all_minilm_are_not_used(real_weights):
-    pretrained = checkpoint.load_pretrained(real_weights)
+    pretrained = load_pretrained(real_weights)
     saved = json.loads(
         (Path(pretrained.tokenizer.name_or_path) / "tokenizer.json").read_text(encoding="utf-8")
     )
@@ -283,10 +284,10 @@ def test_the_saved_padding_and_truncation_of_all_minilm_are_not_used(real_weight
 
 
 def test_a_backend_with_padding_and_truncation(tiny_bert):
-    tokenizer = checkpoint.load_pretrained(tiny_bert).new_tokenizer()
+    tokenizer = load_pretrained(tiny_bert).new_tokenizer()
     tokenizer.backend_tokenizer.enable_padding(length=16)
     tokenizer.backend_tokenizer.enable_truncation(max_length=5)
-    found = ids_of(checkpoint.wordpiece_of(tokenizer), "a film", "good " * 9)
+    found = ids_of(wordpiece_of(tokenizer), "a film", "good " * 9)
     assert [len(ids) for ids in found] == [4, 11]
 
 
@@ -353,7 +354,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(missing):
 
 
 def test_pickling_keeps_the_ids_and_not_the_memo(pretrained, reference):
-    wordpiece = checkpoint.wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer)
     ids_of(wordpiece, *TRICKY)
     copy = pickle.loads(pickle.dumps(wordpiece))
     assert (len(wordpiece._memo) > 0, len(copy._memo)) == (True, 0)
@@ -361,12 +362,12 @@ def test_pickling_keeps_the_ids_and_not_the_memo(pretrained, reference):
 
 
 def test_no_texts(tiny_bert):
-    found = checkpoint.load_pretrained(tiny_bert).wordpiece([], max_length=9, truncation="head")
+    found = load_pretrained(tiny_bert).wordpiece([], max_length=9, truncation="head")
     assert (len(found), found.ids.tolist(), found.offsets.tolist()) == (0, [], [0])
 
 
 def test_nothing_is_said_about_long_texts(tiny_bert, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ids_of(checkpoint.load_pretrained(tiny_bert).wordpiece, "good " * 2000, max_length=9)
+        ids_of(load_pretrained(tiny_bert).wordpiece, "good " * 2000, max_length=9)
     assert capfd.readouterr() == ("", "")

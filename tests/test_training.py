@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import checkpoint, frozen, training
+from skbert.engine import frozen, training
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.scratch import random_head
 from skbert.engine.model.encoder import encode
-from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.optimizer import learning_rate_factor
 from skbert.engine.training import Classification, LabelledTexts, Trainer, TrainingOptions, train
 
@@ -33,7 +35,7 @@ OPTIONS = TrainingOptions(
 
 
 def new_classifier(folder, pooling="cls"):
-    pretrained = checkpoint.load_pretrained(folder)
+    pretrained = load_pretrained(folder)
     head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
     return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
@@ -62,7 +64,7 @@ def run(classifier, tokens, options=OPTIONS, seed=0):
 
 def plain_loop(classifier, options, seed=0):
     """What a tutorial does: padded batches through transformers, torch's own AdamW and clipping."""
-    tokenizer = checkpoint.load_pretrained(classifier.encoder.name_or_path).new_tokenizer()
+    tokenizer = load_pretrained(classifier.encoder.name_or_path).new_tokenizer()
     encoder, head = classifier.encoder, classifier.head
     order = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
     parameters = [*encoder.parameters(), *head.parameters()]

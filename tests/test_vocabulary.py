@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import checkpoint, training
-from skbert.engine.model.networks import TextClassifier, random_head
+from skbert.engine import training
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.scratch import random_head
+from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import LabelledTexts, TrainingOptions, train
 from skbert.engine.vocabulary import CompactVocabulary
@@ -38,7 +40,7 @@ class WholeVocabulary:
 
 
 def trained(folder):
-    pretrained = checkpoint.load_pretrained(folder)
+    pretrained = load_pretrained(folder)
     head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
     classifier = TextClassifier(pretrained.new_encoder(), head, "cls")
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
@@ -103,7 +105,7 @@ def test_the_padding_row_keeps_its_meaning():
 
 
 def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
-    pretrained = checkpoint.load_pretrained(tiny_bert)
+    pretrained = load_pretrained(tiny_bert)
     model = pretrained.new_encoder()
     table = model.embeddings.word_embeddings
     before = table.weight.detach().clone()

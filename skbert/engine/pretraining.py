@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertModel
 
-from skbert.engine.checkpoint import Pretrained, build_heads, head_weights, vocabulary_of
+from skbert.engine.files.pretrained import Pretrained
+from skbert.engine.files.scratch import head_weights
+from skbert.engine.files.tokenizer_files import vocabulary_of
+from skbert.engine.files.weights import build_heads
 from skbert.engine.inference import TOKEN_BUDGET
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout

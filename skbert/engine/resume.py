@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skbert.engine.folders import remove_left, sync, temporary_name
+from skbert.engine.files.folders import remove_left, sync, temporary_name
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.stopping import EarlyStopping
 from skbert.engine.text.tokens import Tokens

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import BertModel
@@ -121,12 +120,3 @@ class PretrainingNetwork:
         assert self.pooler is not None
         with computing_in(torch.float32, hidden.device):
             return self.heads.seq_relationship(self.pooler(hidden[:, None]))
-
-
-def random_head(d_model: int, n_classes: int, std: float, rng: np.random.Generator) -> nn.Linear:
-    """Make a linear head with weights from N(0, std^2) and zero biases, BERT's own start."""
-    head = nn.Linear(d_model, n_classes, device="meta", dtype=torch.float32).to_empty(device="cpu")
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(rng.normal(0, std, (n_classes, d_model))))
-        head.bias.zero_()
-    return head

@@ -18,19 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
-from skbert.engine.checkpoint import (
-    DRAWN,
-    PASS_THROUGH_SCALE,
-    build_encoder,
-    config_of,
-    encoder_weights,
-    linear_of,
-    parse_safetensors,
-    pass_through_pooler,
-    pretraining_weights,
-)
-from skbert.engine.folders import replace_folder
-from skbert.engine.manifest import (
+from skbert.engine.files.config import config_of
+from skbert.engine.files.folders import replace_folder
+from skbert.engine.files.manifest import (
     MANIFEST,
     damaged,
     read_files,
@@ -38,16 +28,26 @@ from skbert.engine.manifest import (
     write_json,
     write_manifest,
 )
-from skbert.engine.model.networks import TextClassifier
-from skbert.engine.model.pooling import POOLINGS
-from skbert.engine.text.wordpiece import WordPieceTokenizer
-from skbert.engine.textfiles import parse_object, text_of
-from skbert.engine.tokenizer_files import (
+from skbert.engine.files.textfiles import parse_object, text_of
+from skbert.engine.files.tokenizer_files import (
     TOKENIZER_FILES,
     pack_tokenizer,
     unpack_tokenizer,
     wordpiece_of,
 )
+from skbert.engine.files.weights import (
+    DRAWN,
+    PASS_THROUGH_SCALE,
+    build_encoder,
+    encoder_weights,
+    linear_of,
+    parse_safetensors,
+    pass_through_pooler,
+    pretraining_weights,
+)
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.model.pooling import POOLINGS
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 

@@ -13,14 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
+from skbert.engine.files.textfiles import parse_object, read_text
+from skbert.engine.text.masking import Vocabulary
 from skbert.engine.text.wordpiece import WordPieceTokenizer
-from skbert.engine.textfiles import parse_object, read_text
 
 #: One of these two is necessary; the others, if they are there, say more.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+
 _CONFIG = "tokenizer_config.json"
+
 TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 #: Settings that say where a tokenizer was, or name code.
@@ -141,3 +147,13 @@ def _unreadable(place: Path, error: BaseException) -> BaseException:
         f"The tokenizer files of {str(place)!r} cannot be used ({reason[0]}). Save or download "
         "the model again."
     )
+
+
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """Take what masking must know; refuse a tokenizer without a mask token."""
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            "The tokenizer has no mask token, which the masked language model needs. Use the "
+            "tokenizer files that belong to a BERT."
+        )
+    return Vocabulary.of(tokenizer.get_vocab(), tokenizer.all_special_ids, tokenizer.mask_token_id)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skbert.engine.textfiles import parse_object, read_text
+from skbert.engine.files.textfiles import parse_object, read_text
 
 FORMAT = 1
+
 MANIFEST = "skbert.json"
 
 

@@ -1,0 +1,104 @@
+"""Modules <-> numpy arrays, which pickles hold instead of tensors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    BertForPreTraining,
+    BertModel,
+)
+
+from skbert.engine.files.config import config_of
+from skbert.engine.files.pretrained import Pretrained
+from skbert.engine.files.tokenizer_files import (
+    pack_tokenizer,
+    unpack_tokenizer,
+    wordpiece_of,
+)
+from skbert.engine.files.weights import (
+    HeadWeights,
+    _empty_encoder,
+    _head_weights,
+    _modern_name,
+    _pooler_weights,
+    _shapes,
+    build_encoder,
+    build_pretraining_model,
+    linear_of,
+    pretraining_weights,
+)
+
+
+def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Take the weights of a module as numpy arrays, which load on any device."""
+    return {name: weight.cpu().numpy() for name, weight in module.state_dict().items()}
+
+
+def pack_encoder(model: BertModel) -> dict[str, Any]:
+    """Turn an encoder into its configuration and arrays; see `unpack_encoder`."""
+    return {"config": model.config.to_dict(), "weights": to_arrays(model)}
+
+
+def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
+    """Undo `pack_encoder`. The weights are not copied."""
+    config = config_of(packed["config"], Path("the pickle"))
+    return build_encoder(config, _to_tensors(packed["weights"]))
+
+
+def pack_pretraining_model(model: BertForPreTraining) -> dict[str, Any]:
+    """Turn the module into its configuration and arrays; see `unpack_pretraining_model`."""
+    weights = {name: weight.cpu().numpy() for name, weight in pretraining_weights(model).items()}
+    return {"config": model.config.to_dict(), "weights": weights}
+
+
+def unpack_pretraining_model(packed: Mapping[str, Any]) -> BertForPreTraining:
+    """Undo `pack_pretraining_model`. The weights are not copied."""
+    config = config_of(packed["config"], Path("the pickle"))
+    weights = {_modern_name(name): w for name, w in _to_tensors(packed["weights"]).items()}
+    encoder = {name: weights[name] for name in _shapes(_empty_encoder(config))}
+    heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True, True)
+    return build_pretraining_model(config, encoder, heads)
+
+
+def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
+    """Turn a whole checkpoint into arrays and settings; see `unpack_pretrained`."""
+    return {
+        "config": pretrained.config.to_dict(),
+        "weights": {name: weight.numpy() for name, weight in pretrained.weights.items()},
+        "pooler": {name: weight.numpy() for name, weight in pretrained.pooler.items()},
+        "tokenizer": pack_tokenizer(pretrained.tokenizer),
+    }
+
+
+def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
+    """Undo `pack_pretrained`. The weights are not copied."""
+    tokenizer = packed["tokenizer"]
+    if isinstance(tokenizer, dict):  # an object in format 0
+        tokenizer = unpack_tokenizer(tokenizer)
+    return Pretrained(
+        config=config_of(packed["config"], Path("the pickle")),
+        weights=_to_tensors(packed["weights"]),
+        pooler=_to_tensors(packed["pooler"]),
+        tokenizer=tokenizer,
+        wordpiece=wordpiece_of(tokenizer),
+    )
+
+
+def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:
+    """Rebuild a linear head from its `to_arrays`. The weights are not copied."""
+    tensors = _to_tensors(arrays)
+    return linear_of(tensors["weight"], tensors["bias"])
+
+
+def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        # Memory-mapped arrays are read-only, and so are these tensors used.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,108 @@
+"""config.json -> the configuration of an encoder, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    BertConfig,
+)
+from transformers.activations import ACT2FN
+
+from skbert.engine.files.textfiles import parse_object, read_text
+
+#: Sizes that a configuration may state, with the largest: none is a reason to build for hours
+#: before it is compared with the weights.
+_SIZES = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 10**6,
+    "intermediate_size": 10**7,
+    "max_position_embeddings": 10**7,
+    "type_vocab_size": 10**4,
+}
+
+_NUMBERS = {
+    "hidden_dropout_prob": 1.0,
+    "attention_probs_dropout_prob": 1.0,
+    "initializer_range": 1e3,
+    "layer_norm_eps": 1.0,
+}
+
+_KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
+
+
+def read_config(path: Path) -> BertConfig:
+    """Read a configuration; see `config_of`."""
+    return config_of(parse_object(read_text(path), path), path)
+
+
+def config_of(settings: Mapping[str, Any], path: Path) -> BertConfig:
+    """Make a configuration of what its file says; refuse what is not a BERT encoder.
+
+    Only the settings that make up the encoder are kept: neither `auto_map`, which names code,
+    nor what would hide a method of `BertConfig`.
+    """
+    check_config(settings, repr(str(path)))
+    for name, largest in _SIZES.items():
+        size = settings.get(name, 1)
+        if type(size) is not int or not 1 <= size <= largest:
+            raise _bad_setting(path, name, settings[name], f"an integer from 1 to {largest}")
+    for name, limit in _NUMBERS.items():
+        number = settings.get(name, 0.0)
+        if type(number) not in (int, float) or not 0 <= number <= limit:
+            raise _bad_setting(path, name, settings[name], f"a number from 0 to {limit:g}")
+    return _consistent({name: settings[name] for name in _KEPT if name in settings}, path)
+
+
+def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
+    """Make a configuration of well-formed settings, if they go together."""
+    settings = BertConfig().to_dict() | stated
+    padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
+    allowed = {
+        "hidden_act": (
+            isinstance(settings["hidden_act"], str) and settings["hidden_act"] in ACT2FN,
+            "the name of an activation in transformers, such as 'gelu'",
+        ),
+        "num_attention_heads": (
+            settings["hidden_size"] % settings["num_attention_heads"] == 0,
+            f"a divisor of hidden_size={settings['hidden_size']}",
+        ),
+        "pad_token_id": (
+            padding is None or (type(padding) is int and 0 <= padding < n_ids),
+            f"null or an integer from 0 to {n_ids - 1}",
+        ),
+    }
+    for name, (is_allowed, words) in allowed.items():
+        if not is_allowed:
+            raise _bad_setting(path, name, settings[name], words)
+    floats = {name: float(settings[name]) for name in _NUMBERS}
+    return BertConfig(**{name: settings[name] for name in _KEPT} | floats)
+
+
+def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    return ValueError(
+        f"{str(path)!r} has {name}={shown}; allowed is {allowed}. Correct it, or use the "
+        "config.json that belongs to the weights."
+    )
+
+
+def check_config(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse settings that are not those of a BERT encoder; `name` says whose they are."""
+    refused = {
+        "model_type": settings.get("model_type") != "bert",
+        "position_embedding_type": settings.get("position_embedding_type", "absolute")
+        != "absolute",
+        "is_decoder": settings.get("is_decoder", False),
+    }
+    for setting, is_refused in refused.items():
+        if is_refused:
+            raise ValueError(
+                f"{name} has {setting}={settings.get(setting)!r}. skbert trains BERT encoders: "
+                "model_type='bert', position_embedding_type='absolute', is_decoder=False. "
+                "Choose another model."
+            )

@@ -1,0 +1,140 @@
+"""What a checkpoint lacks, made new: a tokenizer, random weights, heads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import BertWordPieceTokenizer
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertTokenizerFast,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
+
+from skbert.engine.files.config import config_of
+from skbert.engine.files.pretrained import Pretrained
+from skbert.engine.files.tokenizer_files import (
+    wordpiece_of,
+)
+from skbert.engine.files.weights import HeadWeights, _empty_encoder, _shapes
+from skbert.engine.text.wordpiece import readable
+
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def random_weights(
+    shapes: Mapping[str, torch.Size], std: float, rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw weights as BERT starts: matrices from N(0, std^2), LayerNorms 1, biases 0."""
+    weights = {}
+    for name, shape in shapes.items():
+        if len(shape) > 1:
+            weights[name] = torch.from_numpy(rng.normal(0, std, shape).astype(np.float32))
+        else:
+            weights[name] = torch.full(shape, float(name.endswith("LayerNorm.weight")))
+    return weights
+
+
+def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerBase:
+    """Learn a lower-case WordPiece vocabulary of at most `n_pieces`, or all characters.
+
+    The same texts give the same vocabulary each time. By itself the trainer of tokenizers
+    numbers the characters that continue words as its hash table has them, and breaks ties
+    between merges by these numbers; so it is given all characters, numbered, as first pieces.
+    """
+    backend = BertWordPieceTokenizer(lowercase=True)
+    texts = [readable(text) for text in texts]
+    words = {
+        piece
+        for text in texts
+        for word in backend.normalizer.normalize_str(text).split()
+        for piece, _ in backend.pre_tokenizer.pre_tokenize_str(word)
+    }
+    characters = {word[0] for word in words} | {f"##{c}" for word in words for c in word[1:]}
+    backend.train_from_iterator(
+        texts,
+        vocab_size=n_pieces,
+        special_tokens=[*_SPECIAL_TOKENS, *sorted(characters)],
+        show_progress=False,
+    )
+    by_id = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder, "vocab.txt")
+        vocabulary.write_text("\n".join(piece for piece, _ in by_id), encoding="utf-8")
+        return BertTokenizerFast.from_pretrained(folder)
+
+
+def new_pretrained(
+    config: BertConfig, texts: Sequence[str], rng: np.random.Generator
+) -> Pretrained:
+    """Begin from nothing: a vocabulary learned from `texts`, and weights drawn by `rng`.
+
+    Of `config`, which is not changed, `vocab_size` is the most word pieces there may be.
+    """
+    if not config.tie_word_embeddings:
+        raise ValueError(
+            "model=BertConfig(...) has tie_word_embeddings=False. skbert's head for words is tied "
+            "to the word embeddings, as BERT's is. Leave tie_word_embeddings at True."
+        )
+    config = config_of(config.to_dict(), Path("model=BertConfig(...)"))
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    weights = random_weights(_shapes(_empty_encoder(config)), config.initializer_range, rng)
+    weights["embeddings.word_embeddings.weight"][tokenizer.pad_token_id] = 0
+    return Pretrained(config, weights, {}, tokenizer, wordpiece_of(tokenizer))
+
+
+def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
+    """Copy the heads that a checkpoint has, and make the others.
+
+    A new head for words starts from the embeddings: its decoder is tied to them, and the linear
+    layer before it is the identity, so that what a hidden state kept of its word counts from
+    the first step.
+    """
+    if not pretrained.is_tied:
+        raise ValueError(
+            "The checkpoint's head for words has a decoder of its own "
+            "('cls.predictions.decoder.weight'); skbert's is tied to the word embeddings, as "
+            "BERT's is. Save the checkpoint without its 'cls.predictions.' weights, for instance "
+            "as a transformers.BertModel, to train a new head."
+        )
+    with torch.device("meta"):
+        heads = BertPreTrainingHeads(pretrained.config)
+        pooler = BertPooler(pretrained.config).dense
+    shapes = {n: shape for n, shape in _shapes(heads).items() if ".decoder." not in n}
+    std = pretrained.config.initializer_range
+    drawn, drawn_pooler = (
+        random_weights(shapes, std, rng),
+        random_weights(_shapes(pooler), std, rng),
+    )
+    drawn["predictions.transform.dense.weight"] = torch.eye(pretrained.config.hidden_size)
+    known = {
+        task: all(name in pretrained.heads for name in shapes if name.startswith(task))
+        for task in ("predictions", "seq_relationship")
+    }
+    known["seq_relationship"] &= bool(pretrained.pooler)
+    kept = {n: pretrained.heads[n].clone() for n in shapes if known[n.partition(".")[0]]}
+    kept_pooler = {name: weight.clone() for name, weight in pretrained.pooler.items()}
+    return HeadWeights(
+        heads=drawn | kept,
+        pooler=drawn_pooler | kept_pooler,
+        knows_words=known["predictions"],
+        knows_next_sentence=known["seq_relationship"],
+        knows_pooler=bool(pretrained.pooler),
+    )
+
+
+def random_head(d_model: int, n_classes: int, std: float, rng: np.random.Generator) -> nn.Linear:
+    """Make a linear head with weights from N(0, std^2) and zero biases, BERT's own start."""
+    head = nn.Linear(d_model, n_classes, device="meta", dtype=torch.float32).to_empty(device="cpu")
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(rng.normal(0, std, (n_classes, d_model))))
+        head.bias.zero_()
+    return head
