@@ -2,7 +2,7 @@
 
 from skbert.classifier import BertSentimentClassifier
 from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
-from skbert.engine.cache import CacheInfo
+from skbert.engine.prediction.cache import CacheInfo
 from skbert.pretraining import BertPretrainer, FilledText
 from skbert.validation import TruncationWarning
 

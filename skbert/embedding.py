@@ -17,18 +17,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.engine.cache import CacheInfo, cache_info, open_cache
-from skbert.engine.embedding import (
+from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
+from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained, weights_sha256
+from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.pooling import ALL_POOLINGS
+from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
+from skbert.engine.prediction.embed import (
     TextEmbedder,
     embed_texts,
     embed_texts_cached,
     embed_tokens,
     to_numpy,
 )
-from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
-from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained, weights_sha256
-from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
-from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import TRUNCATIONS
 from skbert.persistence import checked, stamped

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from transformers import BertConfig
 
 from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.engine.embedding import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.pretrained import load_pretrained, new_pretraining_model
@@ -38,14 +37,9 @@ from skbert.engine.model.device import (
     resolve_precision,
 )
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.pretraining import (
-    Masking,
-    PretrainingRun,
-    guess_words,
-    masked_loss,
-    next_sentence_probabilities,
-    start_from_frequencies,
-)
+from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
+from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
+from skbert.engine.pretraining import Masking, PretrainingRun, masked_loss, start_from_frequencies
 from skbert.engine.text.sentences import (
     Sentences,
     WholeTexts,

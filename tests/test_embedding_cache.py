@@ -18,10 +18,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skbert import BertEmbeddingTransformer, CacheInfo
-from skbert.engine import cache as cache_module
-from skbert.engine.cache import FolderCache, MemoryCache, computed_once
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
+from skbert.engine.prediction import cache as cache_module
+from skbert.engine.prediction.cache import FolderCache, MemoryCache, computed_once
 from tests.conftest import save_bert
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]  # 4 are distinct

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from skbert.engine import inference
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
-from skbert.engine.inference import predict_logits
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import FULL_ROWS
+from skbert.engine.prediction import predict
+from skbert.engine.prediction.predict import predict_logits
+from skbert.engine.text.packing import filled_up, pack
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
 
@@ -29,8 +30,8 @@ def test_each_distinct_text_is_encoded_once(classifier_and_tokens, monkeypatch):
         encoded.extend(rows.tolist())
         return plain(tokens, rows)
 
-    plain = inference.pack
-    monkeypatch.setattr(inference, "pack", counting)
+    plain = pack
+    monkeypatch.setattr(predict, "pack", counting)
     logits = predict_logits(classifier, tokens)
     # "A  FILM" has the tokens of "a film"
     assert sorted(encoded) == [0, 1, 4, 6]
@@ -73,8 +74,7 @@ def test_batches_filled_up_for_onednn_say_the_same(
         sizes.append((len(batch.ids), len(filled.ids)))
         return filled
 
-    filled_up = inference.filled_up
-    monkeypatch.setattr(inference, "filled_up", counting)
+    monkeypatch.setattr(predict, "filled_up", counting)
     found = predict_logits(classifier, tokens)
     assert onednn_products
     assert sum(before < FULL_ROWS == after for before, after in sizes) >= 3

@@ -51,11 +51,13 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from transformers import BertModel
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier, TruncationWarning
-from skbert.engine import inference
 from skbert.engine.files.pretrained import _read
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
 from skbert.engine.optimizer import n_warmup_steps
+from skbert.engine.prediction import predict
+from skbert.engine.prediction.predict import TOKEN_BUDGET
+from skbert.engine.text.packing import pack
 from tests.conftest import save_bert
 from tests.offline import run_offline
 from tests.test_sklearn_contract import ADAPTERS
@@ -732,9 +734,9 @@ def test_thousands_of_variants_of_a_text(fitted, monkeypatch):
     shap #4051 https://github.com/shap/shap/issues/4051
     """
     sizes = []
-    plain = inference.pack
+    plain = pack
     monkeypatch.setattr(
-        inference,
+        predict,
         "pack",
         lambda tokens, rows: sizes.append(int(tokens.lengths[rows].sum())) or plain(tokens, rows),
     )
@@ -743,7 +745,7 @@ def test_thousands_of_variants_of_a_text(fitted, monkeypatch):
     variants = [" ".join(np.array(words)[mask]) for mask in masks]
     for container in (list, np.array):
         assert fitted.predict_proba(container(variants)).shape == (5000, 2)
-    assert max(sizes) <= inference.TOKEN_BUDGET
+    assert max(sizes) <= TOKEN_BUDGET
     assert sum(sizes) < 2 * 12 * 2**10  # of 1024 distinct variants, at most 12 tokens each, twice
 
 

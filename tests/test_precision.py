@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier, CacheInfo
-from skbert.engine import cache as cache_module
-from skbert.engine.cache import MemoryCache
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.frozen import FrozenLayers
 from skbert.engine.model import device as device_module
 from skbert.engine.model import encoder
 from skbert.engine.model.attention import self_attention, text_groups
 from skbert.engine.model.device import computing_in, precision_name, resolve_precision
+from skbert.engine.prediction import cache as cache_module
+from skbert.engine.prediction.cache import MemoryCache
 from skbert.engine.text.packing import pack
 
 CPU = torch.device("cpu")

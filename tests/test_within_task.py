@@ -9,7 +9,7 @@ import torch
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skbert import BertSentimentClassifier, TruncationWarning
-from skbert.engine import pretraining
+from skbert.engine.pretraining import PretrainingRun
 from skbert.engine.training import Trainer
 
 UNLABELLED = ["what a great film", "so dull", "joy and fun and love", "waste of a movie"] * 5
@@ -33,14 +33,14 @@ def same_weights(a, b):
 def seen(monkeypatch):
     """The tokens of each pre-training, as sets of texts of ids."""
     runs = []
-    plain = pretraining.PretrainingRun.__init__
+    plain = PretrainingRun.__init__
 
     def noting(self, network, texts, *arguments):
         bounds = zip(texts.offsets, texts.offsets[1:], strict=False)
         runs.append([tuple(texts.ids[start:stop].tolist()) for start, stop in bounds])
         plain(self, network, texts, *arguments)
 
-    monkeypatch.setattr(pretraining.PretrainingRun, "__init__", noting)
+    monkeypatch.setattr(PretrainingRun, "__init__", noting)
     return runs
 
 

@@ -22,11 +22,10 @@ from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.scratch import head_weights
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.files.weights import build_heads
-from skbert.engine.inference import TOKEN_BUDGET
-from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
-from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
+from skbert.engine.prediction.fill_mask import _to
+from skbert.engine.prediction.predict import TOKEN_BUDGET
 from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,
@@ -35,7 +34,7 @@ from skbert.engine.text.masking import (
     may_be_masked,
 )
 from skbert.engine.text.packing import budgeted_batches, pack, token_index
-from skbert.engine.text.sentences import IS_NEXT, NO_PAIR, Sentences, draw_pairs, lay_out
+from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import EpochRecord, Loss, Progress, TrainingOptions, planned_trainer
 
@@ -122,10 +121,6 @@ def batch_losses(
     logits, right = network.next_sentence_logits(first), _to(labels[pairs], hidden)
     next_sentence = F.cross_entropy(logits, right, reduction="sum")
     return BatchLosses(words, next_sentence, int((logits.argmax(dim=1) == right).sum()))
-
-
-def _to(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array.astype(np.int64)).to(like.device)
 
 
 def draw_texts(
@@ -285,69 +280,6 @@ def masked_loss(
             for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET)
         )
     return total / int(texts.n_masked.sum())
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """The likeliest word pieces at each masked place.
-
-    Attributes
-    ----------
-    rows : ndarray of shape (n_masked,), int64
-        The text of each place, in the caller's order; rising, and in a text from left to right.
-    ids : ndarray of shape (n_masked, top_k), int64
-        Likeliest first.
-    probabilities : ndarray of shape (n_masked, top_k), float32
-        Of the softmax over all word pieces.
-    """
-
-    rows: np.ndarray
-    ids: np.ndarray
-    probabilities: np.ndarray
-
-
-def guess_words(
-    network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k: int, no_pieces: np.ndarray
-) -> Guesses:
-    """Find the likeliest word pieces at each [MASK], each by itself.
-
-    Parameters
-    ----------
-    network : PretrainingNetwork
-    tokens : Tokens
-    mask_id : int
-    top_k : int
-    no_pieces : ndarray of int64
-        Ids that the model has, but the vocabulary does not: never guessed.
-    """
-    places = np.flatnonzero(tokens.ids == mask_id)
-    ids = np.empty((len(places), top_k), dtype=np.int64)
-    probabilities = np.empty((len(places), top_k), dtype=np.float32)
-    with torch.inference_mode():
-        for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
-            batch = pack(tokens, rows)
-            masked = np.flatnonzero(batch.ids == mask_id)
-            hidden = network.hidden(batch)
-            logits = network.word_logits(hidden.index_select(0, _to(masked, hidden)))
-            logits[:, _to(no_pieces, hidden)] = -math.inf
-            best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
-            where = np.searchsorted(places, token_index(tokens, batch)[masked])
-            ids[where] = best.indices.cpu().numpy()
-            probabilities[where] = best.values.float().cpu().numpy()
-    return Guesses(np.searchsorted(tokens.offsets, places, side="right") - 1, ids, probabilities)
-
-
-def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> np.ndarray:
-    """Probability that a pair's second text follows its first; shape (n_pairs,), float32."""
-    out = np.empty(len(tokens), dtype=np.float32)
-    with torch.inference_mode():
-        for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
-            batch = pack(tokens, rows)
-            with computing_in(network.precision, network.device):
-                first = encode_first_token(network.encoder, batch).float()
-            logits = network.next_sentence_logits(first)
-            out[batch.rows] = torch.softmax(logits, dim=1)[:, IS_NEXT].float().cpu().numpy()
-    return out
 
 
 def start_from_frequencies(

@@ -25,13 +25,17 @@ from typing import Protocol
 import numpy as np
 
 MEMORY_LIMIT = 2**29  # bytes of vectors kept by a process
+
 FOLDER_LIMIT = 2**32  # bytes of the database of a folder
 
 # A batch takes seconds. A claim that is older is that of a process that was killed; were it
 # not, the batch would be computed twice and nothing else would happen.
 _CLAIM_SECONDS = 120
+
 _POLL_SECONDS = 0.02
+
 _LOCK_SECONDS = 60  # until a database that is locked by others is given up
+
 _CHUNK = 500  # keys in one query; SQLite before 3.32 allows 999
 
 
@@ -213,7 +217,9 @@ class MemoryCache:
 shared_memory_cache = MemoryCache()
 
 _FILE = "skbert-vectors.sqlite3"
+
 _VERSION = 1  # of the tables
+
 _TABLES = (
     "CREATE TABLE vectors (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, vector BLOB NOT NULL)",
     "CREATE TABLE claims (key BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID",

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertModel
 
-from skbert.engine.cache import Cache, computed_once
-from skbert.engine.inference import TOKEN_BUDGET, fill_rows, pack_full
 from skbert.engine.model.device import computing_in, precision_name
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
+from skbert.engine.prediction.cache import Cache, computed_once
+from skbert.engine.prediction.predict import TOKEN_BUDGET, fill_rows, pack_full
 from skbert.engine.text.packing import PackedBatch, distinct_texts, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 

@@ -1,0 +1,1 @@
+"""Tokens -> logits, vectors and words, without gradients, in the caller's order."""
