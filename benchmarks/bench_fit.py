@@ -33,7 +33,7 @@ from transformers import (
 
 from skbert import BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.optimizer import learning_rate_factor
+from skbert.engine.training.optimizer import learning_rate_factor
 
 TUTORIAL_LENGTH = 64  # tokens; each sentence is padded to it
 LOSS_TOLERANCE = 1e-4

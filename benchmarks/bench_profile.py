@@ -26,12 +26,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from skbert import BertSentimentClassifier
-from skbert.engine import training
 from skbert.engine.model import encoder, pooling
 from skbert.engine.model.attention import _padded_groups
 from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.encoder import encode
-from skbert.engine.optimizer import adamw
+from skbert.engine.training import classification, loop
+from skbert.engine.training.optimizer import adamw
 
 PRODUCTS = ("linear layers", "products of attention")
 REST = "Python, numpy, other operations"
@@ -127,18 +127,18 @@ PARTS: Patches = {
     "without attention": lambda: replaced(
         encoder, self_attention=first_third, first_token_attention=lambda q, *_: q.clone()
     ),
-    "without dropout": lambda: replaced(training, seeded_dropout=lambda *_: no_dropout),
+    "without dropout": lambda: replaced(loop, seeded_dropout=lambda *_: no_dropout),
     "without gradient clipping": lambda: replaced(
-        training,
+        loop,
         gradient_norm=lambda _: torch.ones(()),
         clipped_step=lambda optimizer, *_: optimizer.step(),
     ),
-    "without AdamW": lambda: replaced(training, clipped_step=lambda *_: None),
+    "without AdamW": lambda: replaced(loop, clipped_step=lambda *_: None),
 }
 SHORTCUTS: Patches = {
-    "whole table of words": lambda: replaced(training, CompactVocabulary=WholeTable),
+    "whole table of words": lambda: replaced(classification, CompactVocabulary=WholeTable),
     "AdamW and clipping not fused": lambda: replaced(
-        training,
+        loop,
         adamw=unfused_adamw,
         gradient_norm=lambda _: torch.ones(()),
         clipped_step=clip_then_step,
@@ -148,7 +148,7 @@ SHORTCUTS: Patches = {
         pooling, encode_first_token=all_tokens_in_last_layer
     ),
     "attention in padded groups of 16": lambda: replaced(encoder, text_groups=in_groups_of_16),
-    "torch's dropout": lambda: replaced(training, seeded_dropout=lambda p, *_: torch.nn.Dropout(p)),
+    "torch's dropout": lambda: replaced(loop, seeded_dropout=lambda p, *_: torch.nn.Dropout(p)),
 }
 
 

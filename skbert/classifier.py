@@ -25,7 +25,6 @@ from skbert.engine.files.finetuned import load_classifier, save_classifier
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.inference import evaluate
 from skbert.engine.model.device import (
     gradients_on,
     loaded_precision,
@@ -36,21 +35,24 @@ from skbert.engine.model.device import (
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.prediction.predict import predict_logits
-from skbert.engine.pretraining import within_task_pretraining
-from skbert.engine.resume import KeptRun, find_run, restore_position
-from skbert.engine.stopping import EarlyStopping, way_back
 from skbert.engine.text.sentences import WholeTexts
 from skbert.engine.text.tokens import Tokens, concatenate
 from skbert.engine.text.wordpiece import TRUNCATIONS, WordPieceTokenizer
-from skbert.engine.training import (
+from skbert.engine.training.classification import (
     Classification,
-    DivergenceError,
     LabelledTexts,
+    TrainingRun,
+    evaluate,
+)
+from skbert.engine.training.loop import (
+    DivergenceError,
     Progress,
     TrainingOptions,
-    TrainingRun,
     open_ended_trainer,
 )
+from skbert.engine.training.masked_lm import within_task_pretraining
+from skbert.engine.training.resume import KeptRun, find_run, restore_position
+from skbert.engine.training.stopping import EarlyStopping, way_back
 from skbert.persistence import (
     checked,
     device_here,

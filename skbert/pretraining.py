@@ -39,7 +39,6 @@ from skbert.engine.model.device import (
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
-from skbert.engine.pretraining import Masking, PretrainingRun, masked_loss, start_from_frequencies
 from skbert.engine.text.sentences import (
     Sentences,
     WholeTexts,
@@ -49,7 +48,13 @@ from skbert.engine.text.sentences import (
 )
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
-from skbert.engine.training import DivergenceError, TrainingOptions
+from skbert.engine.training.loop import DivergenceError, TrainingOptions
+from skbert.engine.training.masked_lm import (
+    Masking,
+    PretrainingRun,
+    masked_loss,
+    start_from_frequencies,
+)
 from skbert.persistence import checked, device_here, stamped, versions
 from skbert.validation import (
     DOC_LINK_TEMPLATE,

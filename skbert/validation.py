@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names, column_or_1d
 
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training import DivergenceError, Trainer
+from skbert.engine.training.loop import DivergenceError, Trainer
 
 MAX_CLASSES = 1000
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from skbert import BertSentimentClassifier
-from skbert.engine.resume import RunFile
-from skbert.engine.training import Trainer
+from skbert.engine.training.loop import Trainer
+from skbert.engine.training.resume import RunFile
 
 N_EPOCHS, STEPS_AN_EPOCH = 12, 4
 STEP, KEEP, KEPT = b"s", b"k", b"K"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skbert.engine import optimizer as optimizer_module
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.optimizer import (
+from skbert.engine.training import optimizer as optimizer_module
+from skbert.engine.training.optimizer import (
     adamw,
     clipped_step,
     constant_after_warmup,

@@ -54,10 +54,10 @@ from skbert import BertEmbeddingTransformer, BertSentimentClassifier, Truncation
 from skbert.engine.files.pretrained import _read
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
-from skbert.engine.optimizer import n_warmup_steps
 from skbert.engine.prediction import predict
 from skbert.engine.prediction.predict import TOKEN_BUDGET
 from skbert.engine.text.packing import pack
+from skbert.engine.training.optimizer import n_warmup_steps
 from tests.conftest import save_bert
 from tests.offline import run_offline
 from tests.test_sklearn_contract import ADAPTERS

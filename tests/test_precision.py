@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier, CacheInfo
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.frozen import FrozenLayers
 from skbert.engine.model import device as device_module
 from skbert.engine.model import encoder
 from skbert.engine.model.attention import self_attention, text_groups
@@ -19,6 +18,7 @@ from skbert.engine.model.device import computing_in, precision_name, resolve_pre
 from skbert.engine.prediction import cache as cache_module
 from skbert.engine.prediction.cache import MemoryCache
 from skbert.engine.text.packing import pack
+from skbert.engine.training.frozen import FrozenLayers
 
 CPU = torch.device("cpu")
 HELPERS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

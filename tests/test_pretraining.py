@@ -29,8 +29,8 @@ from skbert import (
 )
 from skbert.engine.files.pretrained import load_config, load_pretrained
 from skbert.engine.files.weights import pretraining_weights
-from skbert.engine.pretraining import draw_texts
-from skbert.engine.training import Trainer
+from skbert.engine.training.loop import Trainer
+from skbert.engine.training.masked_lm import draw_texts
 from tests.conftest import save_bert
 
 DOCUMENTS = [
@@ -137,7 +137,7 @@ def test_all_words_of_documents_are_read_in_each_epoch(tiny_bert):
         seen.append(draw(texts, *args))
         return seen[-1]
 
-    with mock.patch("skbert.engine.pretraining.draw_texts", spy):
+    with mock.patch("skbert.engine.training.masked_lm.draw_texts", spy):
         clf = pretrainer(tiny_bert, max_epochs=3, random_state=0).fit(documents)
     words = clf.tokenizer_.get_vocab()
     n_words = {"good": 41 * 3, "fun": 70 * 3, "bad": 2 * 3, "dull": 3}

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 import skbert
 from skbert import BertSentimentClassifier
 from skbert.callbacks import EpochTasks
-from skbert.engine.training import Trainer
+from skbert.engine.training.loop import Trainer
 from tests.offline import ROOT, in_this_clone
 
 SKBERT = os.path.dirname(skbert.__file__)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import frozen, training
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.optimizer import learning_rate_factor
-from skbert.engine.training import Classification, LabelledTexts, Trainer, TrainingOptions, train
+from skbert.engine.training import frozen, loop
+from skbert.engine.training.classification import Classification, LabelledTexts, train
+from skbert.engine.training.loop import Trainer, TrainingOptions
+from skbert.engine.training.optimizer import learning_rate_factor
 
 TEXTS = [
     "a good film",
@@ -140,7 +141,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(tiny_bert, monkeypa
     parts = copy.deepcopy(whole)
     data, seed = labelled(tokens), np.random.SeedSequence(0)
     at_once = Trainer(whole, OPTIONS, lambda _: 1.0, seed)
-    monkeypatch.setattr(training, "_MICRO_BATCH_TOKENS", 9)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 9)
     in_parts = Trainer(parts, OPTIONS, lambda _: 1.0, seed)
     rows = np.arange(8)
     loss_at_once = at_once._accumulate_gradients(Classification(whole, data, OPTIONS), rows)
@@ -154,7 +155,7 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tiny_bert, mo
     reference, tokens = new_classifier(tiny_bert)
     classifier = copy.deepcopy(reference)
     options = OPTIONS
-    monkeypatch.setattr(training, "_MICRO_BATCH_TOKENS", 64)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 64)
     plain = TextClassifier.logits
 
     def small_memory(self, batch, *args):

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from skbert.engine import training
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training import LabelledTexts, TrainingOptions, train
-from skbert.engine.vocabulary import CompactVocabulary
+from skbert.engine.training import classification, loop
+from skbert.engine.training.classification import LabelledTexts, train
+from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.loop import TrainingOptions
+from skbert.engine.training.optimizer import gradient_norm
 
 TEXTS = ["a good film", "not a good film", "great fun", "", "dull [PAD] and boring"] * 4
 LABELS = np.array([1, 0, 1, 0, 0] * 4)
@@ -57,11 +59,10 @@ def test_training_on_the_rows_that_occur_equals_training_on_all(tiny_bert, monke
         norms.append(gradient_norm(parameters))
         return norms[-1]
 
-    gradient_norm = training.gradient_norm
-    monkeypatch.setattr(training, "gradient_norm", noting)
+    monkeypatch.setattr(loop, "gradient_norm", noting)
     ours, ours_losses = trained(tiny_bert)
     assert max(norms) > OPTIONS.max_gradient_norm  # clipping acts
-    monkeypatch.setattr(training, "CompactVocabulary", WholeVocabulary)
+    monkeypatch.setattr(classification, "CompactVocabulary", WholeVocabulary)
     theirs, theirs_losses = trained(tiny_bert)
     assert ours_losses == pytest.approx(theirs_losses, abs=1e-6)
     for (name, mine), reference in zip(

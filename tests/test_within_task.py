@@ -9,8 +9,8 @@ import torch
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skbert import BertSentimentClassifier, TruncationWarning
-from skbert.engine.pretraining import PretrainingRun
-from skbert.engine.training import Trainer
+from skbert.engine.training.loop import Trainer
+from skbert.engine.training.masked_lm import PretrainingRun
 
 UNLABELLED = ["what a great film", "so dull", "joy and fun and love", "waste of a movie"] * 5
 

@@ -1,4 +1,8 @@
-"""None"""
+"""Tokens -> one row of logits a text, in the caller's order.
+
+Longest texts come first, so that attention sees equal lengths; transformers' own pipeline gains 1.5
+times from sorted texts (bench_predict.py). Equal texts are computed once.
+"""
 
 from __future__ import annotations
 

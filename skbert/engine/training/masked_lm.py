@@ -36,7 +36,13 @@ from skbert.engine.text.masking import (
 from skbert.engine.text.packing import budgeted_batches, pack, token_index
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training import EpochRecord, Loss, Progress, TrainingOptions, planned_trainer
+from skbert.engine.training.loop import (
+    EpochRecord,
+    Loss,
+    Progress,
+    TrainingOptions,
+    planned_trainer,
+)
 
 # Added to the count of each word: what a word is worth that the texts do not have.
 _COUNT_OF_UNSEEN = 0.1

@@ -1,29 +1,28 @@
 """The training loop: epochs of shuffled batches, one optimizer step a batch.
 
-What the loss is, an `Objective` knows; the one here is classification. Weights are changed in
-place, one record an epoch comes out. No text, no scikit-learn, no decision when to stop: the
-caller stops by not asking for the next epoch.
+What the loss is, an `Objective` knows. Weights are changed in place, one record an epoch comes out.
+No text, no scikit-learn, no decision when to stop: the caller stops by not asking for the next
+epoch.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skbert.engine.frozen import FrozenLayers
 from skbert.engine.model.dropout import Dropout, seeded_dropout
-from skbert.engine.model.networks import TextClassifier
-from skbert.engine.optimizer import (
+from skbert.engine.text.packing import shuffled_batches, split_by_tokens
+from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.optimizer import (
     adamw,
     clipped_step,
     constant_after_warmup,
@@ -32,9 +31,6 @@ from skbert.engine.optimizer import (
     n_warmup_steps,
     set_learning_rate,
 )
-from skbert.engine.text.packing import pack, shuffled_batches, split_by_tokens
-from skbert.engine.text.tokens import Tokens
-from skbert.engine.vocabulary import CompactVocabulary
 
 # A batch with more tokens is taken in parts whose gradients are summed: the same step in less
 # memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger products
@@ -58,26 +54,6 @@ class TrainingOptions:
     n_frozen_layers: int = 0
     label_smoothing: float = 0.0
     max_gradient_norm: float = 1.0
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """What to learn from, or to be measured on.
-
-    Attributes
-    ----------
-    tokens : Tokens
-        n_texts tokenised texts.
-    labels : ndarray of shape (n_texts,), int64
-        Class numbers, from 0.
-    weights : ndarray of shape (n_texts,), float32
-        How much each text counts; 1 on average of what is trained on. Before it is known which
-        texts that are, float64 and at most 1.
-    """
-
-    tokens: Tokens
-    labels: np.ndarray
-    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -168,105 +144,6 @@ class DivergenceError(ArithmeticError):
             f"The loss or a gradient was not finite in step {step} (loss {loss}, learning rate "
             f"{learning_rate:.3g}). Lower the learning rate, or check the weights of the model."
         )
-
-
-def train(
-    classifier: TextClassifier,
-    data: LabelledTexts,
-    options: TrainingOptions,
-    seed: np.random.SeedSequence,
-    progress: Progress,
-) -> Iterator[EpochRecord]:
-    """Fine-tune the weights of `classifier`, yielding after each epoch.
-
-    Parameters
-    ----------
-    classifier : TextClassifier
-        Changed in place; between two epochs it is whole and can predict.
-    data : LabelledTexts
-    options : TrainingOptions
-    seed : numpy.random.SeedSequence
-        Decides the order of the texts and the dropout.
-    progress : callable
-    """
-    run = TrainingRun(classifier, data, options, seed)
-    for _ in range(options.max_epochs):
-        yield run.epoch(progress)
-
-
-class Classification:
-    """Weighted cross-entropy of labelled texts: the `Objective` of fine-tuning.
-
-    Parameters
-    ----------
-    classifier : TextClassifier
-    data : LabelledTexts
-    options : TrainingOptions
-        If layers are frozen, what leaves them is computed here, once.
-    """
-
-    def __init__(
-        self, classifier: TextClassifier, data: LabelledTexts, options: TrainingOptions
-    ) -> None:
-        self._classifier = classifier
-        self._data = data
-        self._label_smoothing = options.label_smoothing
-        n_frozen = options.n_frozen_layers
-        self._frozen = (
-            FrozenLayers(classifier.encoder, n_frozen, data.tokens, classifier.precision)
-            if n_frozen
-            else None
-        )
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens in each text; shape (n_texts,)."""
-        return self._data.tokens.lengths
-
-    def begin_epoch(self) -> None:
-        """Nothing is different in each epoch, but the order."""
-
-    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Sum of the weighted losses of `rows`, divided by the number of texts in `batch`."""
-        packed = pack(self._data.tokens, rows)
-        start = self._frozen.states(packed) if self._frozen else None
-        logits = self._classifier.logits(packed, dropout, start)
-        loss_sum = weighted_loss(logits, self._data, packed.rows, self._label_smoothing)
-        return Loss(loss_sum / len(batch), np.array([loss_sum.item(), len(rows)]))
-
-    def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Mean loss, nats a text."""
-        loss_sum, n_texts = sums.tolist()
-        return {"train_loss": loss_sum / n_texts}
-
-
-class TrainingRun:
-    """A training whose number of steps is known, one epoch after the other; see `train`.
-
-    Parameters
-    ----------
-    classifier, data, options, seed
-        As in `train`.
-    """
-
-    def __init__(
-        self,
-        classifier: TextClassifier,
-        data: LabelledTexts,
-        options: TrainingOptions,
-        seed: np.random.SeedSequence,
-    ) -> None:
-        vocabulary = None
-        if not options.n_frozen_layers:
-            word_embeddings = classifier.encoder.embeddings.word_embeddings
-            vocabulary = CompactVocabulary(word_embeddings, data.tokens)
-            data = replace(data, tokens=vocabulary.tokens)
-        self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
-        self._objective = Classification(classifier, data, options)
-
-    def epoch(self, progress: Progress) -> EpochRecord:
-        """Take every text once, in a new order."""
-        return self.trainer.epoch(self._objective, progress)
 
 
 def planned_trainer(
@@ -431,13 +308,3 @@ class Trainer:
         loss = objective.loss(rows, batch, self._dropout)
         loss.part.backward()
         return loss.sums
-
-
-def weighted_loss(
-    logits: Tensor, data: LabelledTexts, rows: np.ndarray, label_smoothing: float = 0.0
-) -> Tensor:
-    """Cross-entropy of `rows`, each times its weight, summed; logits are in their order."""
-    labels = torch.from_numpy(data.labels[rows]).to(logits.device)
-    weights = torch.from_numpy(data.weights[rows]).to(logits.device)
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return losses @ weights

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from skbert.engine.files.folders import remove_left, sync, temporary_name
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.stopping import EarlyStopping
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training import LabelledTexts, Trainer
+from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.loop import Trainer
+from skbert.engine.training.stopping import EarlyStopping
 
 _SUFFIX = ".skbert-run"
 

@@ -18,6 +18,7 @@ from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, toke
 from skbert.engine.text.tokens import Tokens
 
 _TOKEN_BUDGET = 4096
+
 _LARGEST_CACHE = 4 * 2**30  # bytes
 
 

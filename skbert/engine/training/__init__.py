@@ -1,0 +1,1 @@
+"""Tokens and labels -> trained weights: the loop, its objectives, its optimizer, its run file."""

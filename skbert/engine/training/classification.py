@@ -1,0 +1,183 @@
+"""Labelled texts -> loss and weights: the `Objective` of fine-tuning, and its measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skbert.engine.model.dropout import Dropout
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.prediction.predict import predict_logits
+from skbert.engine.text.packing import pack
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.frozen import FrozenLayers
+from skbert.engine.training.loop import (
+    EpochRecord,
+    Loss,
+    Progress,
+    TrainingOptions,
+    planned_trainer,
+)
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """What to learn from, or to be measured on.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        n_texts tokenised texts.
+    labels : ndarray of shape (n_texts,), int64
+        Class numbers, from 0.
+    weights : ndarray of shape (n_texts,), float32
+        How much each text counts; 1 on average of what is trained on. Before it is known which
+        texts that are, float64 and at most 1.
+    """
+
+    tokens: Tokens
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+def train(
+    classifier: TextClassifier,
+    data: LabelledTexts,
+    options: TrainingOptions,
+    seed: np.random.SeedSequence,
+    progress: Progress,
+) -> Iterator[EpochRecord]:
+    """Fine-tune the weights of `classifier`, yielding after each epoch.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+        Changed in place; between two epochs it is whole and can predict.
+    data : LabelledTexts
+    options : TrainingOptions
+    seed : numpy.random.SeedSequence
+        Decides the order of the texts and the dropout.
+    progress : callable
+    """
+    run = TrainingRun(classifier, data, options, seed)
+    for _ in range(options.max_epochs):
+        yield run.epoch(progress)
+
+
+class Classification:
+    """Weighted cross-entropy of labelled texts: the `Objective` of fine-tuning.
+
+    Parameters
+    ----------
+    classifier : TextClassifier
+    data : LabelledTexts
+    options : TrainingOptions
+        If layers are frozen, what leaves them is computed here, once.
+    """
+
+    def __init__(
+        self, classifier: TextClassifier, data: LabelledTexts, options: TrainingOptions
+    ) -> None:
+        self._classifier = classifier
+        self._data = data
+        self._label_smoothing = options.label_smoothing
+        n_frozen = options.n_frozen_layers
+        self._frozen = (
+            FrozenLayers(classifier.encoder, n_frozen, data.tokens, classifier.precision)
+            if n_frozen
+            else None
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text; shape (n_texts,)."""
+        return self._data.tokens.lengths
+
+    def begin_epoch(self) -> None:
+        """Nothing is different in each epoch, but the order."""
+
+    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
+        """Sum of the weighted losses of `rows`, divided by the number of texts in `batch`."""
+        packed = pack(self._data.tokens, rows)
+        start = self._frozen.states(packed) if self._frozen else None
+        logits = self._classifier.logits(packed, dropout, start)
+        loss_sum = weighted_loss(logits, self._data, packed.rows, self._label_smoothing)
+        return Loss(loss_sum / len(batch), np.array([loss_sum.item(), len(rows)]))
+
+    def measures(self, sums: np.ndarray) -> dict[str, float]:
+        """Mean loss, nats a text."""
+        loss_sum, n_texts = sums.tolist()
+        return {"train_loss": loss_sum / n_texts}
+
+
+class TrainingRun:
+    """A training whose number of steps is known, one epoch after the other; see `train`.
+
+    Parameters
+    ----------
+    classifier, data, options, seed
+        As in `train`.
+    """
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        data: LabelledTexts,
+        options: TrainingOptions,
+        seed: np.random.SeedSequence,
+    ) -> None:
+        vocabulary = None
+        if not options.n_frozen_layers:
+            word_embeddings = classifier.encoder.embeddings.word_embeddings
+            vocabulary = CompactVocabulary(word_embeddings, data.tokens)
+            data = replace(data, tokens=vocabulary.tokens)
+        self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
+        self._objective = Classification(classifier, data, options)
+
+    def epoch(self, progress: Progress) -> EpochRecord:
+        """Take every text once, in a new order."""
+        return self.trainer.epoch(self._objective, progress)
+
+
+def weighted_loss(
+    logits: Tensor, data: LabelledTexts, rows: np.ndarray, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of `rows`, each times its weight, summed; logits are in their order."""
+    labels = torch.from_numpy(data.labels[rows]).to(logits.device)
+    weights = torch.from_numpy(data.weights[rows]).to(logits.device)
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses @ weights
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well some texts are classified.
+
+    Attributes
+    ----------
+    loss : float
+        Weighted mean cross-entropy, nats a text, in evaluation mode.
+    accuracy : float
+        Weighted share of the texts whose highest logit is that of their label.
+    """
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
+    """Measure `classifier` on labelled texts, without changing it."""
+    logits = predict_logits(classifier, data.tokens)
+    rows = np.arange(len(logits))
+    weights = data.weights.astype(np.float64)
+    loss_sum = weighted_loss(torch.from_numpy(logits), data, rows)
+    return Evaluation(
+        loss=loss_sum.item() / float(weights.sum()),
+        accuracy=float(weights[logits.argmax(axis=1) == data.labels].sum() / weights.sum()),
+    )
