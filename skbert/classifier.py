@@ -19,7 +19,28 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.fitting import all_or_nothing, stop_diverged
+from skbert.contract.labels import check_classes, check_labels, check_weights, class_numbers
+from skbert.contract.output import check_logits
+from skbert.contract.parameters import (
+    DOC_LINK_TEMPLATE,
+    check_max_length,
+    check_n_frozen_layers,
+    check_segments,
+    child_seed,
+    seed_of,
+)
+from skbert.contract.persistence import (
+    checked,
+    device_here,
+    plain_parameters,
+    restored,
+    settings_of,
+    stamped,
+    versions,
+)
+from skbert.contract.texts import Texts, check_texts, warn_cut, warn_truncated
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.finetuned import load_classifier, save_classifier
 from skbert.engine.files.pretrained import load_pretrained
@@ -53,34 +74,6 @@ from skbert.engine.training.loop import (
 from skbert.engine.training.masked_lm import within_task_pretraining
 from skbert.engine.training.resume import KeptRun, find_run, restore_position
 from skbert.engine.training.stopping import EarlyStopping, way_back
-from skbert.persistence import (
-    checked,
-    device_here,
-    plain_parameters,
-    restored,
-    settings_of,
-    stamped,
-    versions,
-)
-from skbert.validation import (
-    DOC_LINK_TEMPLATE,
-    Texts,
-    all_or_nothing,
-    check_classes,
-    check_labels,
-    check_logits,
-    check_max_length,
-    check_n_frozen_layers,
-    check_segments,
-    check_texts,
-    check_weights,
-    child_seed,
-    class_numbers,
-    seed_of,
-    stop_diverged,
-    warn_cut,
-    warn_truncated,
-)
 
 #: So many texts are tokenised at once in `predict`: the memory it takes does not depend on how
 #: many there are.

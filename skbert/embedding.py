@@ -16,7 +16,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
-from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.output import wants_tensors, with_index_of
+from skbert.contract.parameters import (
+    DOC_LINK_TEMPLATE,
+    check_layer,
+    check_max_length,
+    check_segments,
+)
+from skbert.contract.persistence import checked, stamped
+from skbert.contract.texts import check_texts, warn_truncated
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained, weights_sha256
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
@@ -31,17 +40,6 @@ from skbert.engine.prediction.embed import (
 )
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import TRUNCATIONS
-from skbert.persistence import checked, stamped
-from skbert.validation import (
-    DOC_LINK_TEMPLATE,
-    check_layer,
-    check_max_length,
-    check_segments,
-    check_texts,
-    wants_tensors,
-    warn_truncated,
-    with_index_of,
-)
 
 
 @dataclass(frozen=True, eq=False)

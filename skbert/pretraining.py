@@ -18,7 +18,17 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 from transformers import BertConfig
 
-from skbert.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.fitting import all_or_nothing, stop_diverged
+from skbert.contract.parameters import (
+    DOC_LINK_TEMPLATE,
+    check_max_length,
+    check_segments,
+    child_seed,
+    seed_of,
+)
+from skbert.contract.persistence import checked, device_here, stamped, versions
+from skbert.contract.texts import Documents, check_documents, check_pairs, warn_truncated
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.pretrained import load_pretrained, new_pretraining_model
@@ -54,20 +64,6 @@ from skbert.engine.training.masked_lm import (
     PretrainingRun,
     masked_loss,
     start_from_frequencies,
-)
-from skbert.persistence import checked, device_here, stamped, versions
-from skbert.validation import (
-    DOC_LINK_TEMPLATE,
-    Documents,
-    all_or_nothing,
-    check_documents,
-    check_max_length,
-    check_pairs,
-    check_segments,
-    child_seed,
-    seed_of,
-    stop_diverged,
-    warn_truncated,
 )
 
 # What is kept of a longer text where one text must stay one: both ends, as in the classifier. Of

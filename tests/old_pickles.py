@@ -3,7 +3,7 @@
 import pickle
 from unittest import mock
 
-from skbert import persistence
+from skbert.contract import persistence
 from skbert.engine.files.pretrained import load_pretrained
 
 

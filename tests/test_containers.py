@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from skbert import BertSentimentClassifier
-from skbert.validation import check_texts
+from skbert.contract.texts import check_texts
 
 TEXTS = ["a good film", "", "so dull"]
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.exceptions import DataConversionWarning
 
 from skbert import BertSentimentClassifier
-from skbert.validation import check_classes, check_labels, class_numbers
+from skbert.contract.labels import check_classes, check_labels, class_numbers
 
 TEXTS = ["good", "bad", "dull", "fun"]
 SENTIMENTS = ["pos", "neg", "neg", "pos"]

@@ -113,7 +113,7 @@ def test_a_pickle_says_format_and_versions(clf):
 def test_a_pickle_is_read_with_other_versions_of_what_is_below(clf, toy_reviews, monkeypatch):
     X, _ = toy_reviews
     others = {"python": "3.8", "torch": "1.0", "transformers": "4.0", "skbert": "0.0"}
-    monkeypatch.setattr("skbert.persistence.versions", lambda: others)
+    monkeypatch.setattr("skbert.contract.persistence.versions", lambda: others)
     assert logits_of(pickle.loads(pickle.dumps(clf)), X) == logits_of(clf, X)
 
 
@@ -144,7 +144,8 @@ def test_device_auto_is_resolved_again(clf, monkeypatch):
     data = pickle.dumps(clf)
     asked = []
     monkeypatch.setattr(
-        "skbert.persistence.resolve_device", lambda d: asked.append(d) or torch.device("cpu")
+        "skbert.contract.persistence.resolve_device",
+        lambda d: asked.append(d) or torch.device("cpu"),
     )
     assert pickle.loads(data).device_ == "cpu" and asked == ["auto"]
 

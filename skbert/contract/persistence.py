@@ -21,6 +21,7 @@ from skbert.engine.model.device import resolve_device
 #: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,
 #: and tokenizers as the texts of their files.
 PICKLE_FORMAT = 1
+
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
 

@@ -1,0 +1,1 @@
+"""What every estimator owes scikit-learn and its user: inputs, parameters, fits, pickles."""

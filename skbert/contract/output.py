@@ -1,0 +1,45 @@
+"""What goes out: finite logits, frames and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import get_config
+from sklearn.utils._set_output import _get_output_config
+
+from skbert.contract.texts import _shown
+
+
+def check_logits(logits: np.ndarray) -> np.ndarray:
+    """Refuse to name the class of a text for which the model has no finite score."""
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise ValueError(
+            f"The logits of X[{row}] are {_shown(logits[row].tolist())}, which name no class: the "
+            "weights of this model are too large, or damaged. Fit it again, with a lower learning "
+            "rate, or load it from a good copy."
+        )
+    return logits
+
+
+def wants_tensors(estimator: Any) -> bool:
+    """Whether a transformer's output is to stay a tensor on its device.
+
+    So it is when scikit-learn's array API dispatch is on and no frame is asked for.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    return get_config()["array_api_dispatch"] and container == "default"
+
+
+def with_index_of(X: Any, vectors: np.ndarray, estimator: Any) -> Any:
+    """Put vectors into a frame with the index of a Series, if frames are asked for.
+
+    scikit-learn names the columns. It keeps the index of a frame, but 1.6 not that of a Series.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    if container == "pandas" and isinstance(X, pd.Series):
+        return pd.DataFrame(vectors, index=X.index)
+    return vectors
