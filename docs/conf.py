@@ -1,10 +1,10 @@
-"""Sphinx configuration. Nothing is fetched while the pages are built."""
+"""Sphinx configuration. Building the pages needs no network."""
 
 import os
 import re
 from pathlib import Path
 
-# The examples must not ask the hub for anything: the weights come from the installed package.
+# The examples load the weights from the installed package. They must not use the hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 _init = Path(__file__).parents[1] / "skbert" / "__init__.py"
@@ -25,12 +25,13 @@ extensions = [
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 default_role = "code"
+myst_enable_extensions = ["deflist"]  # the list of pages in index.md
 
-autodoc_typehints = "none"  # numpydoc writes the types
+autodoc_typehints = "none"  # numpydoc adds the types
 autosummary_generate = True
 numpydoc_show_class_members = False  # the class template lists them
 
-# `-D plot_gallery=0` builds the pages of the examples without executing them.
+# `-D plot_gallery=0` builds the example pages without running the examples.
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
@@ -53,12 +54,12 @@ html_theme_options = {
 
 
 def _skip_member(app, what, name, member, skip, options):
-    """Leave out scikit-learn's metadata routing, which every estimator inherits."""
+    """Skip the metadata routing methods that every estimator inherits from scikit-learn."""
     return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
 
 
 def _unlink(app, what, name, member, options, lines):
-    """Turn inherited links to pages of scikit-learn's manual, not built here, into text."""
+    """Replace inherited links to scikit-learn's user guide, which is not built here, by text."""
     if (getattr(member, "__module__", None) or "").startswith("sklearn."):
         lines[:] = [re.sub(r":ref:`([^`<]*?)(?: <[^>]*>)?`", r"\1", line) for line in lines]
 

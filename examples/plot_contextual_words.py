@@ -1,9 +1,10 @@
 """
-One word, several meanings
-==========================
+Contextual word vectors
+=======================
 
-In a table of word vectors, "nails" is one vector, whatever the sentence. BERT's vector of the
-word depends on the words around it.
+A table of static word vectors has a single vector for "nails". BERT computes a vector for "nails"
+that depends on the other words of the sentence. This example compares the vectors of the two
+meanings of "nails".
 """
 
 import matplotlib.pyplot as plt
@@ -12,8 +13,9 @@ import numpy as np
 from skbert import BertEmbeddingTransformer
 
 # %%
-# Nails on fingers, nails in a wall
-# ---------------------------------
+# Two meanings of "nails"
+# -----------------------
+# Each meaning has six sentences. `token_embeddings` returns the vectors of all their tokens.
 
 on_fingers = [
     "she painted her nails red",
@@ -36,14 +38,14 @@ is_in_a_wall = np.array([False] * 6 + [True] * 6)
 
 
 def vectors_of_nails(layer):
-    """The vector of "nails" in each sentence, of length 1: shape (12, d_model)."""
+    """Return the unit vector of "nails" in each sentence; shape (12, d_model)."""
     transformer = BertEmbeddingTransformer(layer=layer, normalize=True)
     texts = transformer.token_embeddings(sentences)
     return np.stack([text.vectors[text.tokens.index("nails")] for text in texts])
 
 
 def mean_similarities(vectors):
-    """Of pairs on fingers, of pairs in a wall, and of one of each."""
+    """Return the mean cosine similarity of pairs, within each meaning and across meanings."""
     similarity = vectors @ vectors.T
     fingers, wall = slice(0, 6), slice(6, 12)
     pairs = np.triu_indices(6, k=1)
@@ -55,10 +57,11 @@ def mean_similarities(vectors):
 
 
 # %%
-# How similar are they?
-# ---------------------
-# A static table would put 1 everywhere. In the last layer of this small model the twelve vectors
-# still have most in common, since it is one word; but those of one meaning are closer.
+# Cosine similarity
+# -----------------
+# With a static table, every similarity is 1. In the last layer of this small model, all twelve
+# vectors are similar, because they belong to the same word. But vectors of the same meaning are
+# more similar.
 
 last = vectors_of_nails(layer=-1)
 print("cosine similarity (a static table: 1.00)")
@@ -66,24 +69,24 @@ for kind, similarity in mean_similarities(last).items():
     print(f"  {kind:<16} {similarity:.2f}")
 
 # %%
-# What the sentence adds
-# ----------------------
-# Take away the average of the twelve vectors, which is what a static table could know. For a
-# table nothing would be left. What is left here comes from the sentences alone. Twelve vectors
-# without any order in them, less their average, would have a similarity of -1/11, or -0.09.
+# Subtract the mean vector
+# ------------------------
+# We subtract the mean of the twelve vectors, which is the part that a static table can represent.
+# With a static table, nothing remains. Here, the remainder comes from the sentences alone. Twelve
+# unrelated vectors minus their mean have an average similarity of -1/11, or -0.09.
 
 rest = last - last.mean(axis=0)
 rest /= np.linalg.norm(rest, axis=1, keepdims=True)
-print("without the average of all twelve (no order: -0.09)")
+print("cosine similarity after subtracting the mean (unrelated vectors: -0.09)")
 for kind, similarity in mean_similarities(rest).items():
     print(f"  {kind:<16} {similarity:+.2f}")
 
 # %%
-# Where the meaning comes in
-# --------------------------
-# Which of the eleven other vectors is nearest to each? Layer 0 is the embeddings: the word with
-# its position, before any sentence is read, which tells no more than chance. A few layers
-# later nearly every vector is nearest to one of its own meaning.
+# Compare the layers
+# ------------------
+# For each vector, we find the nearest of the other eleven. Layer 0 is the embeddings of the word
+# and its position. They contain nothing about the other words, so layer 0 is no better than
+# chance. A few layers later, nearly every vector is nearest to a vector of the same meaning.
 
 
 def n_nearest_of_same_meaning(vectors):
@@ -95,7 +98,7 @@ def n_nearest_of_same_meaning(vectors):
 layers = range(7)
 n_same = [n_nearest_of_same_meaning(vectors_of_nails(layer)) for layer in layers]
 for layer in layers:
-    print(f"layer {layer}: {n_same[layer]:2} of 12 are nearest to one of the same meaning")
+    print(f"layer {layer}: {n_same[layer]:2} of 12 are nearest to a vector of the same meaning")
 
 # %%
 
@@ -103,15 +106,15 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained"
 image = left.imshow(rest @ rest.T, vmin=-1, vmax=1, cmap="RdBu")
 left.set_yticks(range(12), sentences)
 left.set_xticks([])
-left.set_title("last layer, without the average")
+left.set_title("last layer, minus the mean vector")
 figure.colorbar(image, ax=left, shrink=0.8, label="cosine similarity")
 right.plot(layers, n_same, marker="o")
-right.axhline(12 * 5 / 11, color="gray", linestyle=":", label="chance, and a static table")
+right.axhline(12 * 5 / 11, color="gray", linestyle=":", label="chance, static table")
 right.set_ylim(0, 12.5)
 right.set_xlabel("layer")
-right.set_ylabel("of 12, nearest to one of the same meaning")
-right.set_title("where the meaning comes in")
+right.set_ylabel("vectors nearest to the same meaning (of 12)")
+right.set_title("meaning by layer")
 right.legend(loc="lower right")
-figure.suptitle('The vectors of "nails" in twelve sentences')
+figure.suptitle('Vectors of "nails" in twelve sentences')
 plt.savefig("contextual_words.png", dpi=150)
 plt.show()

@@ -2,9 +2,9 @@
 Fine-tune BERT on movie reviews
 ===============================
 
-Two thousand sentences with their sentiments, one thousand others to test on, and the
-estimator as it comes. Word counts with a linear model are the baseline to beat: they cannot
-know that "not funny" has little to do with "funny".
+This example trains `BertSentimentClassifier`, with its default parameters, on 2,000 sentences and
+tests it on 1,000 others. The baseline is a linear model on word counts, which cannot see that
+"not" changes the meaning of "funny".
 """
 
 import time
@@ -20,9 +20,10 @@ from skbert import BertSentimentClassifier
 from skbert.datasets import load_movie_reviews
 
 # %%
-# The reviews
-# -----------
-# Sentences of Rotten Tomatoes reviews, as many positive as negative.
+# Load the reviews
+# ----------------
+# The sentences come from Rotten Tomatoes reviews. Half of them are positive and half are
+# negative.
 
 reviews = load_movie_reviews("rotten_tomatoes")
 X_train, X_test, y_train, y_test = train_test_split(
@@ -35,9 +36,9 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# Two classifiers, one interface
-# ------------------------------
-# `BertSentimentClassifier` fine-tunes all layers of a small BERT inside `fit`.
+# Train both classifiers
+# ----------------------
+# `BertSentimentClassifier` fine-tunes all layers of a small BERT in `fit`.
 
 classifiers = {
     "TF-IDF + LogisticRegression": make_pipeline(TfidfVectorizer(), LogisticRegression()),
@@ -54,9 +55,9 @@ for name, classifier in classifiers.items():
     print(f"{name:28} {accuracy:8.3f} {fitted - start:6.1f} s {predicted - fitted:6.1f} s")
 
 # %%
-# Sentences of your own
-# ---------------------
-# The second is a positive one, negated.
+# Predict your own sentences
+# --------------------------
+# The second sentence is the negation of a positive sentence.
 
 bert = classifiers["BertSentimentClassifier"]
 sentences = [
@@ -68,11 +69,12 @@ for sentence, probabilities in zip(sentences, bert.predict_proba(sentences), str
     print(f"{bert.classes_[best]} ({probabilities[best]:.2f}): {sentence}")
 
 # %%
-# Where BERT errs
-# ---------------
+# Errors
+# ------
+# The confusion matrix shows how many sentences of each class BERT gets wrong.
 
 ConfusionMatrixDisplay.from_predictions(y_test, y_pred, cmap="Blues", colorbar=False)
-plt.title("1,000 test sentences")
+plt.title("BertSentimentClassifier on 1,000 test sentences")
 plt.tight_layout()
 plt.savefig("quickstart_confusion_matrix.png", dpi=150)
 plt.show()
