@@ -17,6 +17,7 @@ PACKAGE = Path(skbert.__file__).parent
 #: The floors of the package from the ground up. A file imports only from its own folder, where
 #: no circle is allowed, and from folders on floors below; folders of one floor are strangers.
 FLOORS = [
+    {"engine"},
     {"engine/text"},
     {"engine/model"},
     {"engine/files", "engine/prediction"},
