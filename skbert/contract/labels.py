@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from skbert.contract.texts import _is_missing, _shown
+from skbert.engine.warn import warn_user
 
 MAX_CLASSES = 1000
+
+# scikit-learn's words, for which its estimator checks look.
+_COLUMN_OF_LABELS = (
+    "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+    "(n_texts,), for example using ravel()."
+)
 
 
 def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +96,9 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
     kind = getattr(getattr(y, "dtype", None), "kind", "")
     if (hasattr(y, "iloc") and kind in "biu") or kind == "T":
         y = np.asarray(given)  # pandas' nullable numbers, numpy's strings of variable width
-    labels = column_or_1d(y, warn=True)
+    labels = column_or_1d(y)
+    if np.ndim(y) == 2:  # scikit-learn's own warning would name this file
+        warn_user(_COLUMN_OF_LABELS, DataConversionWarning)
     if len(labels) != n_texts:
         raise ValueError(
             f"X has {n_texts} texts and y has {len(labels)} labels; they must be as many. Check "

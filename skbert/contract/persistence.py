@@ -9,7 +9,6 @@ import importlib.metadata
 import inspect
 import os
 import platform
-import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 
 from skbert.engine.files.tokenizer_files import pack_tokenizer
 from skbert.engine.model.device import resolve_device
+from skbert.engine.warn import warn_user
 
 #: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,
 #: and tokenizers as the texts of their files.
@@ -81,10 +81,7 @@ def device_here(name: str) -> torch.device:
         return resolve_device(name)
     except ValueError as error:
         device = resolve_device("auto")
-        warnings.warn(
-            f"{error} Until then, the model that is loaded computes on {str(device)!r}.",
-            stacklevel=4,
-        )
+        warn_user(f"{error} Until then, the model that is loaded computes on {str(device)!r}.")
         return device
 
 
@@ -92,10 +89,9 @@ def settings_of(clf: Any) -> dict[str, Any]:
     """All of a fitted classifier except its weights and tokenizer, as JSON types."""
     parameters = plain_parameters(clf) | {"checkpoint_dir": None}
     if isinstance(parameters["random_state"], np.random.RandomState):
-        warnings.warn(
+        warn_user(
             "random_state is a RandomState instance, which is saved as None. Use an int to have it "
-            "saved.",
-            stacklevel=3,
+            "saved."
         )
         parameters["random_state"] = None
     names = getattr(clf, "feature_names_in_", None)

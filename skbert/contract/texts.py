@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from sklearn.utils.validation import _check_feature_names
 
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.warn import warn_user
 
 
 class TruncationWarning(UserWarning):
@@ -301,10 +301,9 @@ def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _CU
     n_truncated = np.count_nonzero(n_lost)
     if n_truncated:
         share = n_lost.sum() / (n_lost.sum() + n_kept)
-        warnings.warn(
+        warn_user(
             f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
             f"tokens and were cut; {n_lost.sum()} tokens were left out, {share:.1%} of all. "
             f"{advice}",
             TruncationWarning,
-            stacklevel=4,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+
+from skbert.engine.warn import warn_user
 
 #: What can be asked for.
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -122,7 +123,7 @@ def loaded_precision(name: str, device: torch.device) -> torch.dtype:
     except ValueError as error:
         if name not in PRECISIONS:
             raise
-        warnings.warn(f"{error} What was loaded predicts in float32 here.", stacklevel=3)
+        warn_user(f"{error} What was loaded predicts in float32 here.")
         return torch.float32
 
 

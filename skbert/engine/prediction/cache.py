@@ -14,7 +14,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from skbert.engine.warn import warn_user
 
 MEMORY_LIMIT = 2**29  # bytes of vectors kept by a process
 
@@ -360,10 +361,9 @@ class FolderCache:
                     self._database.execute("ROLLBACK")
         except sqlite3.Error as error:
             self._is_writable = False
-            warnings.warn(
+            warn_user(
                 f"Vectors could not be added to {str(self._path)!r}: {error}. They are computed "
-                "without it. Make room on its disk, or choose another folder.",
-                stacklevel=2,
+                "without it. Make room on its disk, or choose another folder."
             )
 
 

@@ -6,8 +6,6 @@ on an AMD EPYC and an Intel Xeon).
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from transformers import BertModel
@@ -16,6 +14,7 @@ from skbert.engine.model.device import computing_in
 from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.warn import warn_user
 
 _TOKEN_BUDGET = 4096
 
@@ -58,12 +57,11 @@ class FrozenLayers:
         if n_bytes <= _LARGEST_CACHE:
             self._states = self._all_states()
         else:
-            warnings.warn(
+            warn_user(
                 f"The hidden states of {n_layers} frozen layers for {len(tokens.ids)} tokens "
                 f"would take {n_bytes / 2**30:.1f} GiB, more than the "
                 f"{_LARGEST_CACHE / 2**30:.0f} GiB that are kept; they are computed again in "
-                "each epoch, which is slower. Lower max_length or train on fewer texts.",
-                stacklevel=2,
+                "each epoch, which is slower. Lower max_length or train on fewer texts."
             )
 
     def states(self, batch: PackedBatch) -> HiddenStates:

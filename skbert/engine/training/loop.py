@@ -8,7 +8,6 @@ epoch.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from skbert.engine.training.optimizer import (
     n_warmup_steps,
     set_learning_rate,
 )
+from skbert.engine.warn import warn_user
 
 # A batch with more tokens is taken in parts whose gradients are summed: the same step in less
 # memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger products
@@ -296,11 +296,10 @@ class Trainer:
 
     def _halve_micro_batches(self, longest_text: int) -> None:
         self._token_budget = max(self._token_budget // 2, longest_text)
-        warnings.warn(
+        warn_user(
             f"Out of memory on {self._device}: the step is repeated in micro-batches of "
             f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
-            "max_length or choose a smaller model to avoid this.",
-            stacklevel=2,
+            "max_length or choose a smaller model to avoid this."
         )
 
     def _backward(self, objective: Objective, rows: np.ndarray, batch: np.ndarray) -> np.ndarray:
