@@ -35,7 +35,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
         category,
         frame.f_code.co_filename,
         frame.f_lineno,
-        module=frame.f_globals.get("__name__"),
+        module=frame.f_globals.get("__name__") or "<string>",  # Python shows nothing for None
         registry=frame.f_globals.setdefault("__warningregistry__", {}),
     )
 
