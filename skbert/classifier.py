@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,112 +11,39 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.contract.fitting import all_or_nothing, stop_diverged
-from skbert.contract.labels import check_classes, check_labels, check_weights, class_numbers
+from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
+from skbert.contract.fitting import all_or_nothing
 from skbert.contract.output import check_logits
-from skbert.contract.parameters import (
-    DOC_LINK_TEMPLATE,
-    check_max_length,
-    check_n_frozen_layers,
-    check_segments,
-    child_seed,
-    seed_of,
+from skbert.contract.parameters import TextInputMixin, check_text_limits, fill_docstring
+from skbert.contract.persistence import checked, device_here, restored, settings_of, stamped
+from skbert.contract.preparation import (
+    ClassifierState,
+    check_input,
+    prepare_fit,
+    pretrains,
+    state_of,
 )
-from skbert.contract.persistence import (
-    checked,
-    device_here,
-    plain_parameters,
-    restored,
-    settings_of,
-    stamped,
-    versions,
-)
-from skbert.contract.texts import Texts, check_texts, warn_cut, warn_truncated
+from skbert.contract.texts import check_texts, warn_cut
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.finetuned import load_classifier, save_classifier
-from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.files.scratch import random_head
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.model.device import (
-    gradients_on,
-    loaded_precision,
-    precision_name,
-    resolve_device,
-    resolve_precision,
-)
+from skbert.engine.model.device import gradients_on, loaded_precision, precision_name
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.prediction.predict import predict_logits
-from skbert.engine.text.sentences import WholeTexts
-from skbert.engine.text.tokens import Tokens, concatenate
-from skbert.engine.text.wordpiece import TRUNCATIONS, WordPieceTokenizer
-from skbert.engine.training.classification import (
-    Classification,
-    LabelledTexts,
-    TrainingRun,
-    evaluate,
-)
-from skbert.engine.training.loop import (
-    DivergenceError,
-    Progress,
-    TrainingOptions,
-    open_ended_trainer,
-)
-from skbert.engine.training.masked_lm import within_task_pretraining
-from skbert.engine.training.resume import KeptRun, find_run, restore_position
-from skbert.engine.training.stopping import EarlyStopping, way_back
+from skbert.engine.text.wordpiece import TRUNCATIONS
+from skbert.engine.warn import warn_user
 
-#: So many texts are tokenised at once in `predict`: the memory it takes does not depend on how
-#: many there are.
+#: Number of texts that `predict` tokenises at once, so that its memory is bounded.
 TEXTS_AT_ONCE = 2**14
 
 
-@dataclass(frozen=True)
-class _State:
-    """What is learned, before it becomes attributes of the estimator."""
-
-    network: TextClassifier
-    tokenizer: Any
-    wordpiece: WordPieceTokenizer
-    history: list[dict[str, Any]]
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.network.encoder.encoder.layer)
-
-
-def _fitted_attributes(
-    state: _State, classes: np.ndarray, history: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """All that a fitted estimator needs to predict."""
-    return {
-        "classes_": classes,
-        "model_": state.network.encoder,
-        "head_": state.network.head,
-        "tokenizer_": state.tokenizer,
-        "_wordpiece": state.wordpiece,
-        "history_": history,
-        "n_epochs_": len(history),
-        "device_": str(state.network.head.weight.device),
-        "precision_": precision_name(state.network.precision),
-    }
-
-
-def _rows_of(data: LabelledTexts, rows: np.ndarray) -> LabelledTexts:
-    """Take some texts, their weights divided by the average weight."""
-    weights = data.weights[rows]
-    return LabelledTexts(
-        data.tokens.take(rows), data.labels[rows], (weights / weights.mean()).astype(np.float32)
-    )
-
-
-class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+@fill_docstring
+class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMixin, BaseEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
     All layers of a pretrained BERT encoder and a new linear layer on top are trained
@@ -258,9 +182,6 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     >>> clf.fit(texts, labels).predict(["i loved it so much", "dull, dull, dull"])
     array(['good', 'bad'], dtype='<U4')
     """
-
-    _doc_link_module = "skbert"
-    _doc_link_template = DOC_LINK_TEMPLATE
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
@@ -406,39 +327,23 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         A fit that fails or is interrupted, by Ctrl+C as well, leaves the estimator as it was.
         """
         self._validate_params()
-        with all_or_nothing(self):
-            kept = self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
-        kept.remove()
+        with all_or_nothing(self) as transaction:
+            unlabelled = X_unlabelled if pretrains(self) else None
+            given = check_input(self, X, y, sample_weight, X_val, y_val, unlabelled)
+            prepared = prepare_fit(self, given)
+            pretraining_history = pretrain_encoder(self, prepared)
+            tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
+            history = fine_tune(self, prepared, pretraining_history, tasks)
+            learned = prepared.start.fitted_attributes(prepared.classes, history) | {
+                "pretraining_history_": pretraining_history,
+                "n_truncated_": prepared.n_truncated,
+                "_trainer": None,
+            }
+            vars(self).update(learned)  # at once: no interruption comes between two attributes
+            tasks.end_fit()
+            if prepared.kept:
+                transaction.afterwards.append(prepared.kept.file.remove)
         return self
-
-    def _fit(
-        self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
-    ) -> KeptRun:
-        """Fit, and return what `checkpoint_dir` keeps until the end."""
-        texts = check_texts(self, X, reset=True)
-        classes, numbers = check_labels(y, len(texts))
-        weights = check_weights(sample_weight, self.class_weight, classes, numbers)
-        seed = seed_of(self.random_state)
-        start = self._start(classes, child_seed(seed, 0))
-        check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
-
-        tokens = self._tokenize(texts, start)
-        everything = LabelledTexts(tokens, numbers, weights)
-        given = self._given_validation(X_val, y_val, classes, start)
-        own, others = self._to_pretrain_on(texts, tokens, X_unlabelled, start)
-        kept = self._kept_run(start, classes, [everything, given, own.pieces, others], seed)
-        rows, validation = self._split(everything, given, child_seed(kept.seed, 2))
-        training = _rows_of(everything, rows)
-
-        pretraining_history = self._pretrain(start, own, rows, others, kept)
-        del own, others  # as long as the texts themselves, and no longer needed
-        kept = replace(kept, notes={"pretraining_history": pretraining_history})
-        tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
-        history = self._train(start, classes, training, validation, kept, tasks)
-        learned = {"pretraining_history_": pretraining_history, "n_truncated_": tokens.n_truncated}
-        self._set_fitted(start, classes, history, **learned, _trainer=None)
-        tasks.end_fit()
-        return kept
 
     @gradients_on()
     def partial_fit(
@@ -482,263 +387,21 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         as they were; only the optimizer then starts anew.
         """
         self._validate_params()
-        with all_or_nothing(self) as undo:
-            self._partial_fit(X, y, classes, sample_weight, undo)
+        with all_or_nothing(self) as transaction:
+            learned = fine_tune_one_epoch(self, X, y, classes, sample_weight, transaction)
+            vars(self).update(learned)
         return self
-
-    def _partial_fit(
-        self, X: Any, y: Any, classes: Any, sample_weight: Any, undo: list[Callable[[], None]]
-    ) -> None:
-        """Fit on; `undo` gets what takes the weights back to where they were."""
-        is_first = not hasattr(self, "classes_")
-        texts = check_texts(self, X, reset=is_first)
-        known = check_classes(classes, getattr(self, "classes_", None))
-        numbers = class_numbers(y, len(texts), known)
-        weights = check_weights(sample_weight, self.class_weight, known, numbers)
-        head_seed, training_seed = seed_of(self.random_state).spawn(2)
-        start = self._start(known, head_seed) if is_first else self._current(self.precision)
-        check_n_frozen_layers(self.n_frozen_layers, start.n_layers)
-
-        tokens = self._tokenize(texts, start)
-        training = _rows_of(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
-        options = self._options()
-        trainer = getattr(self, "_trainer", None)
-        precision = precision_name(start.network.precision)
-        is_other = trainer is None or (
-            (trainer.options, self.precision_) != (options, precision) or trainer.was_interrupted
-        )
-        if is_other:
-            if not is_first:  # the weights may be shared: memory-mapped, or of a copy
-                start = replace(start, network=copy.deepcopy(start.network))
-            trainer = open_ended_trainer(
-                start.network, len(training.tokens), options, training_seed
-            )
-        if not is_first:
-            undo.append(way_back(start.network))
-        objective = Classification(start.network, training, options)
-        record = trainer.epoch(objective, self._progress())
-        history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
-        self._set_fitted(start, known, history, n_truncated_=tokens.n_truncated, _trainer=trainer)
-
-    def _start(self, classes: np.ndarray, head_seed: np.random.SeedSequence) -> _State:
-        """Where training starts: the pretrained model with a new head, or the last fit."""
-        if self._fit_is_warm():
-            if not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
-                    f"those of the last fit, {self.classes_.tolist()}. Give all of them, or set "
-                    "warm_start=False."
-                )
-            current = self._current(self.precision)
-            return replace(current, network=copy.deepcopy(current.network))
-        device = resolve_device(self.device)
-        precision = resolve_precision(self.precision, device)
-        pretrained = load_pretrained(self.model)
-        head = random_head(
-            pretrained.config.hidden_size,
-            len(classes),
-            pretrained.config.initializer_range,
-            np.random.default_rng(head_seed),
-        )
-        network = TextClassifier(pretrained.new_encoder(), head, self.pooling, precision).to(device)
-        return _State(network, pretrained.new_tokenizer(), pretrained.wordpiece, [])
-
-    def _current(self, precision: str | None = None) -> _State:
-        """Collect what this estimator has learned so far; predictions keep their precision."""
-        dtype = resolve_precision(precision or self.precision_, self.head_.weight.device)
-        network = TextClassifier(self.model_, self.head_, self.pooling, dtype)
-        return _State(network, self.tokenizer_, self._wordpiece, self.history_)
-
-    def _set_fitted(
-        self, state: _State, classes: np.ndarray, history: list[Any], **more: Any
-    ) -> None:
-        """Set all fitted attributes at once: no interruption comes between two of them."""
-        vars(self).update(_fitted_attributes(state, classes, history) | more)
-
-    def _split(
-        self, data: LabelledTexts, given: LabelledTexts | None, seed: np.random.SeedSequence
-    ) -> tuple[np.ndarray, LabelledTexts | None]:
-        """Choose the rows to train on, and texts to validate on, if any."""
-        rows = np.flatnonzero(data.weights)
-        if not self.early_stopping or given is not None:
-            return rows, given
-        train_rows, validation_rows = train_test_split(
-            rows,
-            test_size=self.validation_fraction,
-            stratify=data.labels[rows],
-            random_state=int(seed.generate_state(1)[0]),
-        )
-        return train_rows, _rows_of(data, validation_rows)
-
-    def _given_validation(
-        self, X_val: Any, y_val: Any, classes: np.ndarray, start: _State
-    ) -> LabelledTexts | None:
-        if X_val is None and y_val is None:
-            return None
-        if X_val is None or y_val is None:
-            missing = "X_val" if X_val is None else "y_val"
-            raise ValueError(
-                f"{missing} is None, but the other of X_val and y_val is given; they go "
-                "together. Give both or neither."
-            )
-        texts = check_texts(self, X_val, reset=False)
-        numbers = class_numbers(y_val, len(texts), classes)
-        return LabelledTexts(
-            self._tokenize(texts, start), numbers, np.ones(len(texts), dtype=np.float32)
-        )
-
-    def _kept_run(
-        self,
-        start: _State,
-        classes: np.ndarray,
-        data: list[LabelledTexts | Tokens | None],
-        seed: np.random.SeedSequence,
-    ) -> KeptRun:
-        """Look in `checkpoint_dir` for this very run, and give the network its weights."""
-        if self.checkpoint_dir is None:
-            return KeptRun(None, None, seed)
-        parameters = plain_parameters(self)
-        for name in ("checkpoint_dir", "verbose", "random_state"):
-            del parameters[name]
-        # Without random_state the seed is drawn anew each time; that of the kept run is used.
-        entropy = None if self.random_state is None else seed.entropy
-        settings = parameters | {
-            "precision": precision_name(start.network.precision),
-            "classes": classes.tolist(),
-            "entropy": entropy,
-            "versions": versions(),
-            "warm": [self._fit_is_warm(), len(start.history)],
-        }
-        return find_run(Path(self.checkpoint_dir), settings, start.network, data, seed)
-
-    def _to_pretrain_on(
-        self, texts: Texts, tokens: Tokens, X_unlabelled: Any, start: _State
-    ) -> tuple[WholeTexts, Tokens]:
-        """Collect the texts of X and `X_unlabelled`, whole; no texts if nothing is pre-trained.
-
-        Of pairs, what fine-tuning reads of them.
-        """
-        nothing = tokens.take(np.empty(0, dtype=np.int64))
-        if not self._fit_pretrains():
-            return WholeTexts(nothing, np.empty(0, dtype=np.int64)), nothing
-        if texts.second is None:
-            own = WholeTexts.of(start.wordpiece, texts.first, self.max_length)
-        else:
-            own = WholeTexts(tokens, np.arange(len(tokens)))
-        if X_unlabelled is None:
-            return own, nothing
-        more = check_texts(self, X_unlabelled, reset=False)
-        if more.second is None:
-            return own, WholeTexts.of(start.wordpiece, more.first, self.max_length).pieces
-        return own, self._tokenize(more, start)
-
-    def _pretrain(
-        self, start: _State, own: WholeTexts, rows: np.ndarray, others: Tokens, kept: KeptRun
-    ) -> list[dict[str, Any]]:
-        """Train the encoder of `start`, in place, on `rows` of its own texts and all others."""
-        if not self._fit_pretrains():
-            return []
-        if kept.saved:
-            return kept.saved.position["pretraining_history"]
-        tokens = concatenate([own.of_texts(rows), others])
-        options = replace(self._options(), max_epochs=self.pretraining_epochs, n_frozen_layers=0)
-        run = within_task_pretraining(
-            start.network.encoder,
-            load_pretrained(self.model),
-            tokens,
-            options,
-            child_seed(kept.seed, 3),
-            start.network.precision,
-        )
-        progress = self._progress("pre-training ")
-        return [run.epoch(progress).as_dict() for _ in range(self.pretraining_epochs)]
-
-    def _fit_pretrains(self) -> bool:
-        return self.pretraining_epochs > 0 and not self._fit_is_warm()
-
-    def _fit_is_warm(self) -> bool:
-        return self.warm_start and hasattr(self, "classes_")
-
-    def _train(
-        self,
-        start: _State,
-        classes: np.ndarray,
-        training: LabelledTexts,
-        validation: LabelledTexts | None,
-        kept: KeptRun,
-        tasks: EpochTasks,
-    ) -> list[dict[str, Any]]:
-        """Train `start` in place and return the history."""
-        network = start.network
-        history = list(start.history)
-        stopping = EarlyStopping(network, self.n_iter_no_change) if self.early_stopping else None
-        run = TrainingRun(network, training, self._options(), child_seed(kept.seed, 1))
-        if kept.saved:
-            restore_position(kept.saved, run.trainer, stopping)
-            history = kept.saved.position["history"]
-        n_left = 0 if kept.has_stopped else self.max_epochs + len(start.history) - len(history)
-        for _ in range(n_left):
-            tasks.begin_epoch()
-            try:
-                record = run.epoch(self._progress()).as_dict() | {"epoch": len(history) + 1}
-            except DivergenceError as error:
-                stop_diverged(error, run.trainer)
-                break
-            if validation is not None:
-                found = evaluate(network, validation)
-                record |= {"val_loss": found.loss, "val_score": found.accuracy}
-            history.append(record)
-            stop = stopping is not None and stopping.should_stop(record["val_loss"])
-            stop |= tasks.end_epoch(lambda: _fitted_attributes(start, classes, list(history)))
-            kept.write(run.trainer, stopping, {"history": history, "stopped": stop})
-            if stop:
-                break
-        if stopping:
-            stopping.restore()
-        return history
-
-    def _options(self) -> TrainingOptions:
-        return TrainingOptions(
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_fraction=self.warmup_fraction,
-            dropout=self.dropout,
-            n_frozen_layers=self.n_frozen_layers,
-            label_smoothing=self.label_smoothing,
-        )
-
-    def _progress(self, phase: str = "") -> Progress:
-        n_epochs = self.pretraining_epochs if phase else self.max_epochs
-
-        def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
-            description = f"{phase}epoch {epoch}/{n_epochs}"
-            return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
-
-        return progress
-
-    def _tokenize(self, texts: Texts, state: _State) -> Tokens:
-        tokens = self._tokens(texts, state)
-        warn_truncated(tokens, self.max_length)
-        return tokens
-
-    def _tokens(self, texts: Texts, state: _State) -> Tokens:
-        config = state.network.encoder.config
-        check_max_length(self.max_length, config.max_position_embeddings)
-        if texts.second is not None:
-            check_segments(config)
-        return state.wordpiece(
-            texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
-        )
 
     def _logits(self, X: Any) -> np.ndarray:
         """Unnormalised scores, shape (n_texts, n_classes), float32."""
         check_is_fitted(self)
-        state = self._current()
+        state = state_of(self, self.precision_)
         logits, n_lost, n_kept = [], [], 0
         for texts in check_texts(self, X, reset=False).parts(TEXTS_AT_ONCE):
-            tokens = self._tokens(texts, state)
+            check_text_limits(self.max_length, self.model_.config, pairs=texts.second is not None)
+            tokens = state.wordpiece(
+                texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
+            )
             logits.append(predict_logits(state.network, tokens))
             n_lost.append(tokens.n_lost)
             n_kept += len(tokens.ids)
@@ -844,11 +507,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         check_is_fitted(self)
         if self.pooling != "cls":
-            warnings.warn(
+            warn_user(
                 f"pooling={self.pooling!r} has no counterpart in transformers' "
                 "BertForSequenceClassification: only BertSentimentClassifier.from_pretrained will "
                 "predict the same from this folder. Use pooling='cls' to share it with others.",
-                stacklevel=2,
             )
         network = TextClassifier(self.model_, self.head_, self.pooling)
         labels = [str(label) for label in self.classes_.tolist()]
@@ -886,10 +548,10 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         device = device_here(clf.device)
         precision = loaded_precision(clf.precision, device)
         network = replace(saved.network.to(device), precision=precision)
-        history = saved.settings["history"]
-        clf._set_fitted(
-            _State(network, saved.tokenizer, saved.wordpiece, history), classes, history
+        state = ClassifierState(
+            network, saved.tokenizer, saved.wordpiece, saved.settings["history"]
         )
+        vars(clf).update(state.fitted_attributes(classes, state.history))
         return clf
 
     def __getstate__(self) -> dict[str, Any]:
@@ -923,11 +585,3 @@ class BertSentimentClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there is something to predict with."""
         return hasattr(self, "classes_")
-
-    def __sklearn_tags__(self) -> Any:
-        """Declare that X is texts, not numbers."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        return tags

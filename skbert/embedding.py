@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -14,20 +14,25 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from tqdm.auto import tqdm
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
-    DOC_LINK_TEMPLATE,
+    TextInputMixin,
     check_layer,
-    check_max_length,
-    check_segments,
+    check_text_limits,
+    fill_docstring,
 )
 from skbert.contract.persistence import checked, stamped
-from skbert.contract.texts import check_texts, warn_truncated
+from skbert.contract.progress import show_batches
+from skbert.contract.texts import Texts, check_texts, warn_truncated
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
-from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained, weights_sha256
+from skbert.engine.files.pretrained import (
+    Pretrained,
+    load_config,
+    load_pretrained,
+    weights_sha256,
+)
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
@@ -49,7 +54,7 @@ class TokenEmbeddings:
     Attributes
     ----------
     tokens : list of str
-        Word pieces, from "[CLS]" to "[SEP]"; "##" begins a piece that continues a word.
+        Word pieces, from "[CLS]" to "[SEP]". A piece that starts with "##" continues a word.
     vectors : ndarray of shape (n_tokens, d_model), float32
     """
 
@@ -57,76 +62,74 @@ class TokenEmbeddings:
     vectors: np.ndarray
 
 
+@fill_docstring
 class BertEmbeddingTransformer(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    TextInputMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Turn texts into vectors of a pretrained BERT, as features for another estimator.
 
-    The encoder is not trained, so a linear model on its vectors is the cheapest way to use
-    BERT. Each distinct text is encoded once, without padding; with `cache`, once for all folds
-    and candidates of a search.
+    The transformer does not train the encoder, so a linear model on its vectors is the cheapest
+    way to use BERT. It encodes each distinct text once, without padding. With `cache`, it encodes
+    each text once for all folds and candidates of a search.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        The pretrained BERT: a local folder, or a name, as in `BertSentimentClassifier`.
+        The pretrained BERT: a local folder or a name, as in `BertSentimentClassifier`.
     pooling : {"cls", "mean", "max", "pooler"}, default="cls"
-        The vector that stands for a text: the hidden state of its [CLS] token; the mean or the
-        elementwise maximum over its tokens, [CLS] and [SEP] included; or what BERT's own
-        pooler, trained for next sentence prediction, makes of [CLS]. "cls" and "pooler" save
-        most of the work of the last layer. Models made for sentence similarity, as the default
-        one, were trained with "mean".
+        How the hidden states of a text become one vector. "cls" takes the hidden state of [CLS].
+        "mean" and "max" take the mean and the elementwise maximum over all tokens, [CLS] and
+        [SEP] included. "pooler" applies BERT's pooler, which was trained for next sentence
+        prediction, to the hidden state of [CLS]. "cls" and "pooler" save most of the work of the
+        last layer. Models for sentence similarity, such as the default one, were trained with
+        "mean".
     layer : int, default=-1
-        Whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one before
-        it, and 0 the embeddings below all layers. Layers above are not computed.
+        The layer whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one
+        before it, and 0 the embeddings below all layers. Layers above it are not computed.
     normalize : bool, default=False
-        Divide each vector by its Euclidean length.
-    max_length : int, default=128
-        The most tokens of a text that are read, [CLS] and [SEP] included; at least 3, at most
-        the positions of the model (512 for the published BERTs).
+        Divide each vector by its Euclidean norm.
+    {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
-        What is kept of a longer text, as in `BertSentimentClassifier`.
+        The part of a longer text that is kept, as in `BertSentimentClassifier`.
     cache : "memory", path, joblib.Memory or None, default=None
-        Where vectors are kept, so that no text is encoded twice. "memory" is one cache for all
-        transformers of the process, of at most 512 MiB. A folder on a disk of this machine is
-        shared by all processes that name it, those of ``n_jobs`` included, and has at most
-        4 GiB; of a `joblib.Memory` its `location` is used. Each vector is kept under a hash of
-        the weights, the layer, the precision and the tokens, so a cache serves any models and
-        parameters, and one entry all of "cls", "mean", "max" and "pooler".
+        Where to keep vectors, so that no text is encoded twice. "memory" is one cache for all
+        transformers of the process and holds at most 512 MiB. A folder on a local disk is shared
+        by all processes that use it, including the workers of ``n_jobs``, and holds at most
+        4 GiB. Of a `joblib.Memory`, its `location` is used. The key of a vector is a hash of the
+        weights, the layer, the precision and the tokens, so one cache serves any models and
+        parameters, and one entry serves "cls", "mean", "max" and "pooler".
     store_weights : bool, default=False
-        Whether a pickle of the fitted transformer holds the weights of the encoder. If not, it
-        holds their SHA-256, and `transform` finds them by `model` again.
-    device : str, default="auto"
-        "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
-        that is there.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        How the encoder multiplies matrices, as in `BertSentimentClassifier`. Vectors are always
-        float32.
-    verbose : int, default=0
-        1 shows a progress bar.
+        Whether a pickle of the fitted transformer contains the weights of the encoder. Otherwise
+        it contains their SHA-256, and `transform` loads them by `model` again.
+    {device}
+    {precision}
+    {verbose}
 
     Attributes
     ----------
     weights_sha256_ : str
-        Hash of the weights file that was there in `fit`. `transform` refuses others.
+        Hash of the weights file at the time of `fit`. `transform` refuses other weights.
     precision_ : {"float32", "bfloat16"}
-        What `precision` stands for on this machine. Not there if it cannot be had here.
+        The precision that `precision` resolves to on this machine. Undefined if this machine does
+        not support the precision.
     cache_info_ : CacheInfo
         ``hits``, ``misses`` and ``size`` of the cache, counted in texts: for "memory" since the
-        process began, for a folder since it was first used. Not there if `cache` is None.
-    n_features_in_ : int
-        Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
-    feature_names_in_ : ndarray of shape (n_columns,)
-        Their names; only where X was a frame with names.
+        process started, for a folder since its first use. Undefined if `cache` is None.
+    {n_features_in_}
+    {feature_names_in_}
 
     See Also
     --------
-    BertSentimentClassifier : Trains the encoder too: slower, and more accurate.
+    BertSentimentClassifier : Also trains the encoder, which is slower and more accurate.
 
     Notes
     -----
-    `transform` may be called without `fit`. `fit` learns nothing from the texts and reads no
-    weights into memory; it notes their hash and the names of the features.
+    You can call `transform` without `fit`. `fit` learns nothing from the texts and loads no
+    weights; it stores the hash of the weights file and the names of the features.
 
     Examples
     --------
@@ -141,9 +144,6 @@ class BertEmbeddingTransformer(
     >>> clf.fit(texts, labels).predict(["we loved every minute"])
     array(['good'], dtype='<U4')
     """
-
-    _doc_link_module = "skbert"
-    _doc_link_template = DOC_LINK_TEMPLATE
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
@@ -188,14 +188,14 @@ class BertEmbeddingTransformer(
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None) -> BertEmbeddingTransformer:
-        """Check the parameters and the texts; nothing is learned from them.
+        """Check the parameters and the texts; `fit` learns nothing from them.
 
         Parameters
         ----------
         X : sequence of str, of length n_texts
             Texts or pairs of texts, as in `BertSentimentClassifier.fit`.
         y : None, default=None
-            Not used.
+            Ignored.
 
         Returns
         -------
@@ -207,17 +207,15 @@ class BertEmbeddingTransformer(
         ValueError
             If a parameter or the number of columns is not allowed, or a text is missing.
         TypeError
-            If X is one string, or something in it is not a string.
+            If X is a single string, or contains something that is not a string.
         OSError
-            If the model's files cannot be had.
+            If the files of the model are not available.
         """
         self._validate_params()
-        check_texts(self, X, reset=True)
+        texts = check_texts(self, X, reset=True)
         task = EpochTasks(self, 0, X, y)
         config = load_config(self.model)
-        check_max_length(self.max_length, config.max_position_embeddings)
-        check_layer(self.layer, config.num_hidden_layers)
-        resolve_precision(self.precision, resolve_device(self.device))
+        self._check_for_model(config, texts)
         self.weights_sha256_ = weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._stored: dict[str, Pretrained] = {}
@@ -225,7 +223,7 @@ class BertEmbeddingTransformer(
         return self
 
     def transform(self, X: Any) -> Any:
-        """Compute the vectors of texts, or find them in the cache.
+        """Compute the vectors of texts, or read them from the cache.
 
         Parameters
         ----------
@@ -235,41 +233,39 @@ class BertEmbeddingTransformer(
         Returns
         -------
         ndarray of shape (n_texts, d_model), float32
-            Or a frame, after `set_output`. With scikit-learn's ``array_api_dispatch`` on, and
-            no frame asked for, a `torch.Tensor` on the device of the encoder: scalers and
-            linear models that support the array API take it from there without a copy.
+            A frame after `set_output`. If scikit-learn's ``array_api_dispatch`` is on and no
+            frame is requested, a `torch.Tensor` on the device of the encoder, which scalers and
+            linear models that support the array API use without a copy.
 
         Raises
         ------
         ValueError
-            As in `fit`; if the weights are not those that were there in `fit`; if `pooling`
-            is "pooler" and the model has none; or if a vector is not finite, as with damaged
-            weights.
+            As in `fit`. Also if the weights differ from those at the time of `fit`, if `pooling`
+            is "pooler" and the model has no pooler, or if a vector is not finite, for example
+            because the weights are damaged.
         OSError
-            If the model's files cannot be had, or the cache cannot be used.
+            If the files of the model are not available, or the cache is not usable.
 
         Warns
         -----
         TruncationWarning
             If texts are longer than `max_length`.
         """
-        pretrained = self._pretrained()
-        tokens = self._tokens(X, pretrained)
+        pretrained, tokens = self._load_and_tokenize(X)
         embedder = self._embedder(pretrained)
+        progress = show_batches("embedding", self.verbose)
         place = self._cache_place()
         if place is None:
-            vectors = embed_texts(embedder, tokens, self._progress)
+            vectors = embed_texts(embedder, tokens, progress)
         else:
             with closing(open_cache(place)) as cache:
-                vectors = embed_texts_cached(
-                    embedder, tokens, self._progress, cache, self._sha256()
-                )
+                vectors = embed_texts_cached(embedder, tokens, cache, self._sha256(), progress)
         return vectors if wants_tensors(self) else with_index_of(X, to_numpy(vectors), self)
 
     def token_embeddings(self, X: Any) -> list[TokenEmbeddings]:
         """Compute the vector of each token, which depends on the text around it.
 
-        `layer` and `normalize` apply, `pooling` does not, and nothing is cached.
+        `layer` and `normalize` apply; `pooling` and `cache` do not.
 
         Parameters
         ----------
@@ -279,7 +275,7 @@ class BertEmbeddingTransformer(
         Returns
         -------
         list of TokenEmbeddings
-            For each text its ``tokens`` and their ``vectors``.
+            The ``tokens`` of each text and their ``vectors``.
 
         Examples
         --------
@@ -288,66 +284,75 @@ class BertEmbeddingTransformer(
         >>> text.tokens, text.vectors.shape
         (['[CLS]', 'so', 'dull', '[SEP]'], (4, 384))
         """
-        pretrained = self._pretrained()
-        tokens = self._tokens(X, pretrained)
-        vectors = embed_tokens(self._embedder(pretrained), tokens, self._progress)
+        pretrained, tokens = self._load_and_tokenize(X)
+        progress = show_batches("embedding", self.verbose)
+        vectors = embed_tokens(self._embedder(pretrained), tokens, progress)
         strings = pretrained.tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
         return [
             TokenEmbeddings(strings[start : start + len(of_text)], of_text)
             for start, of_text in zip(tokens.offsets.tolist(), vectors, strict=False)
         ]
 
-    def _pretrained(self) -> Pretrained:
-        """Get the weights: those of this object's pickle, or those that the process shares."""
+    def _check_for_model(self, config: Any, texts: Texts) -> None:
+        """Refuse parameters that do not fit the machine or the model; needs no weights."""
+        resolve_precision(self.precision, resolve_device(self.device))
+        check_text_limits(self.max_length, config, pairs=texts.second is not None)
+        check_layer(self.layer, config.num_hidden_layers)
+
+    def _load_and_tokenize(self, X: Any) -> tuple[Pretrained, Tokens]:
+        """Check everything that needs no weights, load the model, and tokenise."""
         self._validate_params()
-        stored = getattr(self, "_stored", {}).get(self.model)
-        if stored is not None:
-            return stored
-        expected = getattr(self, "weights_sha256_", None)
-        try:
-            if expected is not None:
-                self._check_weights(expected, weights_sha256(self.model))
-            return load_pretrained(self.model)
-        except OSError as error:
-            if expected is None:
-                raise
-            raise OSError(
-                f"This {type(self).__name__} needs the weights with the SHA-256 {expected}, which "
-                f"are not part of its pickle. {error} Or save it again where its weights are, "
-                "with store_weights=True."
-            ) from error
-
-    def _check_weights(self, expected: str, found: str) -> None:
-        if found != expected:
-            raise ValueError(
-                f"The weights of model={self.model!r} have the SHA-256 {found}, but this "
-                f"{type(self).__name__} was fitted with {expected}, and other weights give other "
-                "vectors. Put the former weights back, or call fit again to take these."
-            )
-
-    def _sha256(self) -> str:
-        """Get the hash of the weights that `_pretrained` gives."""
-        if self.model in getattr(self, "_stored", {}):
-            return self.weights_sha256_
-        return weights_sha256(self.model)
-
-    def _tokens(self, X: Any, pretrained: Pretrained) -> Tokens:
         texts = check_texts(self, X, reset=False)
-        check_max_length(self.max_length, pretrained.config.max_position_embeddings)
-        if texts.second is not None:
-            check_segments(pretrained.config)
+        with self._naming_the_weights():
+            stored = self._stored_weights()
+            config = stored.config if stored else load_config(self.model)
+            self._check_for_model(config, texts)
+            pretrained = stored or self._shared_weights()
         tokens = pretrained.wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
         warn_truncated(tokens, self.max_length)
-        return tokens
+        return pretrained, tokens
+
+    @contextmanager
+    def _naming_the_weights(self) -> Iterator[None]:
+        """If the files of the model are missing, raise an error that names its weights."""
+        try:
+            yield
+        except OSError as error:
+            if not hasattr(self, "weights_sha256_"):
+                raise
+            raise OSError(
+                f"This {type(self).__name__} needs the weights with the SHA-256 "
+                f"{self.weights_sha256_}, which its pickle does not contain. {error} Or save it "
+                "again with store_weights=True on a machine that has the weights."
+            ) from error
+
+    def _stored_weights(self) -> Pretrained | None:
+        """Weights that the pickle of this transformer contained."""
+        return getattr(self, "_stored", {}).get(self.model)
+
+    def _shared_weights(self) -> Pretrained:
+        """Load the weights that all users of this model in the process share."""
+        expected = getattr(self, "weights_sha256_", None)
+        if expected is not None and (found := weights_sha256(self.model)) != expected:
+            raise ValueError(
+                f"The weights of model={self.model!r} have the SHA-256 {found}, but this "
+                f"{type(self).__name__} was fitted with {expected}, and other weights give other "
+                "vectors. Restore the original weights, or call fit again to use these."
+            )
+        return load_pretrained(self.model)
+
+    def _sha256(self) -> str:
+        """Hash of the weights that `transform` uses."""
+        return self.weights_sha256_ if self._stored_weights() else weights_sha256(self.model)
 
     def _embedder(self, pretrained: Pretrained) -> TextEmbedder:
         if self.pooling == "pooler" and not pretrained.pooler:
             raise ValueError(
-                f"pooling='pooler', but the weights of model={self.model!r} hold no pooler "
-                "('pooler.dense.weight' and 'pooler.dense.bias'). Choose pooling='cls', 'mean' "
-                "or 'max', or a model that was saved with its pooler."
+                f"pooling='pooler', but the weights of model={self.model!r} contain no "
+                "pooler. Choose pooling='cls', 'mean' or 'max', or a model that was saved with "
+                "its pooler."
             )
         device = resolve_device(self.device)
         return TextEmbedder(
@@ -359,11 +364,8 @@ class BertEmbeddingTransformer(
             precision=resolve_precision(self.precision, device),
         )
 
-    def _progress(self, batches: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-        return tqdm(batches, desc="embedding", unit="batch", disable=not self.verbose)
-
     def _cache_place(self) -> str | Path | None:
-        """None, "memory" or a folder."""
+        """Resolve `cache` to None, "memory" or a folder."""
         place = self.cache
         if isinstance(place, joblib.Memory):
             place = place.location and Path(place.location)
@@ -371,19 +373,19 @@ class BertEmbeddingTransformer(
 
     @property
     def precision_(self) -> str:
-        """What `precision` stands for on this machine."""
+        """Precision that `precision` resolves to on this machine."""
         try:
             return precision_name(resolve_precision(self.precision, resolve_device(self.device)))
-        except ValueError as error:  # `dir` asks every property, and expects this one
+        except ValueError as error:  # `dir` reads every property, and expects this error
             raise AttributeError(str(error)) from error
 
     @property
     def cache_info_(self) -> CacheInfo:
-        """How much the cache was used."""
+        """Counts of the cache."""
         place = self._cache_place()
         if place is None:
             raise AttributeError(
-                f"cache=None: this {type(self).__name__} has no cache_info_. Give it a cache, "
+                f"This {type(self).__name__} has no cache_info_, because cache=None. Set a cache, "
                 "for example cache='memory'."
             )
         try:
@@ -392,15 +394,15 @@ class BertEmbeddingTransformer(
             raise AttributeError(str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the weights, or hold them as numpy arrays, which load on any device."""
+        """Leave out the weights, or store them as numpy arrays, which load on any device."""
         state = super().__getstate__().copy()
         state.pop("_stored", None)
         if self.store_weights and "weights_sha256_" in state:
-            state["_packed"] = pack_pretrained(self._pretrained())
+            state["_packed"] = pack_pretrained(self._stored_weights() or self._shared_weights())
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the weights of the pickle, if it holds any."""
+        """Use the weights of the pickle, if it contains any."""
         state = checked(state, type(self))
         packed = state.pop("_packed", None)
         super().__setstate__(state)
@@ -408,11 +410,8 @@ class BertEmbeddingTransformer(
             self._stored = {self.model: unpack_pretrained(packed)}
 
     def __sklearn_tags__(self) -> Any:
-        """Declare that X is texts, that fit is not needed, and that vectors are float32."""
+        """Declare that `fit` is optional and that vectors are float32."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
         tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags

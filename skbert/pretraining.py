@@ -1,37 +1,35 @@
-"""BertPretrainer: parameters, fit, and what the two heads predict. No tensor operations here."""
+"""BertPretrainer: parameters, fit, and the predictions of both heads. No tensor operations here."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
-from transformers import BertConfig
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from skbert.contract.fitting import all_or_nothing, stop_diverged
+from skbert.contract.fitting import EpochLoop, all_or_nothing
 from skbert.contract.parameters import (
-    DOC_LINK_TEMPLATE,
+    BertConfigs,
+    Seeds,
+    TextInputMixin,
     check_max_length,
     check_segments,
-    child_seed,
-    seed_of,
+    fill_docstring,
 )
 from skbert.contract.persistence import checked, device_here, stamped, versions
+from skbert.contract.progress import show_epochs
 from skbert.contract.texts import Documents, check_documents, check_pairs, warn_truncated
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
-from skbert.engine.files.pretrained import load_pretrained, new_pretraining_model
+from skbert.engine.files.pretrained import load_config, load_pretrained, new_pretraining_model
 from skbert.engine.files.scratch import head_weights, new_pretrained
 from skbert.engine.files.tokenizer_files import (
     pack_tokenizer,
@@ -58,30 +56,35 @@ from skbert.engine.text.sentences import (
 )
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
-from skbert.engine.training.loop import DivergenceError, TrainingOptions
+from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.masked_lm import (
     Masking,
     PretrainingRun,
     masked_loss,
     start_from_frequencies,
 )
+from skbert.engine.warn import warn_user
 
-# What is kept of a longer text where one text must stay one: both ends, as in the classifier. Of
-# two sentences it is where they meet, as in `fit`.
+if TYPE_CHECKING:
+    import torch
+    from transformers import BertConfig
+
+# The part of a longer text that is kept where one text must stay one text: both ends, as in the
+# classifier. Of a pair, the end of the first and the beginning of the second text, as in `fit`.
 _TRUNCATION, _TRUNCATION_OF_PAIRS = "head+tail", ("tail", "head")
 
 
 @dataclass(frozen=True, eq=False)
 class FilledText:
-    """A text with [MASK]s, and what may stand there.
+    """A text with [MASK]s, and the words predicted for them.
 
     Attributes
     ----------
     text : str
-        The text with the likeliest word at each [MASK].
+        The text with the most probable word at each [MASK].
     words : list of list of str
-        For each [MASK] from left to right the likeliest word pieces, best first; "##" begins a
-        piece that continues the word before it.
+        For each [MASK], from left to right, the most probable word pieces, best first. A piece that
+        starts with "##" continues the word before it.
     probabilities : ndarray of shape (n_masks, top_k), float32
         Their probabilities among all word pieces.
     """
@@ -93,7 +96,7 @@ class FilledText:
 
 @dataclass(frozen=True)
 class _State:
-    """What is trained, before it becomes attributes of the estimator."""
+    """What `fit` trains, before it becomes attributes of the estimator."""
 
     model: Any
     tokenizer: Any
@@ -108,97 +111,114 @@ class _State:
         bert = self.model.bert
         return PretrainingNetwork(bert, self.model.cls, bert.pooler, self.precision)
 
+    def after(self, history: list[dict[str, Any]], trains_pairs: bool) -> _State:
+        """Note which heads the epochs of `history` have trained."""
+        return replace(
+            self,
+            knows_words=self.knows_words or bool(history),
+            knows_next_sentence=self.knows_next_sentence or trains_pairs,
+            knows_pooler=self.knows_pooler or trains_pairs,
+        )
 
+    def fitted_attributes(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """Attributes with which an estimator can predict."""
+        return {
+            "model_": self.model,
+            "tokenizer_": self.tokenizer,
+            "_wordpiece": self.wordpiece,
+            "history_": history,
+            "n_epochs_": len(history),
+            "device_": str(self.network.device),
+            "precision_": precision_name(self.precision),
+            "_knows_words": self.knows_words,
+            "_knows_next_sentence": self.knows_next_sentence,
+            "_knows_pooler": self.knows_pooler,
+            "_n_features_out": self.model.config.hidden_size,
+        }
+
+
+@fill_docstring
 class BertPretrainer(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    TextInputMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
-    """Train BERT on texts without labels, by its own two tasks.
+    """Pre-train BERT on texts without labels, with BERT's own two tasks.
 
-    In the *masked language model*, 15 % of the tokens are hidden and guessed from the others.
-    In *next sentence prediction*, the model tells whether the second of two sentences follows
-    the first in its document or comes from another one [1]_. A published BERT that goes on with
-    them on texts of the field at hand can classify such texts better afterwards [2]_: the folder
-    that `save_pretrained` writes is a valid `model` of `BertSentimentClassifier` and
+    In *masked language modelling*, BERT predicts 15% of the tokens, which are hidden, from the
+    others. In *next sentence prediction*, it predicts whether the second of two sentences follows
+    the first in its document or comes from another document [1]_. Continuing the pre-training of a
+    published BERT on texts of your field can improve the classification of such texts [2]_: the
+    folder that `save_pretrained` writes is a valid `model` for `BertSentimentClassifier` and
     `BertEmbeddingTransformer`.
 
     Parameters
     ----------
     model : str or transformers.BertConfig, default="sentence-transformers/all-MiniLM-L6-v2"
-        Where to start: a local folder or a name, as in `BertSentimentClassifier`. Heads for
-        the two tasks are taken from the checkpoint where it has them; a new head for words
-        starts from the word embeddings. A `BertConfig` starts from nothing: its sizes, random
-        weights, and a lower-case WordPiece vocabulary learned from the texts of `fit`, of at
-        most `vocab_size` pieces (or as many as there are characters, if that is more).
+        Where to start. A local folder or a name is a pretrained model, as in
+        `BertSentimentClassifier`. The heads for the two tasks come from the checkpoint if it has
+        them; otherwise the head for words starts from the word embeddings, and the others have
+        random weights. A `BertConfig` starts from scratch, with its sizes, random weights, and a
+        lower-case WordPiece vocabulary that `fit` learns from the texts. The vocabulary has at
+        most `vocab_size` pieces, or as many as the texts have characters, if that is more.
     mask_fraction : float, default=0.15
-        Share of the tokens to be guessed, in (0, 1). Of these, 80 % are replaced by [MASK],
-        10 % by a random word piece, and 10 % stay. Special tokens are never chosen. Masks are
-        drawn anew in each epoch.
+        Fraction of the tokens to predict, in (0, 1). Of these, 80% are replaced by [MASK], 10% by
+        a random word piece, and 10% stay. Special tokens are never chosen. Each epoch draws new
+        masks.
     whole_words : bool, default=False
         Choose whole words instead of word pieces.
     next_sentence : bool, default=True
-        Train next sentence prediction too. Each sentence that has a successor in its document
-        begins one pair an epoch; half of the pairs are true, and the others exchange their second
-        sentences. What is in no pair stands alone, for the masked language model. If fewer than
-        two texts have several sentences it is off, which a warning says.
+        Also train next sentence prediction. Each sentence that has a successor in its document
+        starts one pair per epoch. Half of the pairs are true, and the others exchange their second
+        sentences. A sentence without a pair stands alone and only trains masked language
+        modelling. If fewer than two texts have several sentences, skbert warns and trains masked
+        language modelling alone.
     max_length : int, default=128
-        The most tokens of a training text, special ones included; at least 5, at most the
-        positions of the model. In `fit` nothing is left out: a longer text becomes several,
-        and so do, in pairs, sentences that are longer than half of it.
+        Maximum number of tokens of a training text, special tokens included. At least 5, and at
+        most the number of positions of the model. `fit` cuts nothing off: it splits a longer text
+        into several, and in pairs it splits a sentence that is longer than half of `max_length`.
     max_epochs : int, default=1
-        How often each text is trained on. 0 trains nothing: the heads of the checkpoint can
-        then be used as they are.
+        Number of passes over the training data. 0 trains nothing, so that you can use the heads of
+        the checkpoint as they are.
     batch_size : int, default=32
-        Texts, or pairs, for each optimizer step.
+        Number of texts, or pairs, per optimizer step.
     learning_rate : float, default=5e-5
-        Highest learning rate, reached after the warm-up; it then decays linearly. From nothing,
-        try 5e-4.
-    weight_decay : float, default=0.01
-        AdamW's decay of the weight matrices; biases and LayerNorm weights have none.
-    warmup_fraction : float, default=0.1
-        Share of all steps in which the learning rate rises, in [0, 1).
-    dropout : float, default=0.1
-        Probability of dropping an element of the hidden states, in [0, 1). Attention
-        probabilities are not dropped, unlike in transformers.
-    device : str, default="auto"
-        "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
-        that is there.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        How encoder and word head multiply matrices, in `fit` and in all that is predicted, as in
-        `BertSentimentClassifier`: "auto" is float32 on CPUs and MPS. Weights, their updates and
-        all results are float32 in any case.
+        Highest learning rate, reached after the warm-up. It then decays linearly. From scratch, try
+        5e-4.
+    {weight_decay}
+    {warmup_fraction}
+    {dropout}
+    {device}
+    {precision}
     random_state : int, RandomState instance or None, default=None
-        Decides new weights, masks, pairs, the order of the texts and the dropout. An int gives
-        the same weights each time on the same machine with the same number of threads. None
-        takes fresh entropy; no global random state is read or changed.
-    verbose : int, default=0
-        1 shows a progress bar for each epoch.
+        Determines random weights, masks, pairs, the order of the texts and dropout. With an int,
+        `fit` gives the same weights each time on the same machine with the same number of threads.
+        None takes fresh entropy. skbert neither reads nor changes a global random state.
+    {verbose}
 
     Attributes
     ----------
     model_ : transformers.BertForPreTraining
         Encoder, pooler and both heads.
-    tokenizer_ : transformers.PreTrainedTokenizerBase
-        The tokenizer of the model.
+    {tokenizer_}
     history_ : list of dict
         For each epoch: ``epoch`` (from 1), ``train_loss`` (the sum of both losses),
-        ``masked_loss`` (mean cross-entropy of the masked tokens, nats) and its exponential
-        ``perplexity``, ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; where
-        there are pairs also ``next_sentence_loss`` and ``next_sentence_accuracy``.
+        ``masked_loss`` (mean cross-entropy of the masked tokens, in nats) and its exponential
+        ``perplexity``, ``learning_rate`` (of the last step), ``seconds``, ``n_tokens``. With pairs
+        also ``next_sentence_loss`` and ``next_sentence_accuracy``.
     n_epochs_ : int
-        Epochs trained, the length of `history_`.
-    device_ : str
-        The device that `device` stood for.
-    precision_ : {"float32", "bfloat16"}
-        What `precision` stood for; found again, as the device, when a pickle is loaded.
-    n_features_in_ : int
-        Columns of X in `fit`, 1; only where X was two-dimensional.
-    feature_names_in_ : ndarray of shape (1,)
-        Its name; only where X was a frame with names.
+        Number of epochs trained, the length of `history_`.
+    {device_}
+    {precision_}
+    {n_features_in_}
+    {feature_names_in_}
 
     See Also
     --------
-    BertSentimentClassifier : With ``pretraining_epochs`` it goes on with the masked language
-        model inside its own `fit`, so that cross-validation does not leak.
+    BertSentimentClassifier : With ``pretraining_epochs``, its `fit` starts with masked language
+        modelling, so that cross-validation does not leak.
 
     References
     ----------
@@ -223,11 +243,8 @@ class BertPretrainer(
     (1, 32)
     """
 
-    _doc_link_module = "skbert"
-    _doc_link_template = DOC_LINK_TEMPLATE
-
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": [str, BertConfig],
+        "model": [str, BertConfigs()],
         "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
         "whole_words": ["boolean"],
         "next_sentence": ["boolean"],
@@ -282,17 +299,17 @@ class BertPretrainer(
     @with_callbacks
     @gradients_on()
     def fit(self, X: Any, y: Any = None) -> BertPretrainer:
-        """Train on texts or documents.
+        """Pre-train on texts or documents.
 
         Parameters
         ----------
         X : sequence of str, or of lists of str
             Texts, in a list, tuple, numpy array, Series, pyarrow array or one column of a frame;
-            or documents, each a list of its sentences. With `next_sentence`, a text is cut into
-            sentences at line breaks and after ``.``, ``!`` or ``?`` with a space behind it; give
-            documents as lists where that is too simple.
+            or documents, each a list of its sentences. With `next_sentence`, skbert splits a text
+            into sentences at line breaks, and after ``.``, ``!`` or ``?`` followed by a space. If
+            that is too simple, pass documents as lists.
         y : None, default=None
-            Not used.
+            Ignored.
 
         Returns
         -------
@@ -306,62 +323,60 @@ class BertPretrainer(
         ArithmeticError
             If the loss is not finite in the very first step.
         TypeError
-            If X is one string, or something in it is not a string.
+            If X is a single string, or contains something that is not a string.
         OSError
-            If the model's files cannot be had.
+            If the files of the model are not available.
 
         Warns
         -----
         UserWarning
-            If `next_sentence` is on, but there are no pairs of sentences to train it with.
+            If `next_sentence` is on, but there are no pairs of sentences to train it.
         ConvergenceWarning
-            If the loss or a gradient stopped being finite: training ended, with the weights
+            If the loss or a gradient is no longer finite. Training then ends with the weights
             before that step.
         """
         self._validate_params()
         with all_or_nothing(self):
-            self._fit(X)
+            documents = check_documents(self, X, reset=True)
+            seeds = Seeds.of(self.random_state)
+            start, whole = self._prepare(documents, np.random.default_rng(seeds.new_weights))
+            masking = Masking(vocabulary_of(start.tokenizer), self.mask_fraction, self.whole_words)
+            if not start.knows_words:
+                start_from_frequencies(start.network, whole, masking.vocabulary)
+            pairs = self._sentences(documents, start)
+            run = PretrainingRun(
+                start.network,
+                whole if pairs is None else pairs,
+                masking,
+                self._options(),
+                seeds.training,
+            )
+            tasks = EpochTasks(self, self.max_epochs, X, None)
+            trains_pairs = pairs is not None and self.max_epochs > 0
+
+            def learned(history: list[dict[str, Any]]) -> dict[str, Any]:
+                return start.after(history, trains_pairs).fitted_attributes(history)
+
+            progress = show_epochs("pre-training epoch", self.max_epochs, self.verbose)
+            history = EpochLoop(run, tasks, progress, learned).train(self.max_epochs, [])
+            vars(self).update(learned(history))  # at once, or not at all
+            tasks.end_fit()
         return self
 
-    def _fit(self, X: Any) -> None:
-        documents = check_documents(self, X, reset=True)
-        seed = seed_of(self.random_state)
-        start = self._start(documents, np.random.default_rng(child_seed(seed, 0)))
-        masking = self._masking(start.tokenizer)
-        whole = self._whole_texts(documents, start)
-        if not start.knows_words:
-            start_from_frequencies(start.network, whole, masking.vocabulary)
-        pairs = self._sentences(documents, start)
-        texts = whole if pairs is None else pairs
-        run = PretrainingRun(start.network, texts, masking, self._options(), child_seed(seed, 1))
-        tasks = EpochTasks(self, self.max_epochs, X, None)
-        history: list[dict[str, Any]] = []
-        trains_pairs = pairs is not None and self.max_epochs > 0
-        for _ in range(self.max_epochs):
-            tasks.begin_epoch()
-            try:
-                history.append(run.epoch(self._progress()).as_dict())
-            except DivergenceError as error:
-                stop_diverged(error, run.trainer)
-                break
-            if tasks.end_epoch(lambda: self._fitted(start, list(history), trains_pairs)):
-                break
-        vars(self).update(self._fitted(start, history, trains_pairs))  # at once, or not at all
-        tasks.end_fit()
-
-    def _start(self, documents: Documents, rng: np.random.Generator) -> _State:
-        """Where training starts: a checkpoint with the heads it lacks, or a new model."""
+    def _prepare(self, documents: Documents, rng: np.random.Generator) -> tuple[_State, Tokens]:
+        """Check, load or create the model, tokenise the texts, then move it to the device."""
         device = resolve_device(self.device)
         precision = resolve_precision(self.precision, device)
         if isinstance(self.model, str):
+            self._check_max_length(load_config(self.model))
             pretrained = load_pretrained(self.model)
         else:
+            self._check_max_length(self.model)
             pretrained = new_pretrained(self.model, documents.texts, rng)
-        self._check_max_length(pretrained.config)
         heads = head_weights(pretrained, rng)
-        model = new_pretraining_model(pretrained, heads).to(device)
-        return _State(
-            model,
+        whole = self._whole_texts(documents, pretrained.wordpiece)
+        state = _State(
+            new_pretraining_model(pretrained, heads).to(device),
             pretrained.new_tokenizer(),
             pretrained.wordpiece,
             heads.knows_words,
@@ -369,27 +384,11 @@ class BertPretrainer(
             heads.knows_pooler,
             precision,
         )
+        return state, whole
 
     def _check_max_length(self, config: BertConfig) -> None:
-        advice = "fit makes several of a longer text."
+        advice = "fit splits a longer text into several."
         check_max_length(self.max_length, config.max_position_embeddings, 5, advice)
-
-    @staticmethod
-    def _fitted(state: _State, history: list[dict[str, Any]], trains_pairs: bool) -> dict[str, Any]:
-        """All that a fitted estimator needs to predict."""
-        return {
-            "model_": state.model,
-            "tokenizer_": state.tokenizer,
-            "_wordpiece": state.wordpiece,
-            "history_": history,
-            "n_epochs_": len(history),
-            "device_": str(state.network.device),
-            "precision_": precision_name(state.precision),
-            "_knows_words": state.knows_words or bool(history),
-            "_knows_next_sentence": state.knows_next_sentence or trains_pairs,
-            "_knows_pooler": state.knows_pooler or trains_pairs,
-            "_n_features_out": state.model.config.hidden_size,
-        }
 
     def _current(self) -> _State:
         """Collect what this estimator has learned so far."""
@@ -405,7 +404,7 @@ class BertPretrainer(
         )
 
     def _sentences(self, documents: Documents, state: _State) -> Sentences | None:
-        """Sentences to be paired; None if none are to be, or there are no pairs."""
+        """Sentences to pair; None if there are no pairs, or `next_sentence` is off."""
         if not self.next_sentence:
             return None
         split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
@@ -421,20 +420,15 @@ class BertPretrainer(
             if n_with_pairs
             else f"none of the {len(split)} texts has several sentences"
         )
-        warnings.warn(
-            f"next_sentence=True, but {why}: only the masked language model is trained. Give "
-            "documents of several sentences, or set next_sentence=False.",
-            stacklevel=4,
+        warn_user(
+            f"next_sentence=True, but {why}. fit trains masked language modelling alone. Pass "
+            "documents of several sentences, or set next_sentence=False."
         )
         return None
 
-    def _whole_texts(self, documents: Documents, state: _State) -> Tokens:
-        """Texts for the masked language model alone; longer ones in several pieces."""
-        return WholeTexts.of(state.wordpiece, documents.texts, self.max_length).pieces
-
-    def _masking(self, tokenizer: Any) -> Masking:
-        vocabulary = vocabulary_of(tokenizer)
-        return Masking(vocabulary, self.mask_fraction, self.whole_words)
+    def _whole_texts(self, documents: Documents, wordpiece: WordPieceTokenizer) -> Tokens:
+        """Tokens for masked language modelling alone; longer texts in several pieces."""
+        return WholeTexts.of(wordpiece, documents.texts, self.max_length).pieces
 
     def _options(self) -> TrainingOptions:
         return TrainingOptions(
@@ -445,13 +439,6 @@ class BertPretrainer(
             warmup_fraction=self.warmup_fraction,
             dropout=self.dropout,
         )
-
-    def _progress(self) -> Any:
-        def progress(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
-            description = f"pre-training epoch {epoch}/{self.max_epochs}"
-            return tqdm(batches, desc=description, unit="batch", disable=not self.verbose)
-
-        return progress
 
     def fill_mask(self, texts: Any, top_k: int = 5) -> Any:
         """Guess the words at the [MASK]s of texts, each from all that is not masked.
@@ -592,7 +579,7 @@ class BertPretrainer(
         """
         state = self._current()
         self._check_max_length(self.model_.config)
-        tokens = self._whole_texts(check_documents(self, X, reset=False), state)
+        tokens = self._whole_texts(check_documents(self, X, reset=False), state.wordpiece)
         masking = Masking(vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
@@ -634,7 +621,7 @@ class BertPretrainer(
             normalize=False,
             precision=state.precision,
         )
-        return to_numpy(embed_texts(embedder, tokens, iter))
+        return to_numpy(embed_texts(embedder, tokens))
 
     def _one_text_each(
         self, first: Sequence[str], second: Sequence[str] | None, state: _State
@@ -683,7 +670,7 @@ class BertPretrainer(
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays: a pickle must load where there is no GPU."""
         state = super().__getstate__().copy()
-        if isinstance(state["model"], BertConfig):
+        if not isinstance(state["model"], str):
             state["model"] = state["model"].to_dict()
         if "model_" in state:
             state["model_"] = pack_pretraining_model(state["model_"])
@@ -695,6 +682,8 @@ class BertPretrainer(
         """Rebuild the modules, on the device that `device` stands for here."""
         state = checked(state, type(self))
         if isinstance(state["model"], dict):
+            from transformers import BertConfig
+
             state["model"] = BertConfig.from_dict(state["model"])
         super().__setstate__(state)
         if "model_" in state:
@@ -710,11 +699,8 @@ class BertPretrainer(
         return hasattr(self, "model_")
 
     def __sklearn_tags__(self) -> Any:
-        """Declare that X is texts, not numbers."""
+        """Declare that vectors are float32."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 

@@ -1,15 +1,195 @@
-"""Parameters: ranges that depend on the model, seeds, documentation links."""
+"""What the parameters of all estimators share: their documentation, seeds, tags, and ranges.
+
+The ranges checked here depend on the model, so scikit-learn's parameter constraints cannot hold
+them. The checks need the configuration of the model, not its weights.
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods
 
-#: Page of an estimator in the documentation, for the links of its HTML representation.
-DOC_LINK_TEMPLATE = "https://skbert.readthedocs.io/en/latest/generated/skbert.{estimator_name}.html"
+_Class = TypeVar("_Class", bound=type)
+
+#: Parameters and attributes that several estimators document alike; see `fill_docstring`.
+_SHARED_DOCS = {
+    "max_length": """\
+max_length : int, default=128
+    Maximum number of tokens of a text, [CLS] and [SEP] included. At least 3, and at most the
+    number of positions of the model (512 for the published BERTs).""",
+    "batch_size": """\
+batch_size : int, default=32
+    Number of texts per optimizer step.""",
+    "weight_decay": """\
+weight_decay : float, default=0.01
+    Weight decay of AdamW for the weight matrices. Biases and LayerNorm weights do not decay.""",
+    "warmup_fraction": """\
+warmup_fraction : float, default=0.1
+    Fraction of all steps during which the learning rate rises, in [0, 1).""",
+    "dropout": """\
+dropout : float, default=0.1
+    Probability of dropping an element of the hidden states, in [0, 1). Unlike transformers,
+    skbert does not drop attention probabilities.""",
+    "device": """\
+device : str, default="auto"
+    "cpu", "cuda", "cuda:1" and so on, or "mps". "auto" takes the first available of CUDA, MPS
+    and CPU.""",
+    "precision": """\
+precision : {"auto", "float32", "bfloat16"}, default="auto"
+    Number format of the matrix products. "bfloat16" rounds their inputs to 8 significant bits.
+    It is faster on hardware that supports it, which are CUDA devices of compute capability 8.0
+    or higher and CPUs with AMX or AVX512-BF16, and raises an error elsewhere. "auto" is bfloat16
+    on those CUDA devices, and float32, which is exact, on CPUs and MPS. Weights, their updates
+    and all results are float32 in any case.""",
+    "verbose": """\
+verbose : int, default=0
+    1 shows progress bars.""",
+    "tokenizer_": """\
+tokenizer_ : transformers.PreTrainedTokenizerBase
+    The tokenizer of the model.""",
+    "device_": """\
+device_ : str
+    The device that `device` resolved to.""",
+    "precision_": """\
+precision_ : {"float32", "bfloat16"}
+    The precision that `precision` resolved to. Loading a saved estimator resolves it again, as
+    it does for `device_`.""",
+    "n_features_in_": """\
+n_features_in_ : int
+    Number of columns of X in `fit`. Only defined if X was two-dimensional.""",
+    "feature_names_in_": """\
+feature_names_in_ : ndarray of shape (n_columns,)
+    Names of the columns of X in `fit`. Only defined if X was a frame with column names.""",
+}
+
+
+def fill_docstring(cls: _Class) -> _Class:
+    """Replace each line ``{name}`` in the docstring of a class by the shared text for `name`."""
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    for name, text in _SHARED_DOCS.items():
+        doc = doc.replace(f"{{{name}}}", text)
+    cls.__doc__ = doc
+    return cls
+
+
+class TextInputMixin:
+    """Tags and documentation links of an estimator whose X is texts."""
+
+    _doc_link_module = "skbert"
+    _doc_link_template = (
+        "https://skbert.readthedocs.io/en/latest/generated/skbert.{estimator_name}.html"
+    )
+
+    def __sklearn_tags__(self) -> Any:
+        """Declare that X is a sequence of texts, not an array of numbers."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+class BertConfigs(HasMethods):
+    """Parameter constraint: an instance of `transformers.BertConfig`.
+
+    A class in a list of constraints would have to be imported. As long as nobody has imported
+    transformers, no value can be an instance of its classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("to_dict")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Whether `val` is such an instance."""
+        return "transformers" in sys.modules and is_bert_config(val)
+
+    def __str__(self) -> str:
+        return "an instance of 'transformers.BertConfig'"
+
+
+def is_bert_config(value: Any) -> bool:
+    """Whether a value is a `transformers.BertConfig`; imports transformers."""
+    from transformers import BertConfig
+
+    return isinstance(value, BertConfig)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Independent streams of random numbers, all of them from one `random_state`.
+
+    Asking for the same stream twice gives the same numbers.
+
+    Attributes
+    ----------
+    root : numpy.random.SeedSequence
+    """
+
+    root: np.random.SeedSequence
+
+    @classmethod
+    def of(cls, random_state: Any) -> Seeds:
+        """Make the streams of a scikit-learn `random_state`.
+
+        None takes fresh entropy from the operating system. numpy's global random state is neither
+        read nor changed.
+        """
+        if random_state is None:
+            return cls(np.random.SeedSequence())
+        if isinstance(random_state, Integral):
+            return cls(np.random.SeedSequence(int(random_state)))
+        drawn = check_random_state(random_state).randint(2**31, size=4)
+        return cls(np.random.SeedSequence(drawn.tolist()))
+
+    @property
+    def new_weights(self) -> np.random.SeedSequence:
+        """Stream for weights that the checkpoint lacks."""
+        return self._stream(0)
+
+    @property
+    def training(self) -> np.random.SeedSequence:
+        """Stream for the order of the texts, dropout, masks and pairs."""
+        return self._stream(1)
+
+    @property
+    def validation_split(self) -> np.random.SeedSequence:
+        """Stream for the choice of the validation texts."""
+        return self._stream(2)
+
+    @property
+    def pretraining(self) -> np.random.SeedSequence:
+        """Stream for masked language modelling inside the `fit` of a classifier."""
+        return self._stream(3)
+
+    def _stream(self, number: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.root.entropy, spawn_key=(number,))
+
+
+def check_text_limits(max_length: int, config: Any, *, pairs: bool) -> None:
+    """Refuse a `max_length`, or pairs of texts, that the model has no embeddings for.
+
+    Parameters
+    ----------
+    max_length : int
+    config : transformers.PretrainedConfig
+    pairs : bool
+        Whether X holds pairs of texts.
+
+    Raises
+    ------
+    ValueError
+        If the model has fewer positions, or too few segments.
+    """
+    check_max_length(max_length, config.max_position_embeddings)
+    if pairs:
+        check_segments(config)
 
 
 def check_max_length(
@@ -53,22 +233,3 @@ def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
             f"n_frozen_layers={n_frozen_layers}, but the model has {n_layers} layers; allowed "
             f"are 0 to {n_layers - 1}. At least one layer must be left to train."
         )
-
-
-def seed_of(random_state: Any) -> np.random.SeedSequence:
-    """Make a seed for the engine from a scikit-learn `random_state`.
-
-    None gives fresh entropy of the operating system, not numpy's global random state: fitting
-    leaves that as it was.
-    """
-    if random_state is None:
-        return np.random.SeedSequence()
-    if isinstance(random_state, Integral):
-        return np.random.SeedSequence(int(random_state))
-    drawn = check_random_state(random_state).randint(2**31, size=4)
-    return np.random.SeedSequence(drawn.tolist())
-
-
-def child_seed(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
-    """Give the same child of a seed, however often it is asked for."""
-    return np.random.SeedSequence(seed.entropy, spawn_key=(number,))

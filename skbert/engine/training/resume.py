@@ -1,15 +1,14 @@
-"""The last whole epoch of a training run <-> one file, so that a killed run goes on from there.
+"""The last complete epoch of a training run <-> one file, from which a killed run resumes.
 
-safetensors, with the position of the run as JSON in its header. Nothing is unpickled.
+The file is safetensors, with the position of the run as JSON in its header. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,53 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.loop import Trainer
 from skbert.engine.training.stopping import EarlyStopping
+from skbert.engine.warn import warn_user
 
 _SUFFIX = ".skbert-run"
 
 
 @dataclass(frozen=True)
+class RunPosition:
+    """How far a run has come. All fields are of JSON types.
+
+    Attributes
+    ----------
+    entropy : int or list of int
+        The root of the run's random streams.
+    history, pretraining_history : list of dict
+        One record per completed epoch.
+    stopped : bool
+        Whether the run has ended: early stopping or a callback stopped it after this epoch.
+    trainer : dict
+        From `Trainer.position`.
+    stopping : dict or None
+        From `EarlyStopping.position`.
+    """
+
+    entropy: Any
+    history: list[dict[str, Any]]
+    pretraining_history: list[dict[str, Any]]
+    stopped: bool
+    trainer: dict[str, Any]
+    stopping: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class SavedRun:
-    """A run as it was after its last whole epoch.
+    """A run after its last complete epoch.
 
     Attributes
     ----------
     tensors : dict of str to Tensor
         Weights, moments of the optimizer, weights of the best epoch.
-    position : dict
-        Of JSON types: history, counters, random numbers.
+    position : RunPosition
     """
 
     tensors: dict[str, Tensor]
-    position: dict[str, Any]
+    position: RunPosition
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """Tensors whose names begin with `name` and a slash, without it."""
+        """Tensors whose names begin with `name` and a slash, without that prefix."""
         prefix = f"{name}/"
         return {
             key.removeprefix(prefix): value
@@ -53,165 +78,202 @@ class SavedRun:
         }
 
 
-def _fingerprint(arrays: Iterable[np.ndarray], settings: Mapping[str, Any]) -> str:
-    """Name a run by all that decides what it computes: 32 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
+@dataclass(frozen=True)
+class RunSettings:
+    """What determines a run, besides its weights and data. All fields are of JSON types.
+
+    Attributes
+    ----------
+    parameters : dict
+        Parameters of the estimator that influence the weights.
+    precision : str
+    classes : list
+    entropy : int, list of int or None
+        The root of the random streams; None if each run draws a new one.
+    versions : dict of str to str
+        Versions of the packages that compute.
+    n_epochs_before : int
+        Number of epochs of the fits that this run continues; 0 if it starts from the pretrained
+        model.
+    """
+
+    parameters: Mapping[str, Any]
+    precision: str
+    classes: list[Any]
+    entropy: Any
+    versions: Mapping[str, str]
+    n_epochs_before: int
 
 
 class RunFile:
-    """Where the run with one fingerprint is kept.
+    """The file that holds the run with one fingerprint.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there. Runs of other data or parameters may be kept in it too.
-    name : str
-        The fingerprint.
+        Created if it does not exist. It may also hold runs with other data or parameters.
+    fingerprint : str
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{name}{_SUFFIX}"
+        self._path = folder / f"{fingerprint}{_SUFFIX}"
         remove_left(self._path)
 
     def others(self) -> list[str]:
-        """Name the runs of other data or parameters that are kept beside this one."""
+        """Names of the files of other runs in the same folder."""
         return sorted({p.name for p in self._path.parent.glob(f"*{_SUFFIX}")} - {self._path.name})
 
     def read(self) -> SavedRun | None:
-        """Read the last whole epoch; None if there is none."""
+        """Read the last complete epoch; None if there is no file."""
         if not self._path.is_file():
             return None
         try:
             with safe_open(self._path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-                return SavedRun(tensors, json.loads(file.metadata()["skbert"]))
-        except (SafetensorError, ValueError, KeyError) as error:
+                position = RunPosition(**json.loads(file.metadata()["skbert"]))
+                return SavedRun(tensors, position)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"The checkpoint {str(self._path)!r} cannot be read ({error}). Delete it to start "
+                f"Could not read the checkpoint {str(self._path)!r} ({error}). Delete it to train "
                 "from the beginning."
             ) from error
 
     def write(self, run: SavedRun) -> None:
-        """Replace the last epoch by this one, in one step: a crash leaves one of the two.
+        """Replace the last epoch by this one in one step: a crash leaves either of the two.
 
         Warns
         -----
         UserWarning
-            If it cannot be written. That is no reason to lose what is trained already: the run
-            goes on, and the epoch that was kept before stays.
+            If the file cannot be written. Training continues, because its weights are intact, and
+            the file keeps the previous epoch.
         """
         new = temporary_name(self._path)
         try:
-            save_file(run.tensors, new, metadata={"skbert": json.dumps(run.position)})
+            save_file(run.tensors, new, metadata={"skbert": json.dumps(asdict(run.position))})
             sync(new)
             new.replace(self._path)
         except (OSError, SafetensorError) as error:
-            warnings.warn(
-                f"The epoch cannot be kept in {str(self._path.parent)!r} ({error}). Training goes "
-                "on, but after a crash it would begin with the last epoch that was kept, if any. "
-                "Make room there.",
-                stacklevel=5,
+            warn_user(
+                f"Could not write the last epoch to {str(self._path.parent)!r} ({error}). Training "
+                "continues, but after a crash it would resume from an earlier epoch or restart. "
+                "Free some disk space there."
             )
         finally:
             new.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget the run: it has ended."""
+        """Delete the file, because the run has ended."""
         self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is kept on disk, or not.
+    """A run that is kept on disk after each epoch.
 
     Attributes
     ----------
-    file : RunFile or None
-        None keeps nothing.
+    file : RunFile
+    classifier : TextClassifier
+        The network in training.
     saved : SavedRun or None
-        What was found there.
-    seed : numpy.random.SeedSequence
-        That of what was found, else a new one.
-    classifier : TextClassifier or None
-        What is trained.
-    notes : dict
-        Of JSON types; kept with each epoch.
+        What an interrupted run left in the file.
     """
 
-    file: RunFile | None
+    file: RunFile
+    classifier: TextClassifier
     saved: SavedRun | None
-    seed: np.random.SeedSequence
-    classifier: TextClassifier | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether early stopping had ended the run that was found."""
-        return self.saved is not None and self.saved.position["stopped"]
 
     def write(
-        self, trainer: Trainer, stopping: EarlyStopping | None, rest: Mapping[str, Any]
+        self,
+        trainer: Trainer,
+        stopping: EarlyStopping | None,
+        *,
+        entropy: Any,
+        history: list[dict[str, Any]],
+        pretraining_history: list[dict[str, Any]],
+        stopped: bool,
     ) -> None:
-        """Keep an epoch; `rest` is of JSON types."""
-        if self.file is not None and self.classifier is not None:
-            entropy = {"entropy": self.seed.entropy}
-            self.file.write(
-                _capture(self.classifier, trainer, stopping, {**self.notes, **rest, **entropy})
-            )
-
-    def remove(self) -> None:
-        """Forget the run: it has ended."""
-        if self.file is not None:
-            self.file.remove()
+        """Write the epoch that has just ended."""
+        parts = {
+            "encoder": self.classifier.encoder.state_dict(),
+            "head": self.classifier.head.state_dict(),
+            "optimizer": trainer.tensors(),
+            "best": stopping.tensors() if stopping else {},
+        }
+        tensors = {
+            f"{part}/{name}": value.detach().cpu().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+        position = RunPosition(
+            entropy=entropy,
+            history=history,
+            pretraining_history=pretraining_history,
+            stopped=stopped,
+            trainer=trainer.position(),
+            stopping=stopping.position() if stopping else None,
+        )
+        self.file.write(SavedRun(tensors, position))
 
 
 def find_run(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: RunSettings,
     classifier: TextClassifier,
     data: Iterable[LabelledTexts | Tokens | None],
-    seed: np.random.SeedSequence,
 ) -> KeptRun:
-    """Find a run in a folder by all that it depends on, and give `classifier` its weights.
+    """Look for a run by all that determines it, and load its weights into `classifier`.
 
     Parameters
     ----------
     folder : Path
-    settings : dict
-        What decides the run, besides weights and data.
+    settings : RunSettings
     classifier : TextClassifier
-        As it is before the first step. Its head counts only where `settings["warm"][0]`: else it
-        is drawn from the seed.
+        As it is before the first step. Its head is part of the fingerprint only if the run
+        continues a fit; otherwise the head is random and follows from the entropy.
     data : iterable of LabelledTexts, Tokens or None
-    seed : numpy.random.SeedSequence
-        Used where no run is found.
+
+    Returns
+    -------
+    KeptRun
+        Its `saved` is None if the folder does not hold this run.
 
     Warns
     -----
     UserWarning
-        If there are runs of others, but not this one.
+        If the folder holds other runs, but not this one.
     """
-    file = RunFile(
-        folder, _fingerprint(_arrays_of(classifier, data, settings["warm"][0]), settings)
-    )
+    arrays = _arrays_of(classifier, data, with_head=settings.n_epochs_before > 0)
+    file = RunFile(folder, _fingerprint(arrays, settings))
     saved = file.read()
-    if saved is None:
-        if others := file.others():
-            warnings.warn(
-                f"checkpoint_dir={str(folder)!r} holds {len(others)} run(s) of other data, "
-                f"parameters or versions, {others[0]!r} first, but none of these: training starts "
-                "from the beginning. Delete those that no longer run.",
-                stacklevel=4,
-            )
-        return KeptRun(file, None, seed, classifier)
-    classifier.encoder.load_state_dict(saved.part("encoder"))
-    classifier.head.load_state_dict(saved.part("head"))
-    return KeptRun(file, saved, np.random.SeedSequence(saved.position["entropy"]), classifier)
+    if saved is not None:
+        classifier.encoder.load_state_dict(saved.part("encoder"))
+        classifier.head.load_state_dict(saved.part("head"))
+    elif others := file.others():
+        warn_user(
+            f"checkpoint_dir={str(folder)!r} holds {len(others)} run(s) with other data, "
+            f"parameters or versions ({others[0]!r} is the first), but not this run, so training "
+            "starts from the beginning. Delete the files of runs that you do not want to resume."
+        )
+    return KeptRun(file, classifier, saved)
+
+
+def restore_position(run: SavedRun, trainer: Trainer, stopping: EarlyStopping | None) -> None:
+    """Set a trainer and early stopping, whose weights are loaded, to the position of a run."""
+    trainer.restore(run.part("optimizer"), run.position.trainer)
+    if stopping and run.position.stopping:
+        stopping.resume(run.part("best"), run.position.stopping)
+
+
+def _fingerprint(arrays: Iterable[np.ndarray], settings: RunSettings) -> str:
+    """Hash all that determines a run to 32 hexadecimal digits."""
+    text = json.dumps(asdict(settings), sort_keys=True, default=repr)
+    digest = hashlib.sha256(text.encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _arrays_of(
@@ -230,35 +292,3 @@ def _arrays_of(
         yield from (tokens.ids, tokens.offsets, tokens.segment_ids)
         if isinstance(texts, LabelledTexts):
             yield from (texts.labels, texts.weights)
-
-
-def _capture(
-    classifier: TextClassifier,
-    trainer: Trainer,
-    stopping: EarlyStopping | None,
-    rest: Mapping[str, Any],
-) -> SavedRun:
-    """Take all that the rest of a run depends on; `rest` is of JSON types."""
-    parts = {
-        "encoder": classifier.encoder.state_dict(),
-        "head": classifier.head.state_dict(),
-        "optimizer": trainer.tensors(),
-        "best": stopping.tensors() if stopping else {},
-    }
-    tensors = {
-        f"{part}/{name}": value.detach().cpu().contiguous()
-        for part, values in parts.items()
-        for name, value in values.items()
-    }
-    positions = {
-        "trainer": trainer.position(),
-        "stopping": stopping.position() if stopping else None,
-    }
-    return SavedRun(tensors, {**rest, **positions})
-
-
-def restore_position(run: SavedRun, trainer: Trainer, stopping: EarlyStopping | None) -> None:
-    """Let a trainer of those weights go on from where the run was."""
-    trainer.restore(run.part("optimizer"), run.position["trainer"])
-    if stopping:
-        stopping.resume(run.part("best"), run.position["stopping"])

@@ -1,0 +1,176 @@
+"""A prepared fit of the classifier -> trained weights and their history.
+
+Masked language modelling, fine-tuning, and the single epochs of `partial_fit`. What an epoch does
+is in engine/training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from skbert.contract.callbacks import EpochTasks
+from skbert.contract.fitting import EpochLoop, Transaction
+from skbert.contract.labels import check_classes, check_weights, class_numbers
+from skbert.contract.parameters import Seeds
+from skbert.contract.preparation import (
+    ClassifierState,
+    PreparedFit,
+    check_before_loading,
+    check_for_model,
+    copy_state,
+    new_state,
+    state_of,
+    take_rows,
+    tokenize,
+)
+from skbert.contract.progress import show_epochs
+from skbert.contract.texts import check_texts
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.model.device import precision_name
+from skbert.engine.training.classification import (
+    Classification,
+    LabelledTexts,
+    TrainingRun,
+    evaluate,
+)
+from skbert.engine.training.loop import Trainer, TrainingOptions, open_ended_trainer
+from skbert.engine.training.masked_lm import within_task_pretraining
+from skbert.engine.training.resume import restore_position
+from skbert.engine.training.stopping import EarlyStopping, way_back
+
+
+def training_options(estimator: Any) -> TrainingOptions:
+    """Collect the parameters of a classifier that the training loop reads."""
+    return TrainingOptions(
+        max_epochs=estimator.max_epochs,
+        batch_size=estimator.batch_size,
+        learning_rate=estimator.learning_rate,
+        weight_decay=estimator.weight_decay,
+        warmup_fraction=estimator.warmup_fraction,
+        dropout=estimator.dropout,
+        n_frozen_layers=estimator.n_frozen_layers,
+        label_smoothing=estimator.label_smoothing,
+    )
+
+
+def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, Any]]:
+    """Train the encoder in place by masked language modelling, and return the history.
+
+    The history is empty if the fit does no masked language modelling.
+    """
+    if prepared.pretraining_texts is None or prepared.pretrained is None:
+        return []
+    if prepared.kept and prepared.kept.saved:
+        return prepared.kept.saved.position.pretraining_history
+    network, n_epochs = prepared.start.network, estimator.pretraining_epochs
+    run = within_task_pretraining(
+        network.encoder,
+        prepared.pretrained,
+        prepared.pretraining_texts,
+        replace(training_options(estimator), max_epochs=n_epochs, n_frozen_layers=0),
+        prepared.seeds.pretraining,
+        network.precision,
+    )
+    progress = show_epochs("pre-training epoch", n_epochs, estimator.verbose)
+    return [run.epoch(progress).as_dict() for _ in range(n_epochs)]
+
+
+def fine_tune(
+    estimator: Any,
+    prepared: PreparedFit,
+    pretraining_history: list[dict[str, Any]],
+    tasks: EpochTasks,
+) -> list[dict[str, Any]]:
+    """Train the network of `prepared.start` in place, and return the history."""
+    start, kept, n_epochs = prepared.start, prepared.kept, estimator.max_epochs
+    options = training_options(estimator)
+    run = TrainingRun(start.network, prepared.training, options, prepared.seeds.training)
+    stopping = None
+    if estimator.early_stopping:
+        stopping = EarlyStopping(start.network, estimator.n_iter_no_change)
+
+    def validate() -> dict[str, float]:
+        if prepared.validation is None:
+            return {}
+        found = evaluate(start.network, prepared.validation)
+        return {"val_loss": found.loss, "val_score": found.accuracy}
+
+    def save(history: list[dict[str, Any]], stopped: bool) -> None:
+        if kept:
+            kept.write(
+                run.trainer,
+                stopping,
+                entropy=prepared.seeds.root.entropy,
+                history=history,
+                pretraining_history=pretraining_history,
+                stopped=stopped,
+            )
+
+    loop = EpochLoop(
+        run=run,
+        tasks=tasks,
+        progress=show_epochs("epoch", n_epochs, estimator.verbose),
+        fitted_attributes=lambda history: start.fitted_attributes(prepared.classes, history),
+        validate=validate,
+        stopping=stopping,
+        save=save,
+    )
+    history = start.history
+    if kept and kept.saved:
+        restore_position(kept.saved, run.trainer, stopping)
+        history = kept.saved.position.history
+        n_done = len(history) - len(start.history)
+        n_epochs = 0 if kept.saved.position.stopped else n_epochs - n_done
+    history = loop.train(n_epochs, history)
+    if stopping:
+        stopping.restore()
+    return history
+
+
+def fine_tune_one_epoch(
+    estimator: Any, X: Any, y: Any, classes: Any, sample_weight: Any, transaction: Transaction
+) -> dict[str, Any]:
+    """Train one epoch on more texts, and return the fitted attributes.
+
+    The weights of a fitted estimator change in place; `transaction` restores them if the epoch
+    fails.
+    """
+    is_first = not hasattr(estimator, "classes_")
+    texts = check_texts(estimator, X, reset=is_first)
+    known = check_classes(classes, getattr(estimator, "classes_", None))
+    numbers = class_numbers(y, len(texts), known)
+    weights = check_weights(sample_weight, estimator.class_weight, known, numbers)
+    seeds, options = Seeds.of(estimator.random_state), training_options(estimator)
+    if is_first:
+        check_before_loading(estimator, texts)
+        start = new_state(estimator, load_pretrained(estimator.model), known, seeds)
+    else:
+        check_for_model(estimator, estimator.model_.config, texts)
+        start = state_of(estimator, estimator.precision)
+    tokens = tokenize(estimator, texts, start.wordpiece)
+    training = take_rows(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
+    trainer = getattr(estimator, "_trainer", None)
+    if trainer is None or not _fits(trainer, estimator, start):
+        start = start if is_first else copy_state(start)
+        n_texts = len(training.tokens)
+        trainer = open_ended_trainer(start.network, n_texts, options, seeds.training)
+    if not is_first:
+        transaction.undo.append(way_back(start.network))
+    objective = Classification(start.network, training, options)
+    progress = show_epochs("epoch", estimator.max_epochs, estimator.verbose)
+    record = trainer.epoch(objective, progress)
+    history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
+    learned = start.fitted_attributes(known, history)
+    return learned | {"n_truncated_": tokens.n_truncated, "_trainer": trainer}
+
+
+def _fits(trainer: Trainer, estimator: Any, start: ClassifierState) -> bool:
+    """Whether the optimizer of the last `partial_fit` can continue with these parameters."""
+    return (
+        trainer.options == training_options(estimator)
+        and estimator.precision_ == precision_name(start.network.precision)
+        and not trainer.was_interrupted
+    )

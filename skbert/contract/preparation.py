@@ -1,0 +1,420 @@
+"""All that a fit of the classifier needs, made ready: checked, loaded, tokenised, split.
+
+The order is fixed. `check_input` checks all that came to `fit`. `prepare_fit` checks the parameters
+against the configuration of the model, loads its weights once, tokenises, and only then moves the
+network to the device. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from skbert.contract.labels import check_labels, check_weights, class_numbers
+from skbert.contract.parameters import (
+    Seeds,
+    check_n_frozen_layers,
+    check_text_limits,
+)
+from skbert.contract.persistence import plain_parameters, versions
+from skbert.contract.texts import Texts, check_texts, warn_truncated
+from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained
+from skbert.engine.files.scratch import random_head
+from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.text.sentences import WholeTexts
+from skbert.engine.text.tokens import Tokens, concatenate
+from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.resume import KeptRun, RunSettings, find_run
+
+#: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
+_NOT_OF_A_RUN = ("checkpoint_dir", "verbose", "random_state")
+
+
+@dataclass(frozen=True)
+class LabelledInput:
+    """Texts and the class number of each; shape (n_texts,), int64."""
+
+    texts: Texts
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """All that came to `fit`, checked.
+
+    Attributes
+    ----------
+    labelled : LabelledInput
+    weights : ndarray of shape (n_texts,), float64
+        How much each text counts, at most 1.
+    classes : ndarray of shape (n_classes,)
+    validation : LabelledInput or None
+    unlabelled : Texts or None
+        More texts for masked language modelling.
+    """
+
+    labelled: LabelledInput
+    weights: np.ndarray
+    classes: np.ndarray
+    validation: LabelledInput | None
+    unlabelled: Texts | None
+
+
+def check_input(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
+) -> TrainingInput:
+    """Check the arguments of `fit`; nothing of the model is needed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As documented in `BertSentimentClassifier.fit`.
+    """
+    texts = check_texts(estimator, X, reset=True)
+    classes, numbers = check_labels(y, len(texts))
+    return TrainingInput(
+        labelled=LabelledInput(texts, numbers),
+        weights=check_weights(sample_weight, estimator.class_weight, classes, numbers),
+        classes=classes,
+        validation=_check_validation(estimator, X_val, y_val, classes),
+        unlabelled=(
+            None if X_unlabelled is None else check_texts(estimator, X_unlabelled, reset=False)
+        ),
+    )
+
+
+def _check_validation(
+    estimator: Any, X_val: Any, y_val: Any, classes: np.ndarray
+) -> LabelledInput | None:
+    if X_val is None and y_val is None:
+        return None
+    if X_val is None or y_val is None:
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(
+            f"{missing} is None, but the other of X_val and y_val is given. Pass both or neither."
+        )
+    texts = check_texts(estimator, X_val, reset=False)
+    return LabelledInput(texts, class_numbers(y_val, len(texts), classes))
+
+
+@dataclass(frozen=True)
+class ClassifierState:
+    """What a classifier learns, before it becomes attributes of the estimator.
+
+    Attributes
+    ----------
+    network : TextClassifier
+    tokenizer : transformers.PreTrainedTokenizerBase
+    wordpiece : WordPieceTokenizer
+        The same tokenizer as the engine uses it.
+    history : list of dict
+        One record per epoch.
+    """
+
+    network: TextClassifier
+    tokenizer: Any
+    wordpiece: WordPieceTokenizer
+    history: list[dict[str, Any]]
+
+    def fitted_attributes(
+        self, classes: np.ndarray, history: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Attributes with which an estimator can predict."""
+        return {
+            "classes_": classes,
+            "model_": self.network.encoder,
+            "head_": self.network.head,
+            "tokenizer_": self.tokenizer,
+            "_wordpiece": self.wordpiece,
+            "history_": history,
+            "n_epochs_": len(history),
+            "device_": str(self.network.device),
+            "precision_": precision_name(self.network.precision),
+        }
+
+
+def state_of(estimator: Any, precision: str) -> ClassifierState:
+    """Collect what a fitted classifier has learned; `precision` is that of the computations."""
+    dtype = resolve_precision(precision, estimator.head_.weight.device)
+    network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling, dtype)
+    return ClassifierState(network, estimator.tokenizer_, estimator._wordpiece, estimator.history_)
+
+
+def copy_state(state: ClassifierState) -> ClassifierState:
+    """Copy the weights, which may be memory-mapped or shared with a copy of the estimator."""
+    return replace(state, network=copy.deepcopy(state.network))
+
+
+def new_state(
+    estimator: Any, pretrained: Pretrained, classes: np.ndarray, seeds: Seeds
+) -> ClassifierState:
+    """Copy a pretrained model, put a new head on it, and move both to the device."""
+    config = pretrained.config
+    rng = np.random.default_rng(seeds.new_weights)
+    head = random_head(config.hidden_size, len(classes), config.initializer_range, rng)
+    device = resolve_device(estimator.device)
+    precision = resolve_precision(estimator.precision, device)
+    network = TextClassifier(pretrained.new_encoder(), head, estimator.pooling, precision)
+    return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
+
+
+@dataclass(frozen=True)
+class PreparedFit:
+    """All that a fit of the classifier needs.
+
+    Attributes
+    ----------
+    start : ClassifierState
+        The network before the first step.
+    pretrained : Pretrained or None
+        None if the fit continues an earlier one.
+    classes : ndarray of shape (n_classes,)
+    training : LabelledTexts
+    validation : LabelledTexts or None
+    pretraining_texts : Tokens or None
+        None if the fit does no masked language modelling.
+    n_truncated : int
+        Number of truncated texts in X.
+    seeds : Seeds
+    kept : KeptRun or None
+        None without a `checkpoint_dir`.
+    """
+
+    start: ClassifierState
+    pretrained: Pretrained | None
+    classes: np.ndarray
+    training: LabelledTexts
+    validation: LabelledTexts | None
+    pretraining_texts: Tokens | None
+    n_truncated: int
+    seeds: Seeds
+    kept: KeptRun | None
+
+
+def continues_fit(estimator: Any) -> bool:
+    """Whether `fit` starts from the weights of the last `fit`."""
+    return estimator.warm_start and hasattr(estimator, "classes_")
+
+
+def pretrains(estimator: Any) -> bool:
+    """Whether `fit` starts with masked language modelling."""
+    return estimator.pretraining_epochs > 0 and not continues_fit(estimator)
+
+
+def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
+    """Check what depends on the model, load it, tokenise, and move it to the device.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of the range that the model or the machine allows.
+    OSError
+        If the model's files are not available.
+    """
+    seeds, texts = Seeds.of(estimator.random_state), given.labelled.texts
+    pretrained = None
+    if continues_fit(estimator):
+        _check_same_classes(given.classes, estimator.classes_)
+        check_for_model(estimator, estimator.model_.config, texts)
+        start = copy_state(state_of(estimator, estimator.precision))
+        data = tokenize_input(estimator, given, start.wordpiece)
+    else:
+        check_before_loading(estimator, texts)
+        pretrained = load_pretrained(estimator.model)
+        data = tokenize_input(estimator, given, pretrained.wordpiece)
+        start = new_state(estimator, pretrained, given.classes, seeds)
+    kept = _find_kept_run(estimator, start, data, given.classes, seeds)
+    if kept and kept.saved:
+        seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
+    parts = split(estimator, data, seeds)
+    return PreparedFit(
+        start=start,
+        pretrained=pretrained,
+        classes=given.classes,
+        training=parts.training,
+        validation=parts.validation,
+        pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
+        n_truncated=data.labelled.tokens.n_truncated,
+        seeds=seeds,
+        kept=kept,
+    )
+
+
+def check_before_loading(estimator: Any, texts: Texts) -> None:
+    """Refuse parameters that do not fit the machine or the model, without reading weights."""
+    resolve_precision(estimator.precision, resolve_device(estimator.device))
+    check_for_model(estimator, load_config(estimator.model), texts)
+
+
+def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
+    if not np.array_equal(classes, known):
+        raise ValueError(
+            f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
+            f"those of the last fit, {known.tolist()}. Give all of them, or set "
+            "warm_start=False."
+        )
+
+
+def check_for_model(estimator: Any, config: Any, texts: Texts) -> None:
+    """Check the parameters of a fit whose range depends on the model, by its configuration."""
+    check_text_limits(estimator.max_length, config, pairs=texts.second is not None)
+    check_n_frozen_layers(estimator.n_frozen_layers, config.num_hidden_layers)
+
+
+@dataclass(frozen=True)
+class PretrainingTexts:
+    """Texts for masked language modelling inside `fit`.
+
+    Attributes
+    ----------
+    own : WholeTexts
+        The training texts. Nothing of single texts is cut off; pairs are cut as for fine-tuning.
+    unlabelled : Tokens
+        More texts.
+    """
+
+    own: WholeTexts
+    unlabelled: Tokens
+
+    def of_rows(self, rows: np.ndarray) -> Tokens:
+        """Choose `rows` of the training texts, and all unlabelled texts."""
+        return concatenate([self.own.of_texts(rows), self.unlabelled])
+
+
+@dataclass(frozen=True)
+class TokenizedInput:
+    """Tokens of all that came to `fit`.
+
+    Attributes
+    ----------
+    labelled : LabelledTexts
+    validation : LabelledTexts or None
+    pretraining : PretrainingTexts or None
+        None if the fit does no masked language modelling.
+    """
+
+    labelled: LabelledTexts
+    validation: LabelledTexts | None
+    pretraining: PretrainingTexts | None
+
+    def all_data(self) -> list[LabelledTexts | Tokens | None]:
+        """All data that the weights will depend on."""
+        pretraining = self.pretraining
+        more = [pretraining.own.pieces, pretraining.unlabelled] if pretraining else []
+        return [self.labelled, self.validation, *more]
+
+
+def tokenize_input(
+    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer
+) -> TokenizedInput:
+    """Tokenise all texts, and warn of each set of texts in which some are truncated."""
+    tokens = tokenize(estimator, given.labelled.texts, wordpiece)
+    validation = None
+    if given.validation is not None:
+        held_out = tokenize(estimator, given.validation.texts, wordpiece)
+        ones = np.ones(len(held_out), dtype=np.float32)
+        validation = LabelledTexts(held_out, given.validation.numbers, ones)
+    pretraining = None
+    if pretrains(estimator):
+        pretraining = _tokenize_for_pretraining(estimator, given, tokens, wordpiece)
+    labelled = LabelledTexts(tokens, given.labelled.numbers, given.weights)
+    return TokenizedInput(labelled, validation, pretraining)
+
+
+def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
+    """Tokenise texts or pairs, and warn if some are truncated."""
+    tokens = wordpiece(
+        texts.first,
+        texts.second,
+        max_length=estimator.max_length,
+        truncation=estimator.truncation,
+    )
+    warn_truncated(tokens, estimator.max_length)
+    return tokens
+
+
+def _tokenize_for_pretraining(
+    estimator: Any, given: TrainingInput, tokens: Tokens, wordpiece: WordPieceTokenizer
+) -> PretrainingTexts:
+    texts, unlabelled, max_length = given.labelled.texts, given.unlabelled, estimator.max_length
+    if texts.second is None:
+        own = WholeTexts.of(wordpiece, texts.first, max_length)
+    else:
+        own = WholeTexts(tokens, np.arange(len(tokens)))
+    if unlabelled is None:
+        more = tokens.take(np.empty(0, dtype=np.int64))
+    elif unlabelled.second is None:
+        more = WholeTexts.of(wordpiece, unlabelled.first, max_length).pieces
+    else:
+        more = tokenize(estimator, unlabelled, wordpiece)
+    return PretrainingTexts(own, more)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows to train on, and the texts to validate on.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_training_texts,), int64
+    training : LabelledTexts
+    validation : LabelledTexts or None
+    """
+
+    rows: np.ndarray
+    training: LabelledTexts
+    validation: LabelledTexts | None
+
+
+def split(estimator: Any, data: TokenizedInput, seeds: Seeds) -> Split:
+    """Leave out texts of weight 0, and set validation texts aside where they are needed."""
+    labelled, validation = data.labelled, data.validation
+    rows = np.flatnonzero(labelled.weights)
+    if estimator.early_stopping and validation is None:
+        rows, held_out = train_test_split(
+            rows,
+            test_size=estimator.validation_fraction,
+            stratify=labelled.labels[rows],
+            random_state=int(seeds.validation_split.generate_state(1)[0]),
+        )
+        validation = take_rows(labelled, held_out)
+    return Split(rows, take_rows(labelled, rows), validation)
+
+
+def take_rows(data: LabelledTexts, rows: np.ndarray) -> LabelledTexts:
+    """Choose some texts, and divide their weights by the mean of these."""
+    weights = data.weights[rows]
+    return LabelledTexts(
+        data.tokens.take(rows), data.labels[rows], (weights / weights.mean()).astype(np.float32)
+    )
+
+
+def _find_kept_run(
+    estimator: Any,
+    start: ClassifierState,
+    data: TokenizedInput,
+    classes: np.ndarray,
+    seeds: Seeds,
+) -> KeptRun | None:
+    """Look in `checkpoint_dir` for this run, and load its weights into the network of `start`."""
+    if estimator.checkpoint_dir is None:
+        return None
+    parameters = plain_parameters(estimator)
+    for name in _NOT_OF_A_RUN:
+        del parameters[name]
+    settings = RunSettings(
+        parameters=parameters,
+        precision=precision_name(start.network.precision),
+        classes=classes.tolist(),
+        entropy=None if estimator.random_state is None else seeds.root.entropy,
+        versions=versions(),
+        n_epochs_before=len(start.history),
+    )
+    return find_run(Path(estimator.checkpoint_dir), settings, start.network, data.all_data())
