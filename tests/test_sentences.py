@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from skbert.engine.text.layout import Layout
 from skbert.engine.text.sentences import (
     _SENTENCE_END,
     IS_NEXT,
@@ -15,7 +16,7 @@ from skbert.engine.text.sentences import (
     lay_out_singly,
     split_into_sentences,
 )
-from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.tokens import BareTokens
 
 
 @pytest.mark.parametrize(
@@ -51,23 +52,15 @@ def test_a_row_of_stops_is_tried_from_its_first_alone():
 def sentences_of(*documents):
     """Documents as lists of sentences as lists of ids."""
     flat = [sentence for document in documents for sentence in document]
-    return Sentences(
-        np.array([i for sentence in flat for i in sentence], dtype=np.int32),
-        np.cumsum([0, *map(len, flat)]),
-        np.arange(len(flat)),
-        documents_of(documents),
-        cls_id=101,
-        sep_id=102,
-    )
+    bare = BareTokens.of([i for sentence in flat for i in sentence], [len(s) for s in flat])
+    return Sentences.of(bare, documents_of(documents), Layout(cls_id=101, sep_id=102))
 
 
-def test_special_tokens_are_taken_off():
-    ids = np.array([101, 7, 8, 102, 101, 102, 101, 9, 102], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 4, 6, 9]), np.zeros(3, dtype=np.int64))
-    sentences = Sentences.of(tokens, np.array([0, 0, 1]))
-    assert sentences.ids.tolist() == [7, 8, 9]
-    assert sentences.offsets.tolist() == [0, 2, 2, 3]
-    assert (sentences.cls_id, sentences.sep_id) == (101, 102)
+def test_whole_sentences_by_hand():
+    sentences = sentences_of([[7, 8], []], [[9]])
+    assert sentences.lengths.tolist() == [2, 0, 1]
+    assert sentences.numbers.tolist() == [0, 1, 2]
+    assert sentences.documents.tolist() == [0, 0, 1]
     assert sentences.has_successor.tolist() == [True, False, False]
 
 
@@ -87,7 +80,7 @@ def test_long_sentences_are_cut_into_equal_pieces_and_empty_ones_left_out():
     assert sentences.lengths.tolist() == [3, 3, 4, 1, 3]
     assert sentences.numbers.tolist() == [0, 0, 0, 2, 4]
     assert sentences.documents.tolist() == [0, 0, 0, 0, 2]
-    assert sentences.ids.tolist() == [*range(10), 50, 60, 61, 62]
+    assert sentences.bare.ids.tolist() == [*range(10), 50, 60, 61, 62]
     # the pieces of a sentence are no successors of each other
     assert sentences.has_successor.tolist() == [False, False, True, False, False]
 

@@ -19,7 +19,7 @@ import skbert.engine.text.wordpiece as wordpiece_module
 from skbert import BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.tokenizer_files import wordpiece_of
-from skbert.engine.text.wordpiece import WordPieceTokenizer, share_room, truncate
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 LONG = 10**6  # tokens; nothing is cut
 TRICKY = [
@@ -147,26 +147,6 @@ def test_take_by_hand(tiny_bert):
 
 
 @pytest.mark.parametrize(
-    ("limit", "head", "tail", "both"),
-    [
-        (1, [1], [9], [9]),
-        (3, [1, 2, 3], [7, 8, 9], [7, 8, 9]),
-        (4, [1, 2, 3, 4], [6, 7, 8, 9], [1, 7, 8, 9]),
-        (8, [1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 4, 5, 6, 7, 8, 9]),
-        (9, [1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9], list(range(1, 10))),
-        (0, [], [], []),
-    ],
-)
-def test_truncate_by_hand(limit, head, tail, both):
-    ids = list(range(1, 10))
-    assert [truncate(ids, limit, mode) for mode in ("head", "tail", "head+tail")] == [
-        head,
-        tail,
-        both,
-    ]
-
-
-@pytest.mark.parametrize(
     ("truncation", "shortest", "longer"),
     [
         ("head", "[CLS] a [SEP]", "[CLS] a very good film but [SEP]"),
@@ -187,23 +167,6 @@ def test_counts_by_hand(tiny_bert):
     assert (found.n_truncated, found.n_lost.tolist()) == (1, [0, 0, 2, 0])
     found = wordpiece(texts, max_length=3, truncation="head+tail")
     assert (found.n_truncated, found.n_lost.tolist()) == (3, [1, 2, 4, 0])
-
-
-@pytest.mark.parametrize(
-    ("lengths", "room", "kept"),
-    [
-        ([3, 4], 7, [3, 4]),
-        ([3, 9], 8, [3, 5]),
-        ([9, 3], 8, [5, 3]),
-        ([9, 9], 8, [4, 4]),
-        ([9, 9], 7, [3, 4]),
-        ([0, 9], 4, [0, 4]),
-        ([5, 5], 0, [0, 0]),
-        ([9], 4, [4]),
-    ],
-)
-def test_share_room_by_hand(lengths, room, kept):
-    assert share_room(lengths, room) == kept
 
 
 @pytest.mark.parametrize("text", TRICKY, ids=ascii)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skbert.engine.text.layout import special_places
 from skbert.engine.text.tokens import Tokens
 
 #: The target of a token that is not to be guessed.
@@ -116,14 +117,7 @@ def mask_tokens(
 
 def may_be_masked(tokens: Tokens, vocabulary: Vocabulary) -> np.ndarray:
     """Whether each token is one of the text's own words; shape (n_tokens,), bool."""
-    allowed = ~np.isin(tokens.ids, vocabulary.special_ids)
-    # By their place: the first token, [CLS], and the last of each segment, [SEP].
-    ends_segment = np.ones_like(allowed)
-    ends_segment[:-1] = np.diff(tokens.segment_ids) != 0
-    allowed[ends_segment] = False
-    allowed[tokens.offsets[:-1]] = False
-    allowed[tokens.offsets[1:] - 1] = False
-    return allowed
+    return ~np.isin(tokens.ids, vocabulary.special_ids) & ~special_places(tokens)
 
 
 def _chosen(

@@ -9,13 +9,13 @@ numpy only; no masking, no model.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.layout import Layout
+from skbert.engine.text.tokens import BareTokens, Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 #: Labels of a pair, numbered as in the published BERTs; and of a text that is no pair.
@@ -58,23 +58,20 @@ class Sentences:
 
     Attributes
     ----------
-    ids : ndarray of shape (n_tokens,), int32
-    offsets : ndarray of shape (n_pieces + 1,), int64
-        Piece i is ``ids[offsets[i]:offsets[i + 1]]``.
+    bare : BareTokens
+        The tokens of n_pieces sentences or pieces.
     numbers : ndarray of shape (n_pieces,), int64
         The number of each piece's sentence; never falling.
     documents : ndarray of shape (n_pieces,), int64
         The number of each piece's document; never falling.
-    cls_id, sep_id : int
+    layout : Layout
         What `lay_out` puts around them.
     """
 
-    ids: np.ndarray
-    offsets: np.ndarray
+    bare: BareTokens
     numbers: np.ndarray
     documents: np.ndarray
-    cls_id: int
-    sep_id: int
+    layout: Layout
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -82,7 +79,7 @@ class Sentences:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each piece; shape (n_pieces,)."""
-        return np.diff(self.offsets)
+        return self.bare.lengths
 
     @property
     def has_successor(self) -> np.ndarray:
@@ -94,19 +91,9 @@ class Sentences:
         return found
 
     @classmethod
-    def of(cls, tokens: Tokens, documents: np.ndarray) -> Sentences:
-        """Take the special tokens off single texts that were tokenised without a limit."""
-        is_special = np.zeros(len(tokens.ids), dtype=bool)
-        is_special[tokens.offsets[:-1]] = is_special[tokens.offsets[1:] - 1] = True
-        n_before = 2 * np.arange(len(tokens) + 1)
-        return cls(
-            tokens.ids[~is_special],
-            tokens.offsets - n_before,
-            np.arange(len(tokens)),
-            documents,
-            cls_id=int(tokens.ids[0]),
-            sep_id=int(tokens.ids[-1]),
-        )
+    def of(cls, bare: BareTokens, documents: np.ndarray, layout: Layout) -> Sentences:
+        """Take whole sentences; `documents` has the number of each one's document."""
+        return cls(bare, np.arange(len(bare)), documents, layout)
 
     def in_pieces(self, room: int) -> Sentences:
         """Cut longer sentences into equal pieces of at most `room` tokens; leave out empty ones."""
@@ -114,10 +101,10 @@ class Sentences:
         n_pieces = -(-lengths // room)
         of = np.repeat(np.arange(len(self)), n_pieces)
         number = np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
-        starts = self.offsets[of] + number * lengths[of] // n_pieces[of]
+        starts = self.bare.offsets[of] + number * lengths[of] // n_pieces[of]
         return replace(
             self,
-            offsets=np.append(starts, self.offsets[-1]),
+            bare=replace(self.bare, offsets=np.append(starts, self.bare.offsets[-1])),
             numbers=self.numbers[of],
             documents=self.documents[of],
         )
@@ -214,30 +201,14 @@ def lay_out(sentences: Sentences, first: np.ndarray, second: np.ndarray) -> Toke
     ----------
     sentences : Sentences
     first, second : ndarray of shape (n_texts,), int64
-        ``[CLS] first [SEP] second [SEP]``, or ``[CLS] first [SEP]`` where `second` is -1.
+        As in `Pairs`.
 
     Returns
     -------
     Tokens
         Of n_texts texts, none of them cut.
     """
-    is_pair = second >= 0
-    n_first = sentences.lengths[first]
-    n_second = np.where(is_pair, sentences.lengths[second], 0)
-    offsets = np.concatenate([[0], np.cumsum(2 + n_first + is_pair + n_second)])
-    ids = np.full(offsets[-1], sentences.sep_id, dtype=np.int32)
-    ids[offsets[:-1]] = sentences.cls_id
-    place_of_second = offsets[:-1] + n_first + 2
-    for rows, n_tokens, place in (
-        (first, n_first, offsets[:-1] + 1),
-        (second, n_second, place_of_second),
-    ):
-        within = np.arange(n_tokens.sum()) - np.repeat(np.cumsum(n_tokens) - n_tokens, n_tokens)
-        source = np.repeat(sentences.offsets[rows], n_tokens) + within
-        ids[np.repeat(place, n_tokens) + within] = sentences.ids[source]
-    lengths = np.diff(offsets)
-    segment_ids = np.arange(offsets[-1]) >= np.repeat(place_of_second, lengths)
-    return Tokens(ids, segment_ids.astype(np.int32), offsets, np.zeros(len(first), dtype=np.int64))
+    return sentences.layout.surround(sentences.bare, first, second)
 
 
 def lay_out_singly(sentences: Sentences) -> Tokens:
@@ -256,8 +227,8 @@ def tokenize_in_pieces(
     wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
 ) -> Sentences:
     """Tokenise texts whole, then cut those that are longer than `room` into equal pieces."""
-    tokens = wordpiece(texts, max_length=sys.maxsize, truncation="head")
-    return Sentences.of(tokens, documents).in_pieces(room)
+    bare = wordpiece.tokenize_bare(texts)
+    return Sentences.of(bare, documents, wordpiece.layout).in_pieces(room)
 
 
 @dataclass(frozen=True)
@@ -278,8 +249,8 @@ class WholeTexts:
     @classmethod
     def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
         """Tokenise single texts; `max_length` counts the special tokens of a piece."""
-        rows = np.arange(len(texts))
-        sentences = tokenize_in_pieces(wordpiece, texts, rows, max_length - 2)
+        room = wordpiece.layout.room(max_length, n_segments=1)
+        sentences = tokenize_in_pieces(wordpiece, texts, np.arange(len(texts)), room)
         return cls(lay_out_singly(sentences), sentences.documents)
 
     def of_texts(self, rows: np.ndarray) -> Tokens:

@@ -1,6 +1,6 @@
 """Tokens of texts, laid end to end: ids, segments and offsets.
 
-numpy only; how texts become tokens is in `wordpiece`.
+numpy only; how texts become tokens is in `wordpiece`, and what surrounds them in `layout`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class BareTokens:
+    """Texts as ids laid end to end, without special tokens.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n_tokens,), int32
+    offsets : ndarray of shape (n_texts + 1,), int64
+        Text i is ``ids[offsets[i]:offsets[i + 1]]``.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, ids: Sequence[int], lengths: Sequence[int]) -> BareTokens:
+        """Make arrays of ids and of the number of tokens of each text."""
+        ends = np.cumsum(np.array(lengths, dtype=np.int64))
+        return cls(np.array(ids, dtype=np.int32), np.concatenate([[0], ends]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text; shape (n_texts,)."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from skbert.engine.text.tokens import Tokens
-
-TRUNCATIONS = ("head", "tail", "head+tail")
+from skbert.engine.text.layout import TRUNCATIONS as TRUNCATIONS
+from skbert.engine.text.layout import Layout, share_room, truncate
+from skbert.engine.text.tokens import BareTokens, Tokens
 
 # Space characters that separate words for BERT. `str.split()` will not do: it also splits at
 # \x0b, \x0c, \x1c-\x1f and \x85, which BERT deletes, gluing the two sides together.
@@ -26,35 +27,6 @@ _SPACES = re.compile("[ \t\n\r\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _LONGEST_MEMORISED_WORD = 64
 
 _MEMO_SIZE = 200_000
-
-
-def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
-    """Keep at most `limit` ids: the first, the last, or a quarter first and the rest last.
-
-    "head+tail" keeps the proportion that Sun et al. (2019, section 5.3.1) found best on
-    IMDB: 128 tokens from the beginning and 382 from the end.
-    """
-    if len(ids) <= limit:
-        return ids
-    n_head = {"head": limit, "tail": 0, "head+tail": limit // 4}[truncation]
-    return [*ids[:n_head], *ids[len(ids) - (limit - n_head) :]]
-
-
-def share_room(lengths: list[int], room: int) -> list[int]:
-    """How many tokens of each text to keep so that together they are at most `room`.
-
-    Of a pair, the longer text is shortened first; if both are longer than half of the room,
-    each gets half, and of two equally long ones the second gets the odd token.
-    """
-    if sum(lengths) <= room:
-        return lengths
-    if len(lengths) == 1:
-        return [room]
-    shorter, longer = (0, 1) if lengths[0] <= lengths[1] else (1, 0)
-    kept = [0, 0]
-    kept[shorter] = min(lengths[shorter], room // 2)
-    kept[longer] = room - kept[shorter]
-    return kept
 
 
 class WordPieceTokenizer:
@@ -70,14 +42,18 @@ class WordPieceTokenizer:
         The ``tokenizer.json`` of the model, as text.
     cls_token, sep_token : str
         The special tokens put around each text.
+
+    Attributes
+    ----------
+    layout : Layout
+        The ids of these special tokens, where they go and how much room they leave.
     """
 
     def __init__(self, backend_json: str, cls_token: str, sep_token: str) -> None:
         self._backend = tokenizers.Tokenizer.from_str(backend_json)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._cls_id = self._special_id(cls_token)
-        self._sep_id = self._special_id(sep_token)
+        self.layout = Layout(self._special_id(cls_token), self._special_id(sep_token))
         self._words_are_independent = _words_are_independent(json.loads(backend_json))
         self._memo: dict[str, Sequence[int]] = {}
 
@@ -123,29 +99,32 @@ class WordPieceTokenizer:
         """
         segments = [texts] if pairs is None else [texts, pairs]
         kinds = (truncation, truncation) if isinstance(truncation, str) else truncation
-        room = max_length - 1 - len(segments)
+        room = self.layout.room(max_length, len(segments))
         ids: list[int] = []
-        segment_ids: list[int] = []
-        offsets = [0]
+        n_kept: list[int] = []
         n_lost: list[int] = []
         for row in zip(*segments, strict=True):
             bodies = [self._ids(text) for text in row]
             lengths = [len(body) for body in bodies]
-            n_kept = share_room(lengths, room)
-            n_lost.append(sum(lengths) - sum(n_kept))
-            ids.append(self._cls_id)
-            segment_ids.append(0)
-            for segment, (body, n) in enumerate(zip(bodies, n_kept, strict=True)):
-                ids.extend(truncate(body, n, kinds[segment]))
-                ids.append(self._sep_id)
-                segment_ids.extend([segment] * (n + 1))
-            offsets.append(len(ids))
-        return Tokens(
-            np.array(ids, dtype=np.int32),
-            np.array(segment_ids, dtype=np.int32),
-            np.array(offsets, dtype=np.int64),
-            np.array(n_lost, dtype=np.int64),
-        )
+            n_of_each = share_room(lengths, room)
+            n_kept.extend(n_of_each)
+            n_lost.append(sum(lengths) - sum(n_of_each))
+            for segment, body in enumerate(bodies):
+                ids.extend(truncate(body, n_of_each[segment], kinds[segment]))
+        first = np.arange(0, len(n_kept), len(segments))
+        second = np.full_like(first, -1) if pairs is None else first + 1
+        tokens = self.layout.surround(BareTokens.of(ids, n_kept), first, second)
+        return replace(tokens, n_lost=np.array(n_lost, dtype=np.int64))
+
+    def tokenize_bare(self, texts: Sequence[str]) -> BareTokens:
+        """Tokenise `texts` whole, without special tokens."""
+        ids: list[int] = []
+        lengths: list[int] = []
+        for text in texts:
+            found = self._ids(text)
+            ids.extend(found)
+            lengths.append(len(found))
+        return BareTokens.of(ids, lengths)
 
     def _ids(self, text: str) -> Sequence[int]:
         """WordPiece ids of one text, without special tokens."""
