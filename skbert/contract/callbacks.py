@@ -1,6 +1,6 @@
-"""scikit-learn's callback protocol, where there is one (1.9), and its absence (1.6 to 1.8).
+"""scikit-learn's callback protocol, which exists since 1.9, and a substitute for 1.7 and 1.8.
 
-The one file that knows the difference. A fit is a task with one subtask an epoch, or none.
+Only this file knows the difference. A fit is a task with one subtask per epoch, or without any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ try:
 except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands in for scikit-learn's mixin; there are no callbacks to support."""
+        """Substitute for scikit-learn's mixin, without callbacks."""
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return `method` as it is."""
@@ -24,7 +24,7 @@ __all__ = ["CallbackSupportMixin", "EpochTasks", "with_callbacks"]
 
 
 class EpochTasks:
-    """Tells the callbacks of an estimator, if it can have any, how far its fit is.
+    """Tells the callbacks of an estimator, if there are any, about the progress of its fit.
 
     Parameters
     ----------
@@ -32,10 +32,10 @@ class EpochTasks:
     max_epochs : int
         0 for a fit without epochs.
     X, y : array-like
-        As they came to fit.
+        The arguments of `fit`.
     sample_weight : array-like or None
-        As it came to fit. What else came, validation texts for example, is kept from the
-        callbacks: a scorer is given all that they get, and takes nothing but weights.
+        The argument of `fit`. Callbacks do not get other arguments, such as validation texts,
+        because scorers accept no metadata but weights.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class EpochTasks:
             self._fit.call_on_fit_task_begin(**self._arguments)
 
     def begin_epoch(self) -> None:
-        """Say that an epoch begins."""
+        """Tell the callbacks that an epoch begins."""
         if self._fit is not None:
             self._epoch = self._fit.subcontext(task_name="epoch")
             self._epoch.call_on_fit_task_begin(**self._arguments)
 
     def end_epoch(self, fitted_attributes: Callable[[], dict[str, Any]]) -> bool:
-        """Say that the epoch has ended; True if a callback asks to stop.
+        """Tell the callbacks that the epoch has ended; True if one of them requests to stop.
 
         Parameters
         ----------
         fitted_attributes : callable
-            Returns what a copy of the estimator needs to predict; called only if a callback
-            wants such a copy.
+            Returns the attributes that a copy of the estimator needs to predict. Called only if
+            a callback requests such a copy.
         """
         if self._epoch is None:
             return False
@@ -70,6 +70,6 @@ class EpochTasks:
         )
 
     def end_fit(self) -> None:
-        """Say that the fit has ended."""
+        """Tell the callbacks that the fit has ended."""
         if self._fit is not None:
             self._fit.call_on_fit_task_end(**self._arguments)

@@ -15,7 +15,7 @@ from skbert.contract.callbacks import EpochTasks
 from skbert.contract.fitting import EpochLoop, Transaction
 from skbert.contract.labels import check_classes, check_weights, class_numbers
 from skbert.contract.parameters import Seeds
-from skbert.contract.preparation import (
+from skbert.contract.prepare_finetuning import (
     ClassifierState,
     PreparedFit,
     check_before_loading,

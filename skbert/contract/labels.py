@@ -1,4 +1,4 @@
-"""y, classes, sample and class weights as they come in -> class numbers and weights."""
+"""Check y, classes, sample and class weights, and convert them to class numbers and weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from skbert.contract.texts import _is_missing, _shown
+from skbert.contract.texts import is_missing, shorten
 from skbert.engine.warn import warn_user
 
 MAX_CLASSES = 1000
 
-# scikit-learn's words, for which its estimator checks look.
+# scikit-learn's estimator checks require these words.
 _COLUMN_OF_LABELS = (
     "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
     "(n_texts,), for example using ravel()."
@@ -24,7 +24,7 @@ _COLUMN_OF_LABELS = (
 
 
 def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the classes and turn labels into class numbers.
+    """Find the classes, and convert labels to class numbers.
 
     Parameters
     ----------
@@ -45,31 +45,31 @@ def check_labels(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"y has {len(classes)} class{'es' if len(classes) > 1 else ''}"
             f"{f': {classes.tolist()[0]!r}' if len(classes) == 1 else ''}; 2 to {MAX_CLASSES} "
-            "classes are allowed. Check that y is the column of sentiments and that no filter "
-            "took one away."
+            "classes are allowed. Check that y is the column of labels, and that no filter removed "
+            "a class."
         )
     return classes, numbers.astype(np.int64)
 
 
 def class_numbers(y: Any, n_texts: int, classes: np.ndarray) -> np.ndarray:
-    """Turn labels into numbers of given classes; see `check_labels`."""
+    """Convert labels to the numbers of given classes; see `check_labels`."""
     labels = _labels(y, n_texts)
     known = np.isin(labels, classes)
     if not known.all():
         row = int(np.flatnonzero(~known)[0])
         raise ValueError(
             f"y[{row}] is {labels.tolist()[row]!r}, which is not one of the classes "
-            f"{_shown(classes.tolist())}. Leave out such rows, or fit with all classes."
+            f"{shorten(classes.tolist())}. Remove such rows, or fit with all classes."
         )
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
 def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
-    """Find all labels that may ever come to partial_fit: said now, or known from before."""
+    """Find the classes of `partial_fit`: those passed now, or known from earlier calls."""
     if classes is None and known is None:
         raise ValueError(
             "classes is None in the first call of partial_fit; it must list all labels that "
-            "will ever come. Call partial_fit(X, y, classes=[...])."
+            "later calls may contain. Call partial_fit(X, y, classes=[...])."
         )
     if classes is None:
         return known
@@ -77,13 +77,13 @@ def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     if known is not None and not np.array_equal(found, known):
         raise ValueError(
             f"classes={found.tolist()} differs from the classes of earlier calls, "
-            f"{known.tolist()}; they cannot change. Leave classes out, or make a new estimator."
+            f"{known.tolist()}; they cannot change. Omit classes, or create a new estimator."
         )
     return found
 
 
 def _labels(y: Any, n_texts: int) -> np.ndarray:
-    """Get `y` as one label a text, none of them missing, all of one kind."""
+    """Convert y to an array with one label per text, none missing and all of one kind."""
     if y is None:
         raise ValueError(
             "y is None, but this estimator requires y to be passed, but the target y is None: "
@@ -95,45 +95,48 @@ def _labels(y: Any, n_texts: int) -> np.ndarray:
     _check_one_label_a_text(y, given)
     kind = getattr(getattr(y, "dtype", None), "kind", "")
     if (hasattr(y, "iloc") and kind in "biu") or kind == "T":
-        y = np.asarray(given)  # pandas' nullable numbers, numpy's strings of variable width
+        y = np.asarray(given)  # pandas' nullable numbers, numpy's StringDType
     labels = column_or_1d(y)
     if np.ndim(y) == 2:  # scikit-learn's own warning would name this file
         warn_user(_COLUMN_OF_LABELS, DataConversionWarning)
     if len(labels) != n_texts:
         raise ValueError(
-            f"X has {n_texts} texts and y has {len(labels)} labels; they must be as many. Check "
-            "that both come from the same rows."
+            f"X has {n_texts} texts and y has {len(labels)} labels; they must have the same "
+            "length. Check that both come from the same rows."
         )
-    with np.errstate(invalid="ignore"):  # it casts 1e19 to an integer, to see that it is none
+    with np.errstate(invalid="ignore"):  # scikit-learn casts 1e19 to an integer to test it
         check_classification_targets(labels)
     return labels
 
 
 def _check_one_label_a_text(y: Any, given: Any) -> None:
-    """Refuse several columns, such as the indicators of a multilabel problem."""
+    """Raise an error for several columns, such as multilabel indicators."""
     shape = getattr(y, "shape", ())
     n_columns = shape[1] if len(shape) == 2 else 1
     if isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple)):
         n_columns = len(given[0])
     if n_columns > 1:
         raise ValueError(
-            f"y has {n_columns} columns; one label for each text is expected. For texts with "
-            "several labels each, train a classifier for each column: "
+            f"y has {n_columns} columns; one label per text is expected. For texts with "
+            "several labels each, train one classifier per column: "
             "OneVsRestClassifier(BertSentimentClassifier())."
         )
 
 
 def _check_label_values(labels: Sequence[Any]) -> None:
-    """Refuse missing labels, bytes, and strings beside numbers, of which numpy makes strings."""
+    """Raise an error for missing labels, bytes, and strings mixed with numbers.
+
+    numpy would convert the numbers of a mixture to strings.
+    """
     for row, label in enumerate(labels):
-        if _is_missing(label):
+        if is_missing(label):
             raise ValueError(
                 f"y[{row}] is {label!r} ({type(label).__name__}); every text needs a label: a "
-                "str, an int or a bool. Leave out the rows without one."
+                "str, an int or a bool. Remove the rows without one."
             )
         if isinstance(label, bytes):
             raise TypeError(
-                f"y[{row}] is {_shown(label)} (bytes); a label is a str, an int or a bool. Decode "
+                f"y[{row}] is {shorten(label)} (bytes); a label is a str, an int or a bool. Decode "
                 "the labels, for example with label.decode()."
             )
     if len({isinstance(label, str) for label in labels}) > 1:
@@ -147,7 +150,7 @@ def _check_label_values(labels: Sequence[Any]) -> None:
 def check_weights(
     sample_weight: Any, class_weight: Any, classes: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """How much each text counts in the loss.
+    """Compute how much each text counts in the loss.
 
     Parameters
     ----------
@@ -161,7 +164,8 @@ def check_weights(
     Returns
     -------
     ndarray of shape (n_texts,), float64
-        Their products, the largest being 1: only the proportions count in training.
+        Products of sample and class weights, scaled so that the largest is 1. Training depends
+        on their proportions only.
     """
     weights = np.ones(len(numbers))
     if sample_weight is not None:
@@ -170,16 +174,16 @@ def check_weights(
             weights = np.full(len(numbers), float(weights))
         if weights.shape != numbers.shape:
             raise ValueError(
-                f"sample_weight has shape {weights.shape}; expected is {numbers.shape}, one "
-                "number for each text. Give as many weights as there are texts."
+                f"sample_weight has shape {weights.shape}; {numbers.shape} is expected, "
+                "one number per text. Pass as many weights as there are texts."
             )
         row = _first_not_allowed(weights)
         if row is not None:
             raise ValueError(
                 f"sample_weight[{row}] is {weights[row]}; every weight must be a finite number, "
-                "0 or larger. Correct it, or give 0 to leave the text out."
+                "0 or larger. Correct it, or use 0 to ignore the text."
             )
-        weights = _over_largest(weights)  # lest the products below are beyond what a number holds
+        weights = _over_largest(weights)  # so that the products below do not overflow
     if class_weight is not None:
         present = np.unique(numbers)
         of_class = np.ones(len(classes))
@@ -190,8 +194,7 @@ def check_weights(
         if wrong is not None:
             raise ValueError(
                 f"class_weight[{classes.tolist()[wrong]!r}] is {of_class[wrong]}; every weight "
-                "must be a finite number, 0 or larger. Correct it, or give 0 to leave the class "
-                "out."
+                "must be a finite number, 0 or larger. Correct it, or use 0 to ignore the class."
             )
         weights = weights * of_class[numbers]
     if not weights.any():
@@ -209,6 +212,6 @@ def _first_not_allowed(weights: np.ndarray) -> int | None:
 
 
 def _over_largest(weights: np.ndarray) -> np.ndarray:
-    """Divide by the largest, so that neither huge nor tiny ones leave the range of float32."""
+    """Divide by the largest weight, so that all are in the range of float32."""
     largest = weights.max()
     return weights / largest if largest > 0 else weights

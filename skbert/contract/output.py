@@ -1,4 +1,4 @@
-"""What goes out: finite logits, frames and tensors."""
+"""Check and wrap results: finite logits, frames and tensors."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import pandas as pd
 from sklearn import get_config
 from sklearn.utils._set_output import _get_output_config
 
-from skbert.contract.texts import _shown
+from skbert.contract.texts import shorten
 
 
 def check_logits(logits: np.ndarray) -> np.ndarray:
-    """Refuse to name the class of a text for which the model has no finite score."""
+    """Raise an error if a text has logits that are not finite."""
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise ValueError(
-            f"The logits of X[{row}] are {_shown(logits[row].tolist())}, which name no class: the "
-            "weights of this model are too large, or damaged. Fit it again, with a lower learning "
-            "rate, or load it from a good copy."
+            f"The logits of X[{row}] are {shorten(logits[row].tolist())}, so there is no "
+            "predicted class: the weights of the model are too large or damaged. Fit it again with "
+            "a lower learning rate, or load an intact copy."
         )
     return logits
 
 
 def wants_tensors(estimator: Any) -> bool:
-    """Whether a transformer's output is to stay a tensor on its device.
+    """Whether a transformer should return a tensor on its device.
 
-    So it is when scikit-learn's array API dispatch is on and no frame is asked for.
+    It should if scikit-learn's array API dispatch is on and the user requests no frame.
     """
     container = _get_output_config("transform", estimator)["dense"]
     return get_config()["array_api_dispatch"] and container == "default"

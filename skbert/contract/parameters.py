@@ -16,6 +16,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 
+from skbert.engine.text.layout import smallest_max_length
+
 _Class = TypeVar("_Class", bound=type)
 
 #: Parameters and attributes that several estimators document alike; see `fill_docstring`.
@@ -195,28 +197,29 @@ def check_text_limits(max_length: int, config: Any, *, pairs: bool) -> None:
 def check_max_length(
     max_length: int,
     n_positions: int,
-    smallest: int = 3,
-    advice: str = "truncation='head+tail' keeps both ends of a long text.",
+    smallest: int = smallest_max_length(n_segments=1),
+    advice: str = "With truncation='head+tail', both ends of a longer text are kept.",
 ) -> None:
-    """Refuse texts longer than the model has positions for."""
+    """Raise an error if `max_length` exceeds the number of positions of the model."""
     if max_length > n_positions:
         raise ValueError(
             f"max_length={max_length}, but the model has {n_positions} positions; allowed are "
-            f"{smallest} to {n_positions} tokens, special ones included. Lower max_length; {advice}"
+            f"{smallest} to {n_positions} tokens, special tokens included. Lower max_length. "
+            f"{advice}"
         )
 
 
 def check_segments(config: Any) -> None:
-    """Refuse pairs where the model tells no segments apart."""
+    """Raise an error for pairs of texts if the model has too few segments."""
     if config.type_vocab_size < 2:
         raise ValueError(
             f"The model has type_vocab_size={config.type_vocab_size}, but pairs of texts need 2 "
-            "segments. Choose a model that has them, or join the two texts of each pair."
+            "segments. Choose a model with segments, or join the two texts of each pair."
         )
 
 
 def check_layer(layer: int, n_layers: int) -> int:
-    """Count a layer from the first, 0 being the embeddings; refuse what is not there."""
+    """Convert `layer` to a number from 0, the embeddings; raise an error if it does not exist."""
     if not -n_layers - 1 <= layer <= n_layers:
         raise ValueError(
             f"layer={layer}, but the model has {n_layers} layers; allowed are {-n_layers - 1} to "
@@ -227,7 +230,7 @@ def check_layer(layer: int, n_layers: int) -> int:
 
 
 def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
-    """Refuse to freeze all layers."""
+    """Raise an error if no layer is left to train."""
     if n_frozen_layers >= n_layers:
         raise ValueError(
             f"n_frozen_layers={n_frozen_layers}, but the model has {n_layers} layers; allowed "

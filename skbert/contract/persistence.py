@@ -1,6 +1,6 @@
-"""What a saved estimator says of itself: format, versions, parameters, classes, history.
+"""What a saved estimator stores beside its weights: format, versions, parameters, history.
 
-Settings are of JSON types. The files are written by `engine/saved.py`, pickles by whoever pickles.
+All values are of JSON types. `engine/files/finetuned.py` writes the folders.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from skbert.engine.files.tokenizer_files import pack_tokenizer
 from skbert.engine.model.device import resolve_device
 from skbert.engine.warn import warn_user
 
-#: Format of pickled states. 0: no stamp, and tokenizers as objects of transformers; 1: a stamp,
-#: and tokenizers as the texts of their files.
+#: Format of pickled states. Format 0 has no stamp and stores tokenizers as transformers objects.
+#: Format 1 has a stamp and stores tokenizers as the texts of their files.
 PICKLE_FORMAT = 1
 
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what an estimator computes."""
+    """Versions of Python and of the packages that an estimator computes with."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **found}
 
 
-def stamped(state: dict[str, Any]) -> dict[str, Any]:
-    """Add format and versions to the state of an estimator that is pickled."""
+def stamp_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Add format and versions to the state of an estimator, for its pickle."""
     return state | {"_skbert": {"format": PICKLE_FORMAT, "versions": versions()}}
 
 
-def checked(state: dict[str, Any], cls: type) -> dict[str, Any]:
-    """Take the stamp off a pickled state, and bring the state to the format of today.
+def migrate_state(state: dict[str, Any], cls: type) -> dict[str, Any]:
+    """Remove the stamp from a pickled state, and convert the state to the current format.
 
-    Other versions of torch, transformers or numpy are no reason to refuse or to warn: the state
-    consists of arrays, numbers and texts. A parameter that skbert did not have then gets its
-    default.
+    The state consists of arrays, numbers and texts, so it loads with any version of torch,
+    transformers and numpy. Parameters that did not exist when it was saved get their defaults.
 
     Parameters
     ----------
@@ -52,15 +51,15 @@ def checked(state: dict[str, Any], cls: type) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If a newer skbert wrote it.
+        If a newer skbert wrote the state.
     """
     state = dict(state)
     stamp = state.pop("_skbert", {"format": 0})
     if stamp["format"] > PICKLE_FORMAT:
         raise ValueError(
             f"This {cls.__name__} was saved in format {stamp['format']} by skbert "
-            f"{stamp['versions']['skbert']}; the skbert installed here, "
-            f"{importlib.metadata.version('skbert')}, reads up to format {PICKLE_FORMAT}. Update "
+            f"{stamp['versions']['skbert']}; the installed skbert "
+            f"{importlib.metadata.version('skbert')} reads formats up to {PICKLE_FORMAT}. Update "
             "skbert."
         )
     if stamp["format"] == 0 and "tokenizer_" in state:
@@ -69,29 +68,29 @@ def checked(state: dict[str, Any], cls: type) -> dict[str, Any]:
     return {n: p.default for n, p in signature.parameters.items() if n != "self"} | state
 
 
-def device_here(name: str) -> torch.device:
-    """Find the device of a model that was saved on a machine that may have had others.
+def resolve_saved_device(name: str) -> torch.device:
+    """Find the device of a loaded model, which may come from a machine with other devices.
 
     Warns
     -----
     UserWarning
-        If it is not here: the model is then on the one that "auto" stands for.
+        If this machine does not have the device. The device is then that of "auto".
     """
     try:
         return resolve_device(name)
     except ValueError as error:
         device = resolve_device("auto")
-        warn_user(f"{error} Until then, the model that is loaded computes on {str(device)!r}.")
+        warn_user(f"{error} Until then, the loaded model uses {str(device)!r}.")
         return device
 
 
 def settings_of(clf: Any) -> dict[str, Any]:
-    """All of a fitted classifier except its weights and tokenizer, as JSON types."""
+    """Collect all of a fitted classifier except its weights and tokenizer, as JSON types."""
     parameters = plain_parameters(clf) | {"checkpoint_dir": None}
     if isinstance(parameters["random_state"], np.random.RandomState):
         warn_user(
-            "random_state is a RandomState instance, which is saved as None. Use an int to have it "
-            "saved."
+            "random_state is a RandomState instance, which cannot be saved; the folder stores "
+            "None. Set random_state to an int to save it."
         )
         parameters["random_state"] = None
     names = getattr(clf, "feature_names_in_", None)
@@ -109,9 +108,9 @@ def settings_of(clf: Any) -> dict[str, Any]:
 
 
 def plain_parameters(clf: Any) -> dict[str, Any]:
-    """Give the parameters JSON types, except for an instance as `random_state`."""
+    """Convert the parameters to JSON types, except for a `random_state` that is an instance."""
     parameters = {name: _plain(value) for name, value in clf.get_params(deep=False).items()}
-    if isinstance(parameters["class_weight"], dict):  # JSON's own keys are strings alone
+    if isinstance(parameters["class_weight"], dict):  # keys in JSON are strings
         items = parameters["class_weight"].items()
         parameters["class_weight"] = {"items": [[_plain(k), _plain(v)] for k, v in items]}
     return parameters
@@ -123,29 +122,31 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def restored(cls: type, settings: dict[str, Any], n_classes: int) -> tuple[Any, np.ndarray]:
-    """Make an estimator of its settings: its parameters, and what `fit` had learned of X and y.
+def restore_estimator(
+    cls: type, settings: dict[str, Any], n_classes: int
+) -> tuple[Any, np.ndarray]:
+    """Create an estimator from its settings: parameters, and what `fit` learned of X and y.
 
     Parameters
     ----------
     cls : type
         The estimator's class.
     settings : dict
-        From `settings_of`, or made by anyone.
+        From `settings_of`. A folder that anyone wrote may contain any other value.
     n_classes : int
-        How many the weights are for.
+        Number of classes that the weights have.
 
     Returns
     -------
     clf : estimator
         Without its weights.
     classes : ndarray of shape (n_classes,)
-        In the type they were fitted with.
+        With the dtype of `fit`.
 
     Raises
     ------
     ValueError
-        If the settings are not such as `settings_of` makes.
+        If `settings_of` cannot have written the settings.
     """
     try:
         parameters = dict(settings["parameters"])
@@ -157,13 +158,13 @@ def restored(cls: type, settings: dict[str, Any], n_classes: int) -> tuple[Any, 
         history = [dict(record) for record in settings["history"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"The settings of the saved {cls.__name__} cannot be used ({error!r}). Save the model "
-            "again, with the skbert installed here."
+            f"The settings of the saved {cls.__name__} are invalid ({error!r}). Save the model "
+            "again with the installed skbert."
         ) from error
     clf._validate_params()
     if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes or not history:
         raise ValueError(
-            f"The saved {cls.__name__} has weights for {n_classes} classes, and names for "
+            f"The saved {cls.__name__} has weights for {n_classes} classes, but labels "
             f"{classes.tolist()}, after {len(history)} epochs. Save the model again."
         )
     return clf, classes

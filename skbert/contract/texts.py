@@ -1,4 +1,4 @@
-"""X as it comes in -> lists of str: single texts, pairs or documents; warnings of what was cut."""
+"""Check X and convert it to lists of str: single texts, pairs or documents. Warn of truncation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from skbert.engine.warn import warn_user
 
 
 class TruncationWarning(UserWarning):
-    """Some texts were longer than `max_length` tokens and were cut."""
+    """Some texts are longer than `max_length` tokens and were truncated."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What came in as X.
+    """Texts, or pairs of texts.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Texts:
         return len(self.first)
 
     def parts(self, n_texts: int) -> Iterator[Texts]:
-        """Cut them into parts of `n_texts`."""
+        """Yield parts of at most `n_texts` rows."""
         for start in range(0, len(self), n_texts):
             rows = slice(start, start + n_texts)
             yield Texts(self.first[rows], self.second[rows] if self.second else None)
@@ -44,14 +44,14 @@ class Texts:
 
 @dataclass(frozen=True)
 class Documents:
-    """What came in as X where texts may also be given as lists of sentences.
+    """Documents, each a text or a list of sentences.
 
     Attributes
     ----------
     texts : list of str
         The sentences of a document joined by spaces.
     sentences : list of list of str or None
-        None where X held texts.
+        None if X contains texts.
     """
 
     texts: list[str]
@@ -59,18 +59,18 @@ class Documents:
 
 
 def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
-    """Turn the accepted containers into lists of str.
+    """Convert the supported containers to lists of str.
 
     Parameters
     ----------
     estimator : estimator
-        Gets `n_features_in_` and `feature_names_in_` where X is two-dimensional, as
-        scikit-learn does; or is asked whether X agrees with them.
+        If `reset`, `n_features_in_` and `feature_names_in_` are set for two-dimensional X, as in
+        scikit-learn. Otherwise X is compared with them.
     X : list, tuple, array, Series or frame
-        n_texts texts, each a str; or as many pairs of texts, as two columns or as a list of
-        tuples. Empty texts are allowed, missing ones are not.
+        n_texts texts, each a str, or n_texts pairs of texts, as two columns or as a list of
+        tuples. Empty texts are allowed, missing texts are not.
     reset : bool
-        True in `fit`.
+        Whether the caller is `fit`.
 
     Returns
     -------
@@ -79,39 +79,39 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
     Raises
     ------
     TypeError
-        If X is a single string, is not a sequence, or holds anything but str.
+        If X is a single string, is not a sequence, or contains anything but str.
     ValueError
-        If X is empty, has more than two columns, misses a text, or if the estimator was
-        fitted to pairs and X holds single texts, or the other way round.
+        If X is empty, has more than two columns, or has a missing text. Also if X contains
+        single texts and the estimator was fitted to pairs, or vice versa.
     """
-    columns = _checked_columns(X)
+    columns = _read_columns(X)
     _check_columns(estimator, X, len(columns), reset=reset)
     first, *second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second[0] if second else None)
 
 
 def check_pairs(X: Any) -> Texts:
-    """Turn two columns, or a list of pairs, into two lists of str; no estimator is asked."""
-    columns = _checked_columns(X)
+    """Convert two columns, or a list of pairs, to two lists of str, without an estimator."""
+    columns = _read_columns(X)
     if len(columns) != 2:
         raise ValueError(
-            "X holds single texts; pairs of texts are expected. Give two columns, or a list of "
-            "(first, second)."
+            "X contains single texts, but pairs of texts are expected. Pass two columns, or a list "
+            "of (first, second)."
         )
     first, second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second)
 
 
 def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
-    """Turn texts, or documents as lists of sentences, into lists of str.
+    """Convert texts, or documents as lists of sentences, to lists of str.
 
     Parameters
     ----------
     estimator, reset
         As in `check_texts`.
     X : list, tuple, array, Series or frame
-        As in `check_texts`, but one column only; or a sequence whose elements are lists or
-        tuples of str, which may have different lengths, at least 1.
+        As in `check_texts`, but only one column; or a sequence whose elements are lists or
+        tuples of str, of any length from 1.
     """
     if not _holds_lists(X):
         texts = check_texts(estimator, X, reset=reset)
@@ -126,14 +126,14 @@ def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
     for row, document in enumerate(documents):
         if not isinstance(document, (list, tuple)):
             raise ValueError(
-                f"X[{row}] is {_shown(document)} ({type(document).__name__}), but X[0] is a list; "
-                "either all elements must be str, or all lists of sentences. Put a single text "
-                "into a list of its own."
+                f"X[{row}] is {shorten(document)} ({type(document).__name__}), but X[0] is a list; "
+                "all elements must be str, or all must be lists of sentences. Convert a single "
+                "text to a list: [text]."
             )
         if not document:
             raise ValueError(
                 f"X[{row}] is an empty {type(document).__name__}; a document is a list of at least "
-                "one sentence. Leave it out, or write [''] for one without words."
+                "one sentence. Remove it, or use [''] for a document without words."
             )
         for number, sentence in enumerate(document):
             if not isinstance(sentence, str):
@@ -143,23 +143,23 @@ def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
     return Documents([" ".join(document) for document in sentences], sentences)
 
 
-def _checked_columns(X: Any) -> list[list[Any]]:
-    """Get one or two columns of str, as `check_texts` allows them."""
+def _read_columns(X: Any) -> list[list[Any]]:
+    """Read one or two columns of str from X."""
     if isinstance(X, (str, bytes)):
         raise TypeError(
-            f"X is one {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such "
-            "as a list or a pandas Series of str. Put a single text into a list: [text]."
+            f"X is a single {type(X).__name__}, {shorten(X)}; a sequence of texts is expected, "
+            "such as a list or a pandas Series of str. Convert a single text to a list: [text]."
         )
     if not hasattr(X, "__len__") or isinstance(X, (dict, set, frozenset)):
         raise TypeError(
             f"X is a {type(X).__name__}; a sequence of texts is expected, such as a list or a "
-            "pandas Series of str. Turn it into a list of texts."
+            "pandas Series of str. Convert it to a list of texts."
         )
     columns = _columns(X)
     if len(columns[0]) == 0:
         raise ValueError(
-            f"X holds 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the "
-            "filter or file it came from."
+            f"X has 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the filter or "
+            "the file that X comes from."
         )
     for number, column in enumerate(columns):
         for row, text in enumerate(column):
@@ -178,12 +178,12 @@ def _holds_lists(X: Any) -> bool:
     return isinstance(next(iter(X)), (list, tuple))
 
 
-#: What `check_texts` notes of X in `fit`.
+#: Attributes that describe the columns of X in `fit`.
 _NOTED = ("_n_columns", "n_features_in_", "feature_names_in_")
 
 
 def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> None:
-    """Remember, or compare, how many texts a row has and what their columns are called."""
+    """Store the number of columns and their names, or compare X with those of `fit`."""
     kinds = {1: "single texts", 2: "pairs of texts"}
     if reset:
         estimator._n_columns = n_columns
@@ -191,8 +191,8 @@ def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> No
         return  # a stateless estimator, used without fit
     elif n_columns != estimator._n_columns:
         raise ValueError(
-            f"X holds {kinds[n_columns]}, but {type(estimator).__name__} was fitted to "
-            f"{kinds[estimator._n_columns]}. Give the same columns as to fit."
+            f"X contains {kinds[n_columns]}, but {type(estimator).__name__} was fitted to "
+            f"{kinds[estimator._n_columns]}. Pass the same columns as to fit."
         )
     if len(getattr(X, "shape", ())) == 2:
         _check_feature_names(estimator, X, reset=reset)
@@ -204,7 +204,7 @@ def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> No
 
 
 def _columns(X: Any) -> list[list[Any]]:
-    """Get the one or two columns of texts as flat lists."""
+    """Convert X to one or two flat lists."""
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) == 2:
         return _columns_of_table(X)
@@ -246,64 +246,65 @@ def _columns_of_pairs(rows: Sequence[Any]) -> list[list[Any]]:
     for i, row in enumerate(rows):
         if not isinstance(row, (list, tuple)) or len(row) not in (1, 2) or len(row) != len(rows[0]):
             raise ValueError(
-                f"X[{i}] is {_shown(row)} ({type(row).__name__}), after X[0] of {len(rows[0])} "
-                "text(s); rows must all be one str, or all be pairs of str. Give pairs as "
-                "[(first, second), ...]."
+                f"X[{i}] is {shorten(row)} ({type(row).__name__}), but X[0] has "
+                f"{len(rows[0])} text(s); all rows must be a str, or all must be pairs of str. "
+                "Pass pairs as [(first, second), ...]."
             )
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _not_a_text(place: str, text: Any) -> Exception:
-    if _is_missing(text):
+    if is_missing(text):
         return ValueError(
             f"{place} is {text!r} ({type(text).__name__}); every text must be a str. Replace "
             'missing texts, for example with "".'
         )
     return TypeError(
-        f"{place} is {_shown(text)} ({type(text).__name__}); every text must be a str. Convert "
+        f"{place} is {shorten(text)} ({type(text).__name__}); every text must be a str. Convert "
         "X to strings, or choose the column that holds the texts."
     )
 
 
-def _is_missing(value: Any) -> bool:
-    """None, NaN, NaT and pandas.NA: all that does not equal itself, and None."""
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT or pandas.NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return np.isscalar(value) and value != value
 
 
-def _shown(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Shorten the repr of a value for an error message."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-_CUT_ADVICE = "Raise max_length, or choose with `truncation` which part is kept."
+_ADVICE = "Increase max_length, or choose with `truncation` which part to keep."
 
 
-def warn_truncated(tokens: Tokens, max_length: int, advice: str = _CUT_ADVICE) -> None:
-    """Say once how much was cut off, if anything was."""
+def warn_truncated(tokens: Tokens, max_length: int, advice: str = _ADVICE) -> None:
+    """Warn if some texts were truncated."""
     warn_cut(tokens.n_lost, len(tokens.ids), max_length, advice)
 
 
-def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _CUT_ADVICE) -> None:
-    """Say once how much of some texts was cut off, if anything was.
+def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _ADVICE) -> None:
+    """Warn if some texts were truncated, and say how much was cut off.
 
     Parameters
     ----------
     n_lost : ndarray of shape (n_texts,)
-        Tokens of each text that were left out.
+        Number of tokens cut off each text.
     n_kept : int
-        Tokens of all texts that were not.
+        Number of tokens kept, of all texts.
     max_length : int
     advice : str
-        What to do.
+        What the user can do.
     """
     n_truncated = np.count_nonzero(n_lost)
     if n_truncated:
         share = n_lost.sum() / (n_lost.sum() + n_kept)
         warn_user(
             f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
-            f"tokens and were cut; {n_lost.sum()} tokens were left out, {share:.1%} of all. "
+            f"tokens and were truncated; {n_lost.sum()} tokens were cut off, {share:.1%} of all. "
             f"{advice}",
             TruncationWarning,
         )
