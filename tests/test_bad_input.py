@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -45,17 +46,20 @@ NO_TEXTS = [7, 1.5, True, b"bytes", ("a",), ["a", "b"], {"a": 1}, 10**100]
 
 
 @pytest.mark.parametrize("missing", MISSING, ids=repr)
+@pytest.mark.parametrize(
+    "container", [list, lambda X: np.array(X, dtype=object)], ids=["list", "array"]
+)
 @pytest.mark.parametrize("method", ["fit", "predict", "predict_proba", "decision_function"])
-def test_a_missing_text(fitted, tiny_bert, method, missing):
+def test_a_missing_text(fitted, tiny_bert, method, container, missing):
     message = (
         f"X[2] is {missing!r} ({type(missing).__name__}); every text must be a str. Replace "
         'missing texts, for example with "".'
     )
     with pytest.raises(ValueError, match=exactly(message)):
         if method == "fit":
-            classifier(tiny_bert).fit(["a", "b", missing], [0, 1, 0])
+            classifier(tiny_bert).fit(container(["a", "b", missing]), [0, 1, 0])
         else:
-            getattr(fitted, method)(["a", "b", missing])
+            getattr(fitted, method)(container(["a", "b", missing]))
 
 
 @pytest.mark.parametrize("dtype", [object, "string", "str"])
@@ -257,6 +261,7 @@ def test_half_of_the_validation_texts(tiny_bert, given):
 
 OUT_OF_RANGE = [
     ("model", None),
+    ("model", torch.nn.Identity()),  # cross-validation would train one module in all folds
     ("pooling", "max"),
     ("max_length", 2),
     ("max_length", 16.0),

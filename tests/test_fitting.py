@@ -1,6 +1,7 @@
 """What fit records, what it shows, and that it changes nothing it was given."""
 
 import copy
+import json
 import pickle
 import random
 import re
@@ -12,7 +13,8 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from skbert import BertSentimentClassifier, TruncationWarning
+from skbert import BertPretrainer, BertSentimentClassifier, TruncationWarning
+from tests.offline import run_offline
 
 
 def classifier(model, **parameters):
@@ -20,9 +22,26 @@ def classifier(model, **parameters):
     return BertSentimentClassifier(model, **(defaults | parameters))
 
 
-def state_hash(clf):
-    weights = {**clf.model_.state_dict(), **clf.head_.state_dict()}
+def state_hash(fitted):
+    """A hash of all weights, of a classifier with those of its head."""
+    weights = dict(fitted.model_.state_dict())
+    if isinstance(fitted, BertSentimentClassifier):
+        weights |= fitted.head_.state_dict()
     return joblib.hash({name: weight.numpy() for name, weight in weights.items()})
+
+
+def fit_classifier(model, X, y, random_state):
+    return classifier(model, random_state=random_state).fit(X, y)
+
+
+def fit_pretrainer(model, X, y, random_state):
+    documents = [X[i : i + 4] for i in range(0, len(X), 4)]
+    settings = {"max_length": 32, "max_epochs": 2, "batch_size": 16}
+    return BertPretrainer(model, random_state=random_state, **settings).fit(documents)
+
+
+#: The estimators that draw random numbers. BertEmbeddingTransformer draws none.
+DRAWING = {"BertSentimentClassifier": fit_classifier, "BertPretrainer": fit_pretrainer}
 
 
 def global_states():
@@ -72,22 +91,39 @@ def test_learns(tiny_bert, toy_reviews, pooling, dropout):
     assert clf.fit(*toy_reviews).score(*toy_reviews) == 1
 
 
-def test_same_seed_same_weights_and_another_seed_others(tiny_bert, toy_reviews):
-    first, second, other = (
-        state_hash(classifier(tiny_bert, random_state=seed).fit(*toy_reviews)) for seed in (3, 3, 4)
-    )
-    assert first == second
-    assert first != other
+FIT_WITH_SEED_3 = """
+import json, torch
+from tests.test_fitting import DRAWING, state_hash
+estimator, model, texts, n_threads = sys.argv[1:]
+torch.set_num_threads(int(n_threads))  # another number gives another last bit
+print(state_hash(DRAWING[estimator](model, *json.loads(texts), random_state=3)))
+"""
 
 
-def test_a_random_state_instance_is_drawn_from(tiny_bert, toy_reviews):
+@pytest.mark.parametrize("estimator", DRAWING)
+def test_the_seed_decides_the_weights(tiny_bert, toy_reviews, tmp_path, estimator):
+    """In a second fit, whatever torch drew in between, and in another process."""
+    X, y = toy_reviews
+    first = state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        again = state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=3))
+    other = state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=4))
+    assert first == again != other
+    arguments = [estimator, tiny_bert, json.dumps([X, y.tolist()]), str(torch.get_num_threads())]
+    done = run_offline(FIT_WITH_SEED_3, *arguments, folder=tmp_path / "run")
+    assert done.stdout.strip() == first
+
+
+@pytest.mark.parametrize("estimator", DRAWING)
+def test_a_random_state_instance_is_drawn_from(tiny_bert, toy_reviews, estimator):
+    X, y = toy_reviews
     rng = np.random.RandomState(0)
     first, second = (
-        state_hash(classifier(tiny_bert, random_state=rng).fit(*toy_reviews)) for _ in range(2)
+        state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=rng)) for _ in range(2)
     )
-    again = classifier(tiny_bert, random_state=np.random.RandomState(0)).fit(*toy_reviews)
-    assert first == state_hash(again)
-    assert first != second
+    again = DRAWING[estimator](tiny_bert, X, y, random_state=np.random.RandomState(0))
+    assert first == state_hash(again) != second
 
 
 def test_without_a_seed_each_fit_is_another(tiny_bert, toy_reviews):
@@ -126,6 +162,15 @@ def test_fit_changes_no_parameter(tiny_bert, toy_reviews):
     assert weights == {"good": 1.0, "bad": 2.0}
 
 
+@pytest.mark.weights
+@pytest.mark.parametrize("seed", range(3))
+def test_few_texts_do_not_end_in_one_class(real_weights, seed):
+    texts = ["what a joy", "i loved it", "so dull", "a waste of time"] * 4
+    labels = ["good", "good", "bad", "bad"] * 4
+    clf = BertSentimentClassifier(max_epochs=10, batch_size=8, random_state=seed)
+    assert clf.fit(texts, labels).score(texts, labels) == 1
+
+
 def test_a_second_fit_forgets_the_first(tiny_bert, toy_reviews):
     X, y = toy_reviews
     clf = classifier(tiny_bert)
@@ -160,6 +205,9 @@ def test_the_methods_agree(tiny_bert, toy_reviews, n_classes):
     np.testing.assert_allclose(np.exp(clf.predict_log_proba(X)), proba, rtol=1e-12)
     np.testing.assert_array_equal(found, clf.classes_[proba.argmax(axis=1)])
     assert clf.score(X, y) == (found == y).mean()
+    weights = np.arange(len(X))
+    weighted = np.average(found == y, weights=weights)
+    assert clf.score(X, y, sample_weight=weights) == pytest.approx(weighted)
     if n_classes == 2:
         assert decision.shape == (len(X),)
         np.testing.assert_array_equal(found, clf.classes_[(decision > 0).astype(int)])

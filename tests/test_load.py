@@ -28,6 +28,9 @@ from hypothesis import strategies as st
 from sklearn.utils.fixes import parse_version
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier, TruncationWarning
+from skbert.engine.model import encoder
+from skbert.engine.training.loop import Trainer
+from tests.offline import run_offline
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +218,55 @@ def test_nothing_of_the_callers_is_changed(
     after = surroundings()
     for name, value in before.items():
         assert after[name] == value, name
+
+
+def test_fit_starts_no_process_and_no_data_loader(tiny_bert, toy_reviews, monkeypatch):
+    process, plain = psutil.Process(), Trainer.step
+    before = {child.pid for child in process.children(recursive=True)}
+    during = []
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("this must not be called")
+
+    def watching(self, *arguments):
+        during.append({child.pid for child in process.children(recursive=True)})
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__init__", refuse)
+    monkeypatch.setattr(Trainer, "step", watching)
+    clf = BertSentimentClassifier(tiny_bert, max_length=32, max_epochs=1)
+    clf.fit(*toy_reviews).predict(toy_reviews[0])
+    assert len(during) == 3  # steps of an epoch
+    assert set().union(*during) <= before
+    assert {child.pid for child in process.children(recursive=True)} <= before
+
+
+FORK_AFTER_FIT = """
+import os
+from skbert import BertSentimentClassifier
+X = ["good", "bad"] * 20
+clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=1).fit(X, [0, 1] * 20)
+clf.predict(X)
+child = os.fork()
+if child == 0:
+    os._exit(int(clf.predict(X).shape == (40,)))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_forking_after_a_fit_warns_of_nothing(tiny_bert, tmp_path):
+    done = run_offline(FORK_AFTER_FIT, tiny_bert, folder=tmp_path / "run", OMP_NUM_THREADS="1")
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_too_little_memory_is_an_error_and_not_an_answer(clf, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(encoder, "_full_layer", no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        clf.predict_proba(["a good film"])
 
 
 # bad input ----------------------------------------------------------------------------------------

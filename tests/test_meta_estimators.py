@@ -1,15 +1,16 @@
 """Everything of scikit-learn that takes a classifier takes this one, on texts."""
 
 import gc
+import inspect
 
 import numpy as np
 import pandas as pd
 import polars as pl
-import psutil
 import pyarrow as pa
 import pytest
 import sklearn
-from sklearn.base import clone, is_classifier
+import torch
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV, CalibrationDisplay
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
@@ -29,6 +30,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
     TunedThresholdClassifierCV,
     cross_val_predict,
+    cross_val_score,
     cross_validate,
     learning_curve,
     permutation_test_score,
@@ -40,6 +42,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import _indexing
 from sklearn.utils.fixes import parse_version
+from transformers import BertModel
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from tests.conftest import save_bert
@@ -67,8 +70,9 @@ def test_cross_val_predict(clf, toy_reviews):
 
 
 def test_learning_curve(clf, toy_reviews):
-    sizes, _, scores = learning_curve(clf, *toy_reviews, train_sizes=[0.5, 1.0], cv=2)
-    assert sizes.tolist() == [20, 40] and scores.shape == (2, 2)
+    sizes, train, test = learning_curve(clf, *toy_reviews, train_sizes=[0.5, 1.0], cv=2)
+    assert sizes.tolist() == [20, 40] and test.shape == (2, 2)
+    assert train[1].min() > 0.9
 
 
 CONTAINERS = {
@@ -154,11 +158,23 @@ def test_stacking(clf, toy_reviews):
     assert StackingClassifier([("bert", clf), ("words", words)], cv=2).fit(X, y).score(X, y) > 0.9
 
 
-def test_one_vs_rest(clf, toy_reviews):
+def test_one_vs_rest_of_several_classes(clf, toy_reviews):
     X, y = toy_reviews
+    short = clone(clf).set_params(max_epochs=1)
     labels = np.where(np.arange(len(y)) % 4 == 0, "other", y)
-    one_vs_rest = OneVsRestClassifier(clf).fit(X, labels)
-    assert set(one_vs_rest.predict(X)) <= {"good", "bad", "other"}
+    found = OneVsRestClassifier(short).fit(X, labels).decision_function(X)
+    for column, label in zip(found.T, ["bad", "good", "other"], strict=True):
+        alone = clone(short).fit(X, (labels == label).astype(int))
+        assert column.tolist() == alone.decision_function(X).tolist()
+
+
+def test_one_vs_rest_of_several_labels_a_text(clf, toy_reviews):
+    X, y = toy_reviews
+    indicators = np.stack([y == "good", ["film" in text for text in X]], axis=1).astype(int)
+    found = OneVsRestClassifier(clf).fit(X, indicators).predict(X)
+    alone = [clone(clf).fit(X, column).predict(X).tolist() for column in indicators.T]
+    assert found.T.tolist() == alone
+    assert alone[0] != alone[1]
 
 
 def test_several_outputs(clf, fitted, toy_reviews):
@@ -193,6 +209,19 @@ def test_what_reads_the_texts_itself_wants_numbers(clf, toy_reviews, wrap):
         wrap(clone(clf).set_params(max_epochs=1)).fit(np.array(X, dtype=object)[:, None], target)
 
 
+def test_self_training_takes_the_vectors(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    some = np.where(np.arange(len(y)) < 60, y == "good", -1)
+    pipeline = make_pipeline(
+        BertEmbeddingTransformer(tiny_bert, layer=0, pooling="mean", max_length=32),
+        SelfTrainingClassifier(LogisticRegression(max_iter=1000)),
+    )
+    pipeline.fit(X, some)
+    labelled = pipeline[-1].labeled_iter_ > 0  # texts that it has labelled itself
+    assert labelled.any()
+    assert (pipeline[-1].transduction_[labelled] == (y == "good")[labelled]).all()
+
+
 def test_bagging_and_permutation_importance_take_one_column(clf, fitted, toy_reviews):
     X, y = toy_reviews
     column = np.array(X, dtype=object)[:, None]
@@ -216,13 +245,17 @@ def test_displays(fitted, toy_reviews):
 def test_column_transformer_by_name_and_by_list(tiny_bert, toy_reviews, column):
     X, y = toy_reviews
     frame = pd.DataFrame({"text": X, "stars": np.arange(len(X))}, index=np.arange(len(X)) + 7)
+    embed = BertEmbeddingTransformer(tiny_bert, max_length=32)
+    expected = embed.fit_transform(X)
     columns = ColumnTransformer(
-        [("embed", BertEmbeddingTransformer(tiny_bert, max_length=32), column)],
+        [("embed", embed, column)],
         remainder="passthrough",
         verbose_feature_names_out=False,
     ).set_output(transform="pandas")
     out = columns.fit_transform(frame, y)
     assert out.shape == (len(X), 33) and out.index.equals(frame.index)
+    assert out.iloc[:, :32].to_numpy().tolist() == expected.tolist()
+    assert out["stars"].equals(frame["stars"])
 
 
 def test_a_frame_keeps_its_names(clf, toy_reviews):
@@ -234,18 +267,25 @@ def test_a_frame_keeps_its_names(clf, toy_reviews):
         fitted.predict(frame.rename(columns={"text": "review"}))
 
 
-def test_a_grid_over_models_trains_each_of_them(tiny_bert, clf, toy_reviews, tmp_path):
-    X, y = toy_reviews
-    other = str(save_bert(tmp_path / "other", seed=1, hidden_size=16))
-    search = GridSearchCV(
-        clone(clf).set_params(max_epochs=1), {"model": [tiny_bert, other]}, cv=2, refit=False
-    ).fit(X, y)
-    assert search.cv_results_["param_model"].tolist() == [tiny_bert, other]
-    widths = [
-        clone(clf).set_params(model=m, max_epochs=1).fit(X, y).model_.config.hidden_size
-        for m in (tiny_bert, other)
+@pytest.mark.parametrize("kind", ["classifier", "transformer"])
+def test_a_grid_over_models_scores_each_of_them(tiny_bert, clf, toy_reviews, tmp_path, kind):
+    """The model is loaded in `fit`, so `set_params` changes more than the name."""
+    models = [tiny_bert, str(save_bert(tmp_path / "other", seed=1, hidden_size=16))]
+    if kind == "classifier":
+        searched, name = clone(clf).set_params(model="no/such/model", max_epochs=1), "model"
+    else:
+        embed = BertEmbeddingTransformer("no/such/model", max_length=32)
+        searched = make_pipeline(embed, LogisticRegression())
+        name = "bertembeddingtransformer__model"
+    settings = {"cv": 2, "scoring": "neg_log_loss"}
+    search = GridSearchCV(searched, {name: models}, refit=False, **settings).fit(*toy_reviews)
+    first, second = search.cv_results_["mean_test_score"]
+    alone = [
+        cross_val_score(clone(searched).set_params(**{name: model}), *toy_reviews, **settings)
+        for model in models
     ]
-    assert widths == [32, 16]
+    assert [first, second] == [scores.mean() for scores in alone]
+    assert first != second
 
 
 def test_weights_do_not_leak_from_fold_to_fold(clf, toy_reviews):
@@ -257,25 +297,15 @@ def test_weights_do_not_leak_from_fold_to_fold(clf, toy_reviews):
     assert alone.predict_proba(X).tolist() == found[1].predict_proba(X).tolist()
 
 
-def test_memory_after_ten_fits_is_what_it_was_after_two(clf, toy_reviews):
-    process = psutil.Process()
-
-    def used_after(n_fits):
-        for _ in range(n_fits):
-            clone(clf).fit(*toy_reviews)
+def test_models_of_earlier_folds_are_freed(clf, toy_reviews):
+    def alive():
         gc.collect()
-        return process.memory_info().rss
+        kinds = (BertModel, torch.optim.Optimizer)
+        return sum(issubclass(type(thing), kinds) for thing in gc.get_objects())
 
-    after_two = used_after(2)
-    after_ten = used_after(8)
-    assert after_ten - after_two < 30 * 2**20  # 8 models of 0.1 MiB and their optimizers
-
-
-def test_it_says_what_it_is(clf):
-    tags = clf.__sklearn_tags__()
-    assert is_classifier(clf)
-    assert tags.input_tags.string and tags.input_tags.one_d_array
-    assert not tags.input_tags.two_d_array
+    before = alive()
+    cross_validate(clone(clf).set_params(max_epochs=1), *toy_reviews, cv=4)
+    assert alive() == before
 
 
 def test_html_and_tab_completion_load_nothing(clf, fitted, monkeypatch):
@@ -288,6 +318,7 @@ def test_html_and_tab_completion_load_nothing(clf, fitted, monkeypatch):
     embed = BertEmbeddingTransformer(clf.model, max_length=32)
     for estimator in (clone(clf), fitted, embed, clone(embed).fit(["a film"])):
         assert "fit" in dir(estimator)
+        inspect.getmembers(estimator)  # as notebooks do: reads every property
         assert f"/skbert.{type(estimator).__name__}.html" in estimator._repr_html_()
 
 

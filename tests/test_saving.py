@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import pickletools
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.fixes import parse_version
@@ -65,6 +67,60 @@ def leaves(value):
         yield from (leaf for item in value for leaf in leaves(item))
     else:
         yield value
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("this must not be called")
+
+
+def names_in(pickled):
+    """Modules and names that a pickle imports when it is loaded."""
+    strings, found = [], set()
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if isinstance(argument, str):
+            strings.append(argument)
+        if opcode.name == "STACK_GLOBAL":
+            found.add(".".join(strings[-2:]))
+        elif opcode.name == "GLOBAL":
+            found.add(argument.replace(" ", "."))
+    return found
+
+
+def test_a_pickle_imports_nothing_of_torch(clf):
+    names = names_in(pickle.dumps(clf))
+    assert any(name.startswith("numpy") for name in names)
+    assert not any(name.startswith("torch") for name in names)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_every_protocol_of_pickle_works(clf, toy_reviews, protocol):
+    X, y = toy_reviews
+    begun = clone(clf).partial_fit(X[:8], y[:8], classes=y[:2])
+    for estimator in (clf, clone(clf), begun):
+        loaded = pickle.loads(pickle.dumps(estimator, protocol))
+        assert loaded.get_params() == clf.get_params()
+    assert logits_of(loaded, X) == logits_of(begun, X)
+
+
+def test_a_file_does_not_grow_with_the_training_texts(tiny_bert, toy_reviews, tmp_path):
+    X, y = toy_reviews
+    sizes = []
+    for n_times in (1, 10):
+        few = fitted_on(tiny_bert, X * n_times, np.tile(y, n_times), max_epochs=1)
+        joblib.dump(few, tmp_path / "clf.joblib")
+        sizes.append((tmp_path / "clf.joblib").stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 100
+
+
+def test_saving_and_loading_never_call_torch_load(clf, toy_reviews, monkeypatch, tmp_path):
+    X, _ = toy_reviews
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(torch, "save", refuse)
+    joblib.dump(clf, tmp_path / "clf.joblib")
+    clf.save_pretrained(tmp_path / "model")
+    assert logits_of(joblib.load(tmp_path / "clf.joblib"), X) == logits_of(clf, X)
+    loaded = BertSentimentClassifier.from_pretrained(tmp_path / "model")
+    assert logits_of(loaded, X) == logits_of(clf, X)
 
 
 @pytest.mark.parametrize("after", ["fit", "partial_fit"])
@@ -161,6 +217,8 @@ def test_a_device_that_is_not_here_is_replaced_and_said(clf, toy_reviews, tmp_pa
         with pytest.warns(UserWarning, match=r"'cuda:17' was asked for, .* computes on '\w+'"):
             loaded = load()
         assert loaded.device == "cuda:17" and loaded.device_ == str(resolve_device("auto"))
+        kinds = {parameter.device.type for parameter in loaded.model_.parameters()}
+        assert kinds == {torch.device(loaded.device_).type}
         assert len(loaded.predict(X)) == len(X)
         with pytest.raises(ValueError, match="device='cuda:17' was asked for"):
             loaded.fit(X, y)
@@ -315,7 +373,39 @@ def test_a_fresh_process_without_the_package_of_weights_and_a_network(
     assert json.loads(done.stdout) == logits_of(clf, X)
 
 
+STOPPED_EARLY = """
+import json, joblib
+from skbert import BertSentimentClassifier
+X = json.loads(sys.argv[2])
+loaded = joblib.load(sys.argv[1] + "/clf.joblib")
+read = BertSentimentClassifier.from_pretrained(sys.argv[1] + "/model")
+print(json.dumps([clf.predict_proba(X).tolist() for clf in (loaded, read)]))
+"""
+
+
+def test_a_model_that_stopped_early_predicts_the_same_in_another_process(
+    tiny_bert, toy_reviews, tmp_path
+):
+    X, y = toy_reviews
+    stopped = fitted_on(tiny_bert, X, y, max_epochs=4, early_stopping=True, n_iter_no_change=1)
+    joblib.dump(stopped, tmp_path / "clf.joblib")
+    stopped.save_pretrained(tmp_path / "model")
+    done = run_offline(STOPPED_EARLY, str(tmp_path), json.dumps(X), folder=tmp_path / "elsewhere")
+    for found in json.loads(done.stdout):
+        np.testing.assert_allclose(found, stopped.predict_proba(X), rtol=0, atol=1e-6)
+
+
 # folders ------------------------------------------------------------------------------------------
+
+
+def test_a_folder_holds_no_pickle_and_is_read_without_one(clf, folder, toy_reviews, monkeypatch):
+    X, _ = toy_reviews
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    loaded = BertSentimentClassifier.from_pretrained(folder)
+    monkeypatch.undo()
+    assert logits_of(loaded, X) == logits_of(clf, X)
 
 
 def test_a_folder_gives_back_what_was_saved(clf, folder, toy_reviews):

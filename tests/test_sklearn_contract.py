@@ -6,12 +6,13 @@ two-dimensional arrays.
 """
 
 import inspect
+import re
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.exceptions import SkipTestWarning
-from sklearn.utils import estimator_checks
+from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -196,12 +197,38 @@ def test_every_public_estimator_has_an_adapter():
 def test_the_battery_is_not_hollow(public, capsys):
     with pytest.warns(SkipTestWarning, match="Can't test estimator"):
         n_honest = len(list(estimator_checks_generator(public())))
-    n_checks = len(list(estimator_checks_generator(ADAPTERS[public]())))
+    names = [check.func.__name__ for _, check in estimator_checks_generator(ADAPTERS[public]())]
+    n_checks = len(names)
     with capsys.disabled():
         print(f"\ncheck_estimator runs {n_checks} checks on {public.__name__}", end="")
     least = {BertSentimentClassifier: 55, BertEmbeddingTransformer: 45, BertPretrainer: 40}
     assert n_honest == 1
     assert n_checks >= least[public]
+    assert {"check_fit_idempotent", "check_n_features_in_after_fitting"} <= set(names)
+
+
+@pytest.mark.parametrize("public", ADAPTERS, ids=lambda public: public.__name__)
+def test_tags_say_what_an_estimator_is(public):
+    tags = get_tags(public())
+    is_for_labels = public is BertSentimentClassifier
+    assert is_classifier(public()) is is_for_labels
+    assert (tags.classifier_tags is not None) is is_for_labels
+    assert (tags.transformer_tags is not None) is not is_for_labels
+    assert tags.estimator_type == ("classifier" if is_for_labels else None)
+    assert "_estimator_type" not in vars(public)  # the mixin says it
+    assert tags.input_tags.string and tags.input_tags.one_d_array
+    assert not tags.input_tags.two_d_array
+    assert public.__mro__[-2].__module__.startswith("sklearn.")  # mixins first, then the bases
+
+
+@pytest.mark.parametrize("public", ADAPTERS, ids=lambda public: public.__name__)
+def test_repr_and_clone_know_every_parameter(public):
+    changed = public("some/model", max_length=77, verbose=1)
+    assert re.sub(r"\s", "", repr(changed)) == (
+        f"{public.__name__}(max_length=77,model='some/model',verbose=1)"
+    )
+    assert clone(changed).get_params() == changed.get_params()
+    assert set(changed.get_params()) == set(inspect.signature(public).parameters)
 
 
 # What check_estimator never yields

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -39,6 +39,15 @@ def test_weight_zero_is_as_if_the_text_were_absent(tiny_bert, toy_reviews):
     assert clf.predict_proba(X).tolist() == without.predict_proba(X).tolist()
 
 
+def test_larger_weights_pull_towards_their_labels(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    settings = {"parameters": {"learning_rate": 5e-3}}
+    plain = probabilities(tiny_bert, X, y, **settings)
+    weights = np.where(y == "good", 100.0, 1.0)
+    weighted = probabilities(tiny_bert, X, y, sample_weight=weights, **settings)
+    assert weighted[:, 1].mean() > plain[:, 1].mean() + 0.1  # of "good"
+
+
 @pytest.mark.parametrize("unit", [1e-300, 1e300])
 def test_only_the_proportions_of_weights_count(tiny_bert, toy_reviews, unit):
     X, y = toy_reviews
@@ -65,6 +74,19 @@ def test_balanced_is_the_dict_of_inverse_frequencies(tiny_bert, toy_reviews):
     assert balanced.tolist() == by_hand.tolist()
     plain = probabilities(tiny_bert, X, y)
     assert balanced[:, 0].mean() > plain[:, 0].mean()  # "bad" is first
+
+
+def test_balanced_weights_are_those_of_the_fold(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    rows = np.r_[0:40, 40:80:2]  # 40 good and 20 bad; there are 40 of each in all
+    balanced = BertSentimentClassifier(tiny_bert, **SETTINGS, class_weight="balanced")
+    folds = [(rows, np.arange(41, 80, 2))]
+    (found,) = cross_validate(balanced, X, y, cv=folds, return_estimator=True)["estimator"]
+    weights = {"good": 60 / 80, "bad": 60 / 40}
+    by_hand = probabilities(
+        tiny_bert, [X[i] for i in rows], y[rows], parameters={"class_weight": weights}
+    )
+    assert found.predict_proba([X[i] for i in rows]).tolist() == by_hand.tolist()
 
 
 def test_label_smoothing_makes_less_certain(tiny_bert, toy_reviews):
@@ -165,6 +187,19 @@ def test_partial_fit_keeps_the_optimizer_and_its_schedule(tiny_bert, toy_reviews
     # a changed parameter needs another optimizer
     clf.set_params(learning_rate=2e-3).partial_fit(X, y)
     assert clf.history_[2]["learning_rate"] == pytest.approx(1.5e-3)
+
+
+def test_partial_fit_knows_nothing_of_max_epochs(tiny_bert, toy_reviews):
+    """With `fit`, the learning rate falls until the last epoch; here, no epoch is the last."""
+    X, y = toy_reviews
+    short, long = (
+        BertSentimentClassifier(tiny_bert, **{**SETTINGS, "max_epochs": n}) for n in (2, 5)
+    )
+    for _ in range(2):
+        short.partial_fit(X, y, classes=["good", "bad"])
+        long.partial_fit(X, y, classes=["good", "bad"])
+    assert short.predict_proba(X).tolist() == long.predict_proba(X).tolist()
+    assert short.history_[1]["learning_rate"] == SETTINGS["learning_rate"]
 
 
 def test_halving_searches_over_epochs(tiny_bert, toy_reviews):
