@@ -174,6 +174,21 @@ def test_importing_leaves_the_process_as_it_was(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_importing_the_engine_leaves_transformers_for_later(tmp_path):
+    # Its import takes longer than that of torch, and a grid search starts many processes.
+    engine = [name for name in FILES if name.startswith("skbert.engine.")]
+    done = run_offline(
+        "import importlib, types\n"
+        "skbert = sys.modules['skbert'] = types.ModuleType('skbert')  # without the estimators\n"
+        f"skbert.__path__ = [{str(PACKAGE)!r}]\n"
+        f"for name in {engine!r}:\n"
+        "    importlib.import_module(name)\n"
+        "assert not {'transformers', 'huggingface_hub.errors'} & {*sys.modules}\n",
+        folder=tmp_path / "run",
+    )
+    assert done.stdout == "" and done.stderr == ""
+
+
 def calls_of(module):
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]

@@ -5,15 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import (
-    BertForPreTraining,
-    BertModel,
-)
 
 from skbert.engine.files.config import config_of
 from skbert.engine.files.pretrained import Pretrained
@@ -24,16 +20,19 @@ from skbert.engine.files.tokenizer_files import (
 )
 from skbert.engine.files.weights import (
     HeadWeights,
-    _empty_encoder,
-    _head_weights,
-    _modern_name,
-    _pooler_weights,
-    _shapes,
     build_encoder,
     build_pretraining_model,
     linear_of,
+    modern_name,
     pretraining_weights,
+    shapes_of,
+    stored_heads,
+    stored_pooler,
 )
+from skbert.engine.model.families import empty_encoder, family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
@@ -41,30 +40,31 @@ def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: weight.cpu().numpy() for name, weight in module.state_dict().items()}
 
 
-def pack_encoder(model: BertModel) -> dict[str, Any]:
+def pack_encoder(model: PreTrainedModel) -> dict[str, Any]:
     """Turn an encoder into its configuration and arrays; see `unpack_encoder`."""
     return {"config": model.config.to_dict(), "weights": to_arrays(model)}
 
 
-def unpack_encoder(packed: Mapping[str, Any]) -> BertModel:
+def unpack_encoder(packed: Mapping[str, Any]) -> PreTrainedModel:
     """Undo `pack_encoder`. The weights are not copied."""
     config = config_of(packed["config"], Path("the pickle"))
     return build_encoder(config, _to_tensors(packed["weights"]))
 
 
-def pack_pretraining_model(model: BertForPreTraining) -> dict[str, Any]:
+def pack_pretraining_model(model: PreTrainedModel) -> dict[str, Any]:
     """Turn the module into its configuration and arrays; see `unpack_pretraining_model`."""
     weights = {name: weight.cpu().numpy() for name, weight in pretraining_weights(model).items()}
     return {"config": model.config.to_dict(), "weights": weights}
 
 
-def unpack_pretraining_model(packed: Mapping[str, Any]) -> BertForPreTraining:
+def unpack_pretraining_model(packed: Mapping[str, Any]) -> PreTrainedModel:
     """Undo `pack_pretraining_model`. The weights are not copied."""
     config = config_of(packed["config"], Path("the pickle"))
-    weights = {_modern_name(name): w for name, w in _to_tensors(packed["weights"]).items()}
-    encoder = {name: weights[name] for name in _shapes(_empty_encoder(config))}
-    heads = HeadWeights(_head_weights(weights), _pooler_weights(weights), True, True, True)
-    return build_pretraining_model(config, encoder, heads)
+    family = family_of(config)
+    weights = {modern_name(name, family): w for name, w in _to_tensors(packed["weights"]).items()}
+    encoder = {name: weights[name] for name in shapes_of(empty_encoder(config))}
+    heads, pooler = stored_heads(weights, family), stored_pooler(weights, family)
+    return build_pretraining_model(config, encoder, HeadWeights(heads, pooler, True, True, True))
 
 
 def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from transformers import (
-    BertConfig,
-)
-from transformers.activations import ACT2FN
+from typing import TYPE_CHECKING, Any
 
 from skbert.engine.files.textfiles import parse_object, read_text
+from skbert.engine.model.families import FAMILIES, Family, new_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Sizes that a configuration may state, with the largest: none is a reason to build for hours
 #: before it is compared with the weights.
@@ -35,16 +34,16 @@ _NUMBERS = {
 _KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
 
 
-def read_config(path: Path) -> BertConfig:
+def read_config(path: Path) -> PretrainedConfig:
     """Read a configuration; see `config_of`."""
     return config_of(parse_object(read_text(path), path), path)
 
 
-def config_of(settings: Mapping[str, Any], path: Path) -> BertConfig:
+def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
     """Make a configuration of what its file says; refuse what is not a BERT encoder.
 
     Only the settings that make up the encoder are kept: neither `auto_map`, which names code,
-    nor what would hide a method of `BertConfig`.
+    nor what would hide a method of the configuration.
     """
     check_config(settings, repr(str(path)))
     for name, largest in _SIZES.items():
@@ -55,12 +54,15 @@ def config_of(settings: Mapping[str, Any], path: Path) -> BertConfig:
         number = settings.get(name, 0.0)
         if type(number) not in (int, float) or not 0 <= number <= limit:
             raise _bad_setting(path, name, settings[name], f"a number from 0 to {limit:g}")
-    return _consistent({name: settings[name] for name in _KEPT if name in settings}, path)
+    stated = {name: settings[name] for name in _KEPT if name in settings}
+    return _consistent(stated, FAMILIES[settings["model_type"]], path)
 
 
-def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
+def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> PretrainedConfig:
     """Make a configuration of well-formed settings, if they go together."""
-    settings = BertConfig().to_dict() | stated
+    from transformers.activations import ACT2FN
+
+    settings = new_config(family).to_dict() | stated
     padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
     allowed = {
         "hidden_act": (
@@ -80,7 +82,7 @@ def _consistent(stated: Mapping[str, Any], path: Path) -> BertConfig:
         if not is_allowed:
             raise _bad_setting(path, name, settings[name], words)
     floats = {name: float(settings[name]) for name in _NUMBERS}
-    return BertConfig(**{name: settings[name] for name in _KEPT} | floats)
+    return new_config(family, **{name: settings[name] for name in _KEPT} | floats)
 
 
 def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
@@ -94,7 +96,7 @@ def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
 def check_config(settings: Mapping[str, Any], name: str) -> None:
     """Refuse settings that are not those of a BERT encoder; `name` says whose they are."""
     refused = {
-        "model_type": settings.get("model_type") != "bert",
+        "model_type": settings.get("model_type") not in tuple(FAMILIES),
         "position_embedding_type": settings.get("position_embedding_type", "absolute")
         != "absolute",
         "is_decoder": settings.get("is_decoder", False),

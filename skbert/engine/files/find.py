@@ -12,8 +12,6 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-
 from skbert.engine.files.tokenizer_files import (
     VOCABULARY_FILES,
 )
@@ -26,9 +24,6 @@ _HUB_FILES = [
 ]
 
 _HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
-
-#: A refused or unreachable hub, a name that is not there, a name that no repository can have.
-_HUB_ERRORS = (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError)
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,9 @@ def _find(model: str) -> tuple[Path, str | None]:
 
 
 def _find_on_hub(model: str, tried: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
     for place, options in (
         ("local hub cache", {"local_files_only": True}),
         ("hub", {"etag_timeout": _HUB_TIMEOUT}),
@@ -76,7 +74,8 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
             folder = Path(
                 huggingface_hub.snapshot_download(model, allow_patterns=_HUB_FILES, **options)
             )
-        except _HUB_ERRORS as error:
+        # A name that no repository can have; an unreachable hub; a name that is not there.
+        except (ValueError, OSError, HfHubHTTPError) as error:
             tried.append(f"{place}: {str(error).splitlines()[0].rstrip('.')}")
         else:
             missing = _missing_files(folder)

@@ -1,6 +1,6 @@
 """A fine-tuned classifier <-> a folder of safetensors and JSON, without pickle.
 
-`transformers` reads the same folder as a `BertForSequenceClassification`. Nothing in a folder
+`transformers` reads the same folder as its class for sequence classification. Nothing in a folder
 is executed; only the files that `skbert.json` lists are read, each with the hash that it
 states. What the settings mean is the estimator's business.
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from skbert.engine.files.config import config_of
 from skbert.engine.files.folders import replace_folder
@@ -45,9 +44,13 @@ from skbert.engine.files.weights import (
     pass_through_pooler,
     pretraining_weights,
 )
+from skbert.engine.model.families import family_of
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.wordpiece import WordPieceTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -112,12 +115,12 @@ def save_classifier(
 
 def save_pretraining_model(
     folder: Path,
-    model: BertForPreTraining,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
     drawn: Sequence[str],
 ) -> None:
-    """Write a folder that `BertForPreTraining.from_pretrained` reads; as `save_classifier`.
+    """Write a folder that transformers reads as a model with heads; as `save_classifier`.
 
     The modules in `drawn`, which nothing has trained, are written for transformers, and marked so
     that `read_safetensors` leaves them out.
@@ -126,7 +129,7 @@ def save_pretraining_model(
 
     def write(new: Path) -> None:
         _write_weights(pretraining_weights(model), new / _WEIGHTS, {DRAWN: " ".join(drawn)})
-        config = model.config.to_dict() | {"architectures": ["BertForPreTraining"]}
+        config = model.config.to_dict() | {"architectures": [family_of(model).pretraining_class]}
         write_json(new / _CONFIG, config)
         _write_tokenizer(tokenizer, new)
         write_manifest(new, {"kind": "pretraining", "settings": settings})
@@ -163,11 +166,10 @@ def load_classifier(folder: Path) -> SavedClassifier:
         if name in contents
     }
     config = config_of(parse_object(texts[_CONFIG], folder / _CONFIG), folder / _CONFIG)
-    stored = parse_safetensors(contents[_WEIGHTS], folder / _WEIGHTS)
+    stored = parse_safetensors(contents[_WEIGHTS], folder / _WEIGHTS, family_of(config))
     encoder = build_encoder(config, encoder_weights(stored, folder / _WEIGHTS, config))
-    network = TextClassifier(
-        encoder, _read_head(stored, folder / _WEIGHTS, config.hidden_size), manifest["pooling"]
-    )
+    head = _read_head(stored, folder / _WEIGHTS, config)
+    network = TextClassifier(encoder, head, manifest["pooling"])
     _check_finite(network, folder / _WEIGHTS)
     tokenizer = unpack_tokenizer(texts, folder)
     wordpiece = wordpiece_of(tokenizer, config.vocab_size)
@@ -218,20 +220,21 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _transformers_weights(network: TextClassifier) -> dict[str, Tensor]:
-    """Name the weights as `BertForSequenceClassification` does; see `PASS_THROUGH_SCALE`."""
-    weights = {f"bert.{n}": weight for n, weight in network.encoder.state_dict().items()}
+    """Name the weights as `Family.classifier_class` does; see `PASS_THROUGH_SCALE`."""
+    family = family_of(network.encoder)
     pooler = pass_through_pooler(network.head.in_features)
-    return weights | {
-        "bert.pooler.dense.weight": pooler["weight"],
-        "bert.pooler.dense.bias": pooler["bias"],
-        "classifier.weight": network.head.weight.detach() / PASS_THROUGH_SCALE,
-        "classifier.bias": network.head.bias,
+    encoder = network.encoder.state_dict() | {
+        family.pooler_weight(name): weight for name, weight in pooler.items()
+    }
+    return {f"{family.encoder}.{name}": weight for name, weight in encoder.items()} | {
+        f"{family.classifier}.weight": network.head.weight.detach() / PASS_THROUGH_SCALE,
+        f"{family.classifier}.bias": network.head.bias,
     }
 
 
 def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str, Any]:
     return network.encoder.config.to_dict() | {
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": [family_of(network.encoder).classifier_class],
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
         "num_labels": len(labels),
@@ -239,12 +242,15 @@ def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str
     }
 
 
-def _read_head(stored: Mapping[str, Tensor], path: Path, d_model: int) -> torch.nn.Linear:
+def _read_head(
+    stored: Mapping[str, Tensor], path: Path, config: PretrainedConfig
+) -> torch.nn.Linear:
     """Find the linear layer, (d_model) -> (n_classes)."""
-    weight, bias = (stored.get(f"classifier.{name}") for name in ("weight", "bias"))
+    names = [f"{family_of(config).classifier}.{name}" for name in ("weight", "bias")]
+    weight, bias = (stored.get(name) for name in names)
     if weight is None or bias is None:
-        raise damaged(path, "it has no 'classifier.weight' and 'classifier.bias'")
-    if weight.ndim != 2 or weight.shape[1] != d_model or bias.shape != weight.shape[:1]:
+        raise damaged(path, "it has no {!r} and {!r}".format(*names))
+    if weight.ndim != 2 or weight.shape[1] != config.hidden_size or bias.shape != weight.shape[:1]:
         shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
         raise damaged(path, f"the shapes of its classifier are {shapes}")
     return linear_of(weight.to(torch.float32) * PASS_THROUGH_SCALE, bias.to(torch.float32))

@@ -7,14 +7,9 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForPreTraining,
-    BertModel,
-    PreTrainedTokenizerBase,
-)
 
 from skbert.engine.files.config import read_config
 from skbert.engine.files.find import (
@@ -34,15 +29,19 @@ from skbert.engine.files.tokenizer_files import (
 )
 from skbert.engine.files.weights import (
     HeadWeights,
-    _head_weights,
-    _is_tied,
-    _pooler_weights,
     build_encoder,
     build_pretraining_model,
     encoder_weights,
+    is_tied,
     read_safetensors,
+    stored_heads,
+    stored_pooler,
 )
+from skbert.engine.model.families import family_of
 from skbert.engine.text.wordpiece import WordPieceTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -51,31 +50,33 @@ class Pretrained:
 
     Attributes
     ----------
-    config : transformers.BertConfig
+    config : transformers.PretrainedConfig
     weights : dict of str to Tensor
-        By the names of `transformers.BertModel`, float32; without its pooler.
+        By their names in the encoder, float32; without its pooler.
     pooler : dict of str to Tensor
         "weight" and "bias" of the pooler's linear layer; empty if the checkpoint has none.
     tokenizer : transformers.PreTrainedTokenizerBase
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
     heads : dict of str to Tensor
-        Weights of the heads for BERT's own two tasks, by the names of `BertPreTrainingHeads`,
-        as many as the checkpoint has.
+        Weights of the pre-training heads, by their names in the heads, as many as the checkpoint
+        has.
     is_tied : bool
         Whether the head for words, if there is one, reads the word embeddings, as BERT's does.
     """
 
-    config: BertConfig
+    config: PretrainedConfig
     weights: Mapping[str, torch.Tensor]
     pooler: Mapping[str, torch.Tensor]
     tokenizer: PreTrainedTokenizerBase
     wordpiece: WordPieceTokenizer
     heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_tied: bool = True
-    _frozen: dict[torch.device, BertModel] = field(default_factory=dict, repr=False, compare=False)
+    _frozen: dict[torch.device, PreTrainedModel] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def frozen_encoder(self, device: torch.device) -> BertModel:
+    def frozen_encoder(self, device: torch.device) -> PreTrainedModel:
         """Give the one module of each device that all share who only read the weights."""
         if device not in self._frozen:
             weights = {name: weight.to(device) for name, weight in self.weights.items()}
@@ -83,7 +84,7 @@ class Pretrained:
             self._frozen[device] = encoder.requires_grad_(False).to(device)
         return self._frozen[device]
 
-    def new_encoder(self) -> BertModel:
+    def new_encoder(self) -> PreTrainedModel:
         """Build a module with weights of its own, free to be trained."""
         weights = {name: weight.clone() for name, weight in self.weights.items()}
         return build_encoder(copy.deepcopy(self.config), weights)
@@ -115,7 +116,7 @@ def load_pretrained(model: str) -> Pretrained:
     return _read(folder, sha256, stamp)
 
 
-def load_config(model: str) -> BertConfig:
+def load_config(model: str) -> PretrainedConfig:
     """Read the configuration of a checkpoint, but no weights; see `load_pretrained`."""
     folder, _ = _find(model)
     return read_config(folder / _CONFIG)
@@ -135,19 +136,20 @@ def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretra
     check_folder(folder)
     config = read_config(folder / _CONFIG)
     tokenizer = read_tokenizer(folder)
-    stored = read_safetensors(folder / _WEIGHTS)
+    family = family_of(config)
+    stored = read_safetensors(folder / _WEIGHTS, family)
     return Pretrained(
         config=config,
         weights=encoder_weights(stored, folder / _WEIGHTS, config),
-        pooler=_pooler_weights(stored),
+        pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer, config.vocab_size),
-        heads=_head_weights(stored),
-        is_tied=_is_tied(stored),
+        heads=stored_heads(stored, family),
+        is_tied=is_tied(stored, family),
     )
 
 
-def new_pretraining_model(pretrained: Pretrained, heads: HeadWeights) -> BertForPreTraining:
+def new_pretraining_model(pretrained: Pretrained, heads: HeadWeights) -> PreTrainedModel:
     """Build a module with weights of its own, free to be trained."""
     weights = {name: weight.clone() for name, weight in pretrained.weights.items()}
     return build_pretraining_model(copy.deepcopy(pretrained.config), weights, heads)

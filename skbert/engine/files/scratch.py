@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertTokenizerFast,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
 from skbert.engine.files.config import config_of
 from skbert.engine.files.pretrained import Pretrained
-from skbert.engine.files.tokenizer_files import (
-    wordpiece_of,
-)
-from skbert.engine.files.weights import HeadWeights, _empty_encoder, _shapes
+from skbert.engine.files.tokenizer_files import wordpiece_of
+from skbert.engine.files.weights import HeadWeights, shapes_of
+from skbert.engine.model.families import empty_encoder, empty_heads, empty_pooler, family_of
 from skbert.engine.text.wordpiece import readable
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, PreTrainedTokenizerBase
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -37,7 +35,7 @@ def random_weights(
         if len(shape) > 1:
             weights[name] = torch.from_numpy(rng.normal(0, std, shape).astype(np.float32))
         else:
-            weights[name] = torch.full(shape, float(name.endswith("LayerNorm.weight")))
+            weights[name] = torch.full(shape, float(name.endswith("weight")))
     return weights
 
 
@@ -48,6 +46,8 @@ def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerB
     numbers the characters that continue words as its hash table has them, and breaks ties
     between merges by these numbers; so it is given all characters, numbered, as first pieces.
     """
+    from transformers import BertTokenizerFast
+
     backend = BertWordPieceTokenizer(lowercase=True)
     texts = [readable(text) for text in texts]
     words = {
@@ -86,8 +86,8 @@ def new_pretrained(
     tokenizer = train_tokenizer(texts, config.vocab_size)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    weights = random_weights(_shapes(_empty_encoder(config)), config.initializer_range, rng)
-    weights["embeddings.word_embeddings.weight"][tokenizer.pad_token_id] = 0
+    weights = random_weights(shapes_of(empty_encoder(config)), config.initializer_range, rng)
+    weights[family_of(config).word_table][tokenizer.pad_token_id] = 0
     return Pretrained(config, weights, {}, tokenizer, wordpiece_of(tokenizer))
 
 
@@ -98,35 +98,35 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     layer before it is the identity, so that what a hidden state kept of its word counts from
     the first step.
     """
+    config, family = pretrained.config, family_of(pretrained.config)
+    names = family.head_parts
     if not pretrained.is_tied:
         raise ValueError(
             "The checkpoint's head for words has a decoder of its own "
-            "('cls.predictions.decoder.weight'); skbert's is tied to the word embeddings, as "
-            "BERT's is. Save the checkpoint without its 'cls.predictions.' weights, for instance "
-            "as a transformers.BertModel, to train a new head."
+            f"('{family.heads}.{names['decoder']}.weight'); skbert's is tied to the word "
+            "embeddings, as BERT's is. Save the checkpoint without its "
+            f"'{family.heads}.{names['words']}.' weights, for instance as a "
+            f"transformers.{family.encoder_class}, to train a new head."
         )
-    with torch.device("meta"):
-        heads = BertPreTrainingHeads(pretrained.config)
-        pooler = BertPooler(pretrained.config).dense
-    shapes = {n: shape for n, shape in _shapes(heads).items() if ".decoder." not in n}
-    std = pretrained.config.initializer_range
-    drawn, drawn_pooler = (
-        random_weights(shapes, std, rng),
-        random_weights(_shapes(pooler), std, rng),
-    )
-    drawn["predictions.transform.dense.weight"] = torch.eye(pretrained.config.hidden_size)
-    known = {
-        task: all(name in pretrained.heads for name in shapes if name.startswith(task))
-        for task in ("predictions", "seq_relationship")
+    shapes = shapes_of(empty_heads(config))
+    shapes = {n: shape for n, shape in shapes.items() if not n.startswith(f"{names['decoder']}.")}
+    pooler_shapes = shapes_of(attrgetter(family.pooler_linear)(empty_pooler(config)))
+    drawn = random_weights(shapes, config.initializer_range, rng)
+    drawn_pooler = random_weights(pooler_shapes, config.initializer_range, rng)
+    drawn[f"{names['dense']}.weight"] = torch.eye(config.hidden_size)
+    of_task = {
+        task: [n for n in shapes if n.startswith(f"{names[task]}.")]
+        for task in ("words", "next_sentence")
     }
-    known["seq_relationship"] &= bool(pretrained.pooler)
-    kept = {n: pretrained.heads[n].clone() for n in shapes if known[n.partition(".")[0]]}
+    known = {task: all(n in pretrained.heads for n in of_task[task]) for task in of_task}
+    known["next_sentence"] &= bool(pretrained.pooler)
+    kept = {n: pretrained.heads[n].clone() for task in known if known[task] for n in of_task[task]}
     kept_pooler = {name: weight.clone() for name, weight in pretrained.pooler.items()}
     return HeadWeights(
         heads=drawn | kept,
         pooler=drawn_pooler | kept_pooler,
-        knows_words=known["predictions"],
-        knows_next_sentence=known["seq_relationship"],
+        knows_words=known["words"],
+        knows_next_sentence=known["next_sentence"],
         knows_pooler=bool(pretrained.pooler),
     )
 

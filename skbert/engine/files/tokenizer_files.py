@@ -11,16 +11,15 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from typing import TYPE_CHECKING, Any
 
 from skbert.engine.files.textfiles import parse_object, read_text
+from skbert.engine.model.families import BERT
 from skbert.engine.text.masking import Vocabulary
 from skbert.engine.text.wordpiece import WordPieceTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: One of these two is necessary; the others, if they are there, say more.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
@@ -75,6 +74,8 @@ def unpack_tokenizer(
     ValueError
         If they are not those of a tokenizer.
     """
+    from transformers import AutoTokenizer
+
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
     texts[_CONFIG] = json.dumps(_kept(settings))
@@ -83,7 +84,9 @@ def unpack_tokenizer(
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
         # Where the settings do not name the class, transformers takes that of the model.
-        (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": BERT.model_type}), encoding="utf-8"
+        )
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

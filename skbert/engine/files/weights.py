@@ -8,18 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForPreTraining,
-    BertModel,
+
+from skbert.engine.model.families import (
+    Family,
+    empty_encoder,
+    empty_heads,
+    empty_pooler,
+    empty_pretraining_model,
+    family_of,
+    heads_of,
+    word_embeddings,
 )
-from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # transformers puts tanh(dense([CLS])) before the linear layer, skbert nothing. With
 # dense = identity * 2^-12 the hyperbolic tangent is the identity to a relative error of
@@ -27,13 +37,14 @@ from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHe
 # factors are powers of two, so that skbert gets back the very weights it wrote.
 PASS_THROUGH_SCALE = 2.0**-12
 
-#: In the header of a weights file: modules whose weights were only drawn, for want of better ones,
-#: by the names of today's `BertModel`, with spaces between. transformers expects them in the file.
+#: A key in the header of a weights file. Its value has the names, by `modern_name` and with spaces
+#: between, of modules with random weights, which nothing has trained. transformers expects them in
+#: the file.
 DRAWN = "skbert.drawn"
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a checkpoint, by the names of today's `BertModel`; memory-mapped.
+def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint, memory-mapped, by the names that `modern_name` gives.
 
     Those that were only drawn, as the header of the file says, are left out.
     """
@@ -44,17 +55,17 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, KeyError) as error:
         raise _unreadable_weights(path, error) from error
     prefixes = tuple(f"{part}." for part in drawn.split())
-    weights = {_modern_name(name): weight for name, weight in stored.items()}
+    weights = {modern_name(name, family): weight for name, weight in stored.items()}
     return {n: weight for n, weight in weights.items() if not n.startswith(prefixes)}
 
 
-def parse_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
+def parse_safetensors(content: bytes, path: Path, family: Family) -> dict[str, torch.Tensor]:
     """Read what `read_safetensors` does from memory; `path` is where it was, for errors."""
     try:
         stored = load(content)
     except (SafetensorError, KeyError) as error:
         raise _unreadable_weights(path, error) from error
-    return {_modern_name(name): weight for name, weight in stored.items()}
+    return {modern_name(name, family): weight for name, weight in stored.items()}
 
 
 def _unreadable_weights(path: Path, error: Exception) -> ValueError:
@@ -65,10 +76,10 @@ def _unreadable_weights(path: Path, error: Exception) -> ValueError:
 
 
 def encoder_weights(
-    by_name: Mapping[str, torch.Tensor], path: Path, config: BertConfig
+    by_name: Mapping[str, torch.Tensor], path: Path, config: PretrainedConfig
 ) -> dict[str, torch.Tensor]:
     """Select the encoder's weights, whatever heads the checkpoint has besides."""
-    shapes = {name: weight.shape for name, weight in _empty_encoder(config).state_dict().items()}
+    shapes = shapes_of(empty_encoder(config))
     missing = [name for name in shapes if name not in by_name]
     if missing:
         raise ValueError(
@@ -97,9 +108,9 @@ def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
     return {"weight": torch.eye(d_model) * PASS_THROUGH_SCALE, "bias": torch.zeros(d_model)}
 
 
-def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
     """Select the pooler's weights: none if it was not trained, or not made to be one."""
-    names = {name: f"pooler.dense.{name}" for name in ("weight", "bias")}
+    names = {name: family.pooler_weight(name) for name in ("weight", "bias")}
     if not all(full_name in by_name for full_name in names.values()):
         return {}
     found = {
@@ -109,92 +120,98 @@ def _pooler_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return {} if all(torch.equal(filler[name], found[name]) for name in found) else found
 
 
-def _is_tied(by_name: Mapping[str, torch.Tensor]) -> bool:
+def is_tied(by_name: Mapping[str, torch.Tensor], family: Family) -> bool:
     """Whether the decoder is the word embeddings, or left out because it is."""
-    decoder = by_name.get("cls.predictions.decoder.weight")
-    table = by_name["embeddings.word_embeddings.weight"]
+    decoder = by_name.get(f"{family.heads}.{family.head_parts['decoder']}.weight")
+    table = by_name[family.word_table]
     return decoder is None or torch.equal(decoder.to(torch.float32), table.to(torch.float32))
 
 
-def _head_weights(by_name: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Select what belongs to BERT's own two tasks, but the decoder, which is the embeddings."""
+def stored_heads(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
+    """Select the weights of the pre-training heads, but the decoder, which is the embeddings."""
+    prefix = f"{family.heads}."
     heads = {
-        name.removeprefix("cls."): weight.to(torch.float32)
+        name.removeprefix(prefix): weight.to(torch.float32)
         for name, weight in by_name.items()
-        if name.startswith("cls.")
+        if name.startswith(prefix)
     }
-    heads.pop("predictions.decoder.weight", None)
-    bias = heads.pop("predictions.decoder.bias", None)  # the same tensor as predictions.bias
+    decoder = family.head_parts["decoder"]
+    heads.pop(f"{decoder}.weight", None)
+    bias = heads.pop(f"{decoder}.bias", None)  # the same tensor as that of the head
     if bias is not None:
-        heads.setdefault("predictions.bias", bias)
+        heads.setdefault(family.head_parts["bias"], bias)
     return heads
 
 
-def _modern_name(name: str) -> str:
-    """Name of a weight as `BertModel` has it today: no ``bert.``; weight, not ``gamma``."""
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
+def modern_name(name: str, family: Family) -> str:
+    """Name of a weight in today's encoder, whether or not the file is that of a larger model.
+
+    Examples
+    --------
+    >>> from skbert.engine.model.families import BERT
+    >>> modern_name("bert.embeddings.LayerNorm.gamma", BERT)
+    'embeddings.LayerNorm.weight'
+    """
+    name = name.removeprefix(f"{family.encoder}.")
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of all weights of a module, by name."""
     return {name: weight.shape for name, weight in module.state_dict().items()}
 
 
-def _empty_encoder(config: BertConfig) -> BertModel:
-    """Build the module without memory and without touching any random state."""
-    with torch.device("meta"):
-        return BertModel(config, add_pooling_layer=False)
-
-
-def build_encoder(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertModel:
-    """Make a module of the given weights (not copied), in evaluation mode."""
-    model = _empty_encoder(config)
+def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """Make an encoder of the given weights (not copied), in evaluation mode."""
+    model = empty_encoder(config)
     model.load_state_dict(weights, assign=True)
     # These two are not part of the state dict; our encoder does not read them, the module's
     # own `forward` does.
     places = torch.arange(config.max_position_embeddings).expand(1, -1)
-    model.embeddings.register_buffer("position_ids", places, persistent=False)
-    model.embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
+    embeddings = attrgetter(family_of(config).embeddings)(model)
+    embeddings.register_buffer("position_ids", places, persistent=False)
+    embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
     return model.requires_grad_(True).eval()
 
 
-def build_heads(encoder: BertModel, weights: Mapping[str, torch.Tensor]) -> BertPreTrainingHeads:
-    """Make the heads of BERT's own two tasks, the decoder tied to the encoder's embeddings.
+def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Make pre-training heads, the decoder tied to the encoder's embeddings.
 
     Parameters
     ----------
-    encoder : transformers.BertModel
+    encoder : transformers.PreTrainedModel
     weights : dict of str to Tensor
         As in `Pretrained.heads`, but all of them; not copied.
     """
-    with torch.device("meta"):
-        heads = BertPreTrainingHeads(encoder.config)
-    table = encoder.embeddings.word_embeddings.weight
-    bias = weights["predictions.bias"]
-    tied = {"predictions.decoder.weight": table.detach(), "predictions.decoder.bias": bias}
+    heads = empty_heads(encoder.config)
+    names = family_of(encoder).head_parts
+    table = word_embeddings(encoder).weight
+    bias, decoder = weights[names["bias"]], names["decoder"]
+    tied = {f"{decoder}.weight": table.detach(), f"{decoder}.bias": bias}
     heads.load_state_dict({**weights, **tied}, assign=True)
     heads.requires_grad_(True).eval()
-    heads.predictions.decoder.weight = table
-    heads.predictions.decoder.bias = heads.predictions.bias
+    modules = heads_of(encoder, heads)
+    modules.decoder.weight = table
+    modules.decoder.bias = modules.bias
     return heads
 
 
-def build_pooler(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertPooler:
-    """Make BERT's pooler of "weight" and "bias" (not copied)."""
-    with torch.device("meta"):
-        pooler = BertPooler(config)
-    pooler.dense.load_state_dict(weights, assign=True)
+def build_pooler(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Make a pooler of "weight" and "bias" (not copied)."""
+    pooler = empty_pooler(config)
+    attrgetter(family_of(config).pooler_linear)(pooler).load_state_dict(weights, assign=True)
     return pooler.requires_grad_(True).eval()
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Weights of the heads for BERT's own two tasks, all of them.
+    """Weights of the pre-training heads, all of them.
 
     Attributes
     ----------
     heads : dict of str to Tensor
-        By the names of `BertPreTrainingHeads`, without the decoder.
+        By their names in the heads, without the decoder.
     pooler : dict of str to Tensor
         "weight" and "bias".
     knows_words, knows_next_sentence, knows_pooler : bool
@@ -209,14 +226,14 @@ class HeadWeights:
 
 
 def build_pretraining_model(
-    config: BertConfig, weights: Mapping[str, torch.Tensor], heads: HeadWeights
-) -> BertForPreTraining:
+    config: PretrainedConfig, weights: Mapping[str, torch.Tensor], heads: HeadWeights
+) -> PreTrainedModel:
     """Make the module of encoder, pooler and heads, of weights that are not copied."""
-    with torch.device("meta"):
-        model = BertForPreTraining(config)
-    model.bert = build_encoder(config, weights)
-    model.bert.pooler = build_pooler(config, heads.pooler)
-    model.cls = build_heads(model.bert, heads.heads)
+    model, family = empty_pretraining_model(config), family_of(config)
+    encoder = build_encoder(config, weights)
+    setattr(encoder, family.pooler, build_pooler(config, heads.pooler))
+    setattr(model, family.encoder, encoder)
+    setattr(model, family.heads, build_heads(encoder, heads.heads))
     return model.eval()
 
 
@@ -228,6 +245,8 @@ def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
     return layer
 
 
-def pretraining_weights(model: BertForPreTraining) -> dict[str, torch.Tensor]:
+def pretraining_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Name all weights of the module once: the decoder's are the word embeddings."""
-    return {n: w for n, w in model.state_dict().items() if ".decoder." not in n}
+    family = family_of(model)
+    decoder = f"{family.heads}.{family.head_parts['decoder']}."
+    return {n: w for n, w in model.state_dict().items() if not n.startswith(decoder)}

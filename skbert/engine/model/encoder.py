@@ -1,25 +1,29 @@
-"""`PackedBatch` -> hidden states (n_tokens, d_model), on the weights of a `transformers.BertModel`.
+"""`PackedBatch` -> hidden states (n_tokens, d_model), on the modules of transformers.
 
-A function over that module's submodules, not a second model: loading, saving and every
-other tool for the module keep working. Only hooks on submodules are not all called: weights
-are read from some of the linear layers without calling them. No pooling, no loss, no padding.
+A function over the submodules of an encoder, not a second model: loading, saving and every
+other tool for the module keep working. `families` knows where an encoder has its submodules. Only
+hooks on submodules are not all called: weights are read from some of the linear layers without
+calling them. No pooling, no loss, no padding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertModel
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertLayer
 
 from skbert.engine.model.attention import Groups, first_token_attention, self_attention, text_groups
 from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.families import Block, blocks_of, embeddings_of, family_of
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.text.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class HiddenStates:
 
 
 def encode(
-    model: BertModel,
+    model: PreTrainedModel,
     batch: PackedBatch,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
@@ -49,7 +53,7 @@ def encode(
 
     Parameters
     ----------
-    model : transformers.BertModel
+    model : transformers.PreTrainedModel
     batch : PackedBatch
     dropout : Dropout
         Applied where BERT applies its hidden dropout: after the embeddings and before each
@@ -67,13 +71,13 @@ def encode(
     start = start or _embedded(model, batch, dropout)
     groups = text_groups(batch.cu_seqlens, start.states.device)
     hidden = start.states
-    for layer in model.encoder.layer[start.layer : n_layers]:
-        hidden = _full_layer(layer, hidden, groups, dropout)
+    for block in blocks_of(model)[start.layer : n_layers]:
+        hidden = _full_layer(block, hidden, groups, dropout)
     return hidden
 
 
 def encode_first_token(
-    model: BertModel,
+    model: PreTrainedModel,
     batch: PackedBatch,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
@@ -92,72 +96,67 @@ def encode_first_token(
     groups = text_groups(batch.cu_seqlens, start.states.device)
     first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
     hidden = start.states
-    layers = model.encoder.layer[start.layer : n_layers]
-    if not layers:
+    blocks = blocks_of(model)[start.layer : n_layers]
+    if not blocks:
         return hidden.index_select(0, first)
-    *lower, last = layers
-    for layer in lower:
-        hidden = _full_layer(layer, hidden, groups, dropout)
+    *lower, last = blocks
+    for block in lower:
+        hidden = _full_layer(block, hidden, groups, dropout)
     return _first_token_layer(last, hidden, first, groups, dropout)
 
 
-def _embedded(model: BertModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:
-    device = model.embeddings.word_embeddings.weight.device
-    return HiddenStates(dropout(_embed(model.embeddings, batch, device)), layer=0)
+def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:
+    return HiddenStates(dropout(_embed(model, batch)), layer=0)
 
 
-def _embed(embeddings: BertEmbeddings, batch: PackedBatch, device: torch.device) -> Tensor:
+def _embed(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Word + position + segment embeddings, normalised; shape (n_tokens, d_model)."""
-    ids, positions, segment_ids = (
-        torch.from_numpy(a).to(device) for a in (batch.ids, batch.positions, batch.segment_ids)
-    )
-    hidden = (
-        embeddings.word_embeddings(ids)
-        + embeddings.position_embeddings(positions)
-        + embeddings.token_type_embeddings(segment_ids)
-    )
-    return embeddings.LayerNorm(hidden)
+    embeddings = embeddings_of(model)
+    device = embeddings.words.weight.device
+    positions = batch.positions + family_of(model).first_position
+    hidden = embeddings.words(torch.from_numpy(batch.ids).to(device))
+    hidden = hidden + embeddings.positions(torch.from_numpy(positions).to(device))
+    if embeddings.segments is not None:
+        segment_ids = torch.from_numpy(batch.segment_ids).to(device)
+        hidden = hidden + embeddings.segments(segment_ids)
+    return embeddings.norm(hidden)
 
 
-def _full_layer(layer: BertLayer, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
+def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
     """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
-    attention = layer.attention.self
-    projections = [attention.query, attention.key, attention.value]
+    projections = [block.query, block.key, block.value]
     if _only_predicting(hidden, dropout):
-        biases = [attention.query.bias, None, None]  # see `_after_attention_predicting`
+        biases = [block.query.bias, None, None]  # see `_after_attention_predicting`
         query_key_value = side_by_side(hidden, [p.weight for p in projections], biases)
-        context = self_attention(query_key_value, groups, attention.num_attention_heads)
-        return _after_attention_predicting(layer, hidden, context)
+        context = self_attention(query_key_value, groups, block.n_heads)
+        return _after_attention_predicting(block, hidden, context)
     query_key_value = joint_linear(hidden, projections)
-    context = self_attention(query_key_value, groups, attention.num_attention_heads)
-    return _after_attention(layer, hidden, context, dropout)
+    context = self_attention(query_key_value, groups, block.n_heads)
+    return _after_attention(block, hidden, context, dropout)
 
 
 def _first_token_layer(
-    layer: BertLayer, hidden: Tensor, first: Tensor, groups: Groups, dropout: Dropout
+    block: Block, hidden: Tensor, first: Tensor, groups: Groups, dropout: Dropout
 ) -> Tensor:
     """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""
-    attention = layer.attention.self
-    projections = [attention.key, attention.value]
+    projections = [block.key, block.value]
     only_predicting = _only_predicting(hidden, dropout)
     if only_predicting:
         key_value = side_by_side(hidden, [p.weight for p in projections], [None, None])
     else:
         key_value = joint_linear(hidden, projections)
     hidden = hidden.index_select(0, first)
-    query = attention.query(hidden)
-    context = first_token_attention(query, key_value, groups, attention.num_attention_heads)
+    query = block.query(hidden)
+    context = first_token_attention(query, key_value, groups, block.n_heads)
     if only_predicting:
-        return _after_attention_predicting(layer, hidden, context)
-    return _after_attention(layer, hidden, context, dropout)
+        return _after_attention_predicting(block, hidden, context)
+    return _after_attention(block, hidden, context, dropout)
 
 
-def _after_attention(layer: BertLayer, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
+def _after_attention(block: Block, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
     """Attention's output projection and the feed-forward network, each with its residual."""
-    attended, output = layer.attention.output, layer.output
-    hidden = attended.LayerNorm(_with_residual(attended.dense, context, hidden, dropout))
-    inner = _activated(layer.intermediate, hidden)
-    return output.LayerNorm(_with_residual(output.dense, inner, hidden, dropout))
+    hidden = block.attention_norm(_with_residual(block.attention_output, context, hidden, dropout))
+    return block.output_norm(_with_residual(block.output, _inner(block, hidden), hidden, dropout))
 
 
 def _only_predicting(hidden: Tensor, dropout: Dropout) -> bool:
@@ -169,7 +168,7 @@ def _only_predicting(hidden: Tensor, dropout: Dropout) -> bool:
     )
 
 
-def _after_attention_predicting(layer: BertLayer, hidden: Tensor, context: Tensor) -> Tensor:
+def _after_attention_predicting(block: Block, hidden: Tensor, context: Tensor) -> Tensor:
     """As `_after_attention`, of a `context` computed without the biases of keys and values.
 
     Each bias costs a pass over all states, so only those are added that must be. The keys' shifts
@@ -179,12 +178,11 @@ def _after_attention_predicting(layer: BertLayer, hidden: Tensor, context: Tenso
     threads of an Intel Xeon takes 0.97 of the time so; where oneDNN multiplies, a bias costs
     nothing.
     """
-    attended, output = layer.attention.output, layer.output
-    bias = torch.addmv(attended.dense.bias, attended.dense.weight, layer.attention.self.value.bias)
-    hidden = attended.LayerNorm(residual_linear(hidden, context, attended.dense.weight, bias))
-    inner = _activated(layer.intermediate, hidden)
-    output_weight, output_bias = output.dense.weight, output.dense.bias
-    return output.LayerNorm(residual_linear(hidden, inner, output_weight, output_bias))
+    attended, output = block.attention_output, block.output
+    bias = torch.addmv(attended.bias, attended.weight, block.value.bias)
+    hidden = block.attention_norm(residual_linear(hidden, context, attended.weight, bias))
+    inner = _inner(block, hidden)
+    return block.output_norm(residual_linear(hidden, inner, output.weight, output.bias))
 
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
@@ -193,9 +191,8 @@ def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropo
     return branch.add_(residual) if branch.dtype == residual.dtype else branch + residual
 
 
-def _activated(intermediate: BertIntermediate, hidden: Tensor) -> Tensor:
+def _inner(block: Block, hidden: Tensor) -> Tensor:
     """(n, d_model) -> (n, d_inner)."""
-    activation = intermediate.intermediate_act_fn
-    if getattr(activation, "act", None) is F.gelu:
-        return linear_gelu(hidden, intermediate.dense)
-    return activation(intermediate.dense(hidden))
+    if getattr(block.activation, "act", None) is F.gelu:
+        return linear_gelu(hidden, block.inner)
+    return block.activation(block.inner(hidden))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import BertModel
-from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHeads
 
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode
+from skbert.engine.model.families import Heads, block_modules, family_of, heads_of
 from skbert.engine.model.pooling import pooled_states
 from skbert.engine.text.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class TextClassifier:
 
     Attributes
     ----------
-    encoder : transformers.BertModel
+    encoder : transformers.PreTrainedModel
     head : torch.nn.Linear
         (d_model) -> (n_classes).
     pooling : {"cls", "mean"}
@@ -30,7 +34,7 @@ class TextClassifier:
         Of the encoder's matrix products. Weights, vectors and logits are float32.
     """
 
-    encoder: BertModel
+    encoder: PreTrainedModel
     head: nn.Linear
     pooling: str
     precision: torch.dtype = torch.float32
@@ -39,6 +43,11 @@ class TextClassifier:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks of the encoder."""
+        return len(block_modules(self.encoder))
 
     def logits(
         self,
@@ -57,7 +66,7 @@ class TextClassifier:
         """Weights to train: all, or those above the embeddings and the first layers."""
         if n_frozen_layers == 0:
             return [*self.encoder.parameters(), *self.head.parameters()]
-        trained = self.encoder.encoder.layer[n_frozen_layers:]
+        trained = block_modules(self.encoder)[n_frozen_layers:]
         return [*trained.parameters(), *self.head.parameters()]
 
     def to(self, device: torch.device) -> TextClassifier:
@@ -73,27 +82,45 @@ class PretrainingNetwork:
 
     Attributes
     ----------
-    encoder : transformers.BertModel
-    heads : BertPreTrainingHeads
-        ``predictions``, whose decoder has the word embeddings as its weights, and
-        ``seq_relationship``.
-    pooler : BertPooler or None
-        tanh of a linear layer, between [CLS] and ``seq_relationship``; None where no next
-        sentence is predicted.
+    encoder : transformers.PreTrainedModel
+    heads : torch.nn.Module
+        The head for words, whose decoder has the word embeddings as its weights, and the head
+        for the next sentence; see `families.Heads`.
+    pooler : torch.nn.Module or None
+        tanh of a linear layer, between [CLS] and the head for the next sentence; None where no
+        next sentence is predicted.
     precision : torch.dtype
         Of the matrix products of the encoder and of the head for words; see `computing_in`. The
         pooler and its head are float32.
     """
 
-    encoder: BertModel
-    heads: BertPreTrainingHeads
-    pooler: BertPooler | None = None
+    encoder: PreTrainedModel
+    heads: nn.Module
+    pooler: nn.Module | None = None
     precision: torch.dtype = torch.float32
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, precision: torch.dtype = torch.float32
+    ) -> PretrainingNetwork:
+        """Take encoder, heads and pooler from a module such as `build_pretraining_model` makes."""
+        family = family_of(model)
+        encoder, heads = attrgetter(family.encoder, family.heads)(model)
+        return cls(encoder, heads, attrgetter(family.pooler)(encoder), precision)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.heads.predictions.bias.device
+        return self.word_bias.device
+
+    @property
+    def word_bias(self) -> nn.Parameter:
+        """Bias of the logits of words: (n_words,)."""
+        return self._head_modules.bias
+
+    @property
+    def _head_modules(self) -> Heads:
+        return heads_of(self.encoder, self.heads)
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """Weights to train: all, or those above the embeddings and the first layers.
@@ -113,10 +140,10 @@ class PretrainingNetwork:
     def word_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Unnormalised scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
         with computing_in(self.precision, hidden.device):
-            return self.heads.predictions(hidden).float()
+            return self._head_modules.words(hidden).float()
 
     def next_sentence_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of IsNext and NotNext, from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
         assert self.pooler is not None
         with computing_in(torch.float32, hidden.device):
-            return self.heads.seq_relationship(self.pooler(hidden[:, None]))
+            return self._head_modules.next_sentence(self.pooler(hidden[:, None]))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from transformers import BertModel
 
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.text.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: What a classifier can be trained on, and what else a text's vector can be.
 POOLINGS = ("cls", "mean")
@@ -17,7 +21,7 @@ ALL_POOLINGS = (*POOLINGS, "max", "pooler")
 
 
 def pooled_states(
-    model: BertModel,
+    model: PreTrainedModel,
     batch: PackedBatch,
     pooling: str,
     dropout: Dropout = no_dropout,

@@ -11,21 +11,25 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertModel
 
 from skbert.engine.model.device import computing_in, precision_name
 from skbert.engine.model.encoder import encode
+from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.prediction.cache import Cache, computed_once
 from skbert.engine.prediction.predict import TOKEN_BUDGET, fill_rows, pack_full
 from skbert.engine.text.packing import PackedBatch, distinct_texts, split_by_tokens
 from skbert.engine.text.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Wraps the batches, to show how far it is.
 Progress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
@@ -41,7 +45,7 @@ class TextEmbedder:
 
     Attributes
     ----------
-    encoder : transformers.BertModel
+    encoder : transformers.PreTrainedModel
     pooler : dict of str to Tensor
         "weight", (d_model, d_model), and "bias", (d_model,), of BERT's pooler; read for
         pooling "pooler" alone.
@@ -54,7 +58,7 @@ class TextEmbedder:
         Of the encoder's matrix products. Vectors are float32, and so is what follows the pooling.
     """
 
-    encoder: BertModel
+    encoder: PreTrainedModel
     pooler: Mapping[str, Tensor]
     pooling: str
     n_layers: int
@@ -69,7 +73,7 @@ class TextEmbedder:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.encoder.embeddings.word_embeddings.weight.device
+        return word_embeddings(self.encoder).weight.device
 
     @property
     def token_pooling(self) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skbert.engine.model.dropout import Dropout
+from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import pack
@@ -134,8 +135,7 @@ class TrainingRun:
     ) -> None:
         vocabulary = None
         if not options.n_frozen_layers:
-            word_embeddings = classifier.encoder.embeddings.word_embeddings
-            vocabulary = CompactVocabulary(word_embeddings, data.tokens)
+            vocabulary = CompactVocabulary(word_embeddings(classifier.encoder), data.tokens)
             data = replace(data, tokens=vocabulary.tokens)
         self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
         self._objective = Classification(classifier, data, options)

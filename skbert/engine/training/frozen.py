@@ -6,14 +6,19 @@ on an AMD EPYC and an Intel Xeon).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import BertModel
 
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.encoder import HiddenStates, encode
+from skbert.engine.model.families import word_embeddings
 from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.text.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 from skbert.engine.warn import warn_user
 
 _TOKEN_BUDGET = 4096
@@ -26,7 +31,7 @@ class FrozenLayers:
 
     Parameters
     ----------
-    model : transformers.BertModel
+    model : transformers.PreTrainedModel
     n_layers : int
         How many layers are frozen; at least 1.
     tokens : Tokens
@@ -43,7 +48,7 @@ class FrozenLayers:
 
     def __init__(
         self,
-        model: BertModel,
+        model: PreTrainedModel,
         n_layers: int,
         tokens: Tokens,
         precision: torch.dtype = torch.float32,
@@ -72,7 +77,7 @@ class FrozenLayers:
         return HiddenStates(self._states.index_select(0, kept), self._n_layers)
 
     def _all_states(self) -> Tensor:
-        weight = self._model.embeddings.word_embeddings.weight
+        weight = word_embeddings(self._model).weight
         states = weight.detach().new_empty(len(self._tokens.ids), weight.shape[1])
         for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
             batch = pack(self._tokens, rows)
@@ -81,6 +86,6 @@ class FrozenLayers:
         return states
 
     def _compute(self, batch: PackedBatch) -> Tensor:
-        device = self._model.embeddings.word_embeddings.weight.device
+        device = word_embeddings(self._model).weight.device
         with torch.no_grad(), computing_in(self._precision, device):
             return encode(self._model, batch, n_layers=self._n_layers).float()

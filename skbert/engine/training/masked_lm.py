@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertModel
 
 from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.scratch import head_weights
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.files.weights import build_heads
 from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.prediction.fill_mask import _to
 from skbert.engine.prediction.predict import TOKEN_BUDGET
@@ -43,6 +44,9 @@ from skbert.engine.training.loop import (
     TrainingOptions,
     planned_trainer,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Added to the count of each word: what a word is worth that the texts do not have.
 _COUNT_OF_UNSEEN = 0.1
@@ -244,7 +248,7 @@ class PretrainingRun:
 
 
 def within_task_pretraining(
-    encoder: BertModel,
+    encoder: PreTrainedModel,
     pretrained: Pretrained,
     tokens: Tokens,
     options: TrainingOptions,
@@ -255,7 +259,7 @@ def within_task_pretraining(
 
     Parameters
     ----------
-    encoder : transformers.BertModel
+    encoder : transformers.PreTrainedModel
         To be changed in place.
     pretrained : Pretrained
         Where it comes from, and where its head is, if there is one.
@@ -266,7 +270,7 @@ def within_task_pretraining(
     """
     head_seed, training_seed = seed.spawn(2)
     weights = head_weights(pretrained, np.random.default_rng(head_seed))
-    device = encoder.embeddings.word_embeddings.weight.device
+    device = word_embeddings(encoder).weight.device
     heads = build_heads(encoder, weights.heads).to(device)
     network = PretrainingNetwork(encoder, heads, precision=precision)
     masking = Masking(vocabulary_of(pretrained.tokenizer))
@@ -297,7 +301,7 @@ def start_from_frequencies(
     The bias has one number a word and moves by at most a learning rate a step, so it would take
     tens of thousands of steps to get there by itself.
     """
-    bias = network.heads.predictions.bias
+    bias = network.word_bias
     words = tokens.ids[may_be_masked(tokens, vocabulary)]
     counts = np.bincount(words, minlength=len(bias)) + _COUNT_OF_UNSEEN
     with torch.no_grad():
