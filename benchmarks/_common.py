@@ -39,7 +39,7 @@ from sklearn.model_selection import train_test_split
 
 from skbert import TruncationWarning
 from skbert.datasets import load_movie_reviews
-from skbert.engine.files.find import _find
+from skbert.engine.files.find import find_model
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import constant_weights, full_rows
@@ -74,7 +74,7 @@ warnings.simplefilter("ignore", TruncationWarning)  # some benchmarks cut long t
 
 def model_folder() -> str:
     """Folder of the default model's files, from which every contender loads."""
-    folder, _ = _find(MODEL)
+    folder = find_model(MODEL).folder
     return str(folder)
 
 

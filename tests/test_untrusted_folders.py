@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.utils.fixes import parse_version
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
-from skbert.engine.files.pretrained import _read
+from skbert.engine.files.pretrained import free_pretrained
 from tests.offline import run_offline
 from tests.saved_folders import sign_again
 
@@ -467,7 +467,7 @@ def load_as_model(folder):
 @pytest.fixture
 def no_memory_of_models():
     yield
-    _read.cache_clear()
+    free_pretrained()
 
 
 def fuzzed(whole, tmp_path, seed, n_folders):

@@ -12,16 +12,13 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from skbert.engine.files.tokenizer_files import (
-    VOCABULARY_FILES,
-)
+from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
-_HUB_FILES = [
-    *(_CONFIG, _WEIGHTS, *VOCABULARY_FILES),
-    *("tokenizer_config.json", "special_tokens_map.json"),
-]
+#: All files that a model is made of: the hub is asked for these, and a change of one of them makes
+#: skbert read the model again.
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES)
 
 _HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
 
@@ -44,12 +41,59 @@ _PACKAGED = {
 }
 
 
-def _find(model: str) -> tuple[Path, str | None]:
-    """Resolve to a folder with all files, and the hash its weights must have if it is known."""
+#: Of a file: times of its last change, as anyone may set it and as the system notes it; its size.
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Read what changes whenever a file does, without reading the file."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A folder with all necessary files of a model.
+
+    Attributes
+    ----------
+    folder : Path
+    sha256 : str or None
+        The hash that the weights must have, if it is known.
+    """
+
+    folder: Path
+    sha256: str | None
+
+    @property
+    def config(self) -> Path:
+        """The file of the configuration."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights."""
+        return self.folder / WEIGHTS_FILE
+
+    @property
+    def stamps(self) -> tuple[tuple[str, Stamp], ...]:
+        """Name and stamp of each of the model's files that is there."""
+        present = [name for name in MODEL_FILES if (self.folder / name).is_file()]
+        return tuple((name, stamp_of(self.folder / name)) for name in present)
+
+
+def find_model(model: str) -> FoundModel:
+    """Find the folder of a model; see `load_pretrained` for where skbert looks and what it raises.
+
+    Parameters
+    ----------
+    model : str
+        A name or a local folder.
+    """
     folder = Path(model)
     if folder.is_dir():
         _require_files(folder)
-        return folder.resolve(), None
+        return FoundModel(folder.resolve(), None)
     tried = [f"local folder {str(folder)!r}: there is none"]
     if model in _PACKAGED:
         packaged = _PACKAGED[model]
@@ -58,8 +102,9 @@ def _find(model: str) -> tuple[Path, str | None]:
         except importlib.metadata.PackageNotFoundError:
             tried.append(f"package {packaged.distribution!r}: not installed")
         else:
-            return Path(str(distribution.locate_file(packaged.folder))), packaged.sha256
-    return _find_on_hub(model, tried), None
+            folder = Path(str(distribution.locate_file(packaged.folder)))
+            return FoundModel(folder, packaged.sha256)
+    return FoundModel(_find_on_hub(model, tried), None)
 
 
 def _find_on_hub(model: str, tried: list[str]) -> Path:
@@ -72,7 +117,9 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
     ):
         try:
             folder = Path(
-                huggingface_hub.snapshot_download(model, allow_patterns=_HUB_FILES, **options)
+                huggingface_hub.snapshot_download(
+                    model, allow_patterns=list(MODEL_FILES), **options
+                )
             )
         # A name that no repository can have; an unreachable hub; a name that is not there.
         except (ValueError, OSError, HfHubHTTPError) as error:
@@ -90,7 +137,7 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
 
 def _missing_files(folder: Path) -> str:
     """Name the necessary files that a folder lacks; empty if it has all."""
-    missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         missing.append(" or ".join(VOCABULARY_FILES))
     return ", ".join(missing)
@@ -101,7 +148,7 @@ def _require_files(folder: Path) -> None:
     if not missing:
         return
     advice = "Save model and tokenizer there with `save_pretrained`."
-    if _WEIGHTS in missing and (folder / "pytorch_model.bin").is_file():
+    if WEIGHTS_FILE in missing and (folder / "pytorch_model.bin").is_file():
         advice = (
             "Its pytorch_model.bin is a pickle, which can run any code when it is loaded, so "
             "skbert does not open it. Load it with transformers where you trust it, and save "
@@ -110,22 +157,13 @@ def _require_files(folder: Path) -> None:
     raise OSError(f"The model folder {str(folder)!r} lacks {missing}. {advice}")
 
 
-#: Of a file: times of its last change, as anyone may set it and as the system notes it; its size.
-_Stamp = tuple[int, int, int]
-
-
-def _stamp(path: Path) -> _Stamp:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file; a second time in a process, from memory unless it has changed."""
-    return _hash(path, _stamp(path))
+    return _hash(path, stamp_of(path))
 
 
 @functools.lru_cache(maxsize=32)
-def _hash(path: Path, stamp: _Stamp) -> str:
+def _hash(path: Path, stamp: Stamp) -> str:
     """SHA-256 of a file; its `stamp` makes a changed file be read again."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -134,7 +172,8 @@ def _hash(path: Path, stamp: _Stamp) -> str:
     return digest.hexdigest()
 
 
-def _check_hash(path: Path, expected: str) -> None:
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse weights of a package that are not the published ones."""
     found = file_sha256(path)
     if found != expected:
         raise ValueError(

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skbert.engine.files.config import config_of
+from skbert.engine.files.find import CONFIG_FILE, WEIGHTS_FILE
 from skbert.engine.files.folders import replace_folder
 from skbert.engine.files.manifest import (
     MANIFEST,
@@ -51,8 +52,6 @@ from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def save_classifier(
     _check_replaceable(folder)
 
     def write(new: Path) -> None:
-        _write_weights(_transformers_weights(network), new / _WEIGHTS)
-        write_json(new / _CONFIG, _transformers_config(network, labels))
+        _write_weights(_transformers_weights(network), new / WEIGHTS_FILE)
+        write_json(new / CONFIG_FILE, _transformers_config(network, labels))
         _write_tokenizer(tokenizer, new)
         write_manifest(new, {"pooling": network.pooling, "settings": settings})
 
@@ -128,9 +127,9 @@ def save_pretraining_model(
     _check_replaceable(folder)
 
     def write(new: Path) -> None:
-        _write_weights(pretraining_weights(model), new / _WEIGHTS, {DRAWN: " ".join(drawn)})
+        _write_weights(pretraining_weights(model), new / WEIGHTS_FILE, {DRAWN: " ".join(drawn)})
         config = model.config.to_dict() | {"architectures": [family_of(model).pretraining_class]}
-        write_json(new / _CONFIG, config)
+        write_json(new / CONFIG_FILE, config)
         _write_tokenizer(tokenizer, new)
         write_manifest(new, {"kind": "pretraining", "settings": settings})
 
@@ -154,7 +153,7 @@ def load_classifier(folder: Path) -> SavedClassifier:
             f"{str(folder)!r} holds a {manifest.get('kind')} model, not a classifier. Give the "
             f"folder as model={str(folder)!r} and call fit."
         )
-    for name in (_CONFIG, _WEIGHTS):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in manifest["files"]:
             raise damaged(folder / MANIFEST, f"it does not list {name}")
     if manifest.get("pooling") not in POOLINGS or not isinstance(manifest.get("settings"), dict):
@@ -162,15 +161,15 @@ def load_classifier(folder: Path) -> SavedClassifier:
     contents = read_files(folder, manifest)
     texts = {
         name: text_of(contents[name], folder / name)
-        for name in (_CONFIG, *TOKENIZER_FILES)
+        for name in (CONFIG_FILE, *TOKENIZER_FILES)
         if name in contents
     }
-    config = config_of(parse_object(texts[_CONFIG], folder / _CONFIG), folder / _CONFIG)
-    stored = parse_safetensors(contents[_WEIGHTS], folder / _WEIGHTS, family_of(config))
-    encoder = build_encoder(config, encoder_weights(stored, folder / _WEIGHTS, config))
-    head = _read_head(stored, folder / _WEIGHTS, config)
+    config = config_of(parse_object(texts[CONFIG_FILE], folder / CONFIG_FILE), folder / CONFIG_FILE)
+    stored = parse_safetensors(contents[WEIGHTS_FILE], folder / WEIGHTS_FILE, family_of(config))
+    encoder = build_encoder(config, encoder_weights(stored, folder / WEIGHTS_FILE, config))
+    head = _read_head(stored, folder / WEIGHTS_FILE, config)
     network = TextClassifier(encoder, head, manifest["pooling"])
-    _check_finite(network, folder / _WEIGHTS)
+    _check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder)
     wordpiece = wordpiece_of(tokenizer, config.vocab_size)
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])

@@ -1,27 +1,20 @@
-"""A pretrained checkpoint in memory, and the process-wide cache of those."""
+"""Pretrained checkpoints in memory, which a process reads once and shares until they are freed."""
 
 from __future__ import annotations
 
 import copy
-import functools
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from skbert.engine.files.config import read_config
-from skbert.engine.files.find import (
-    _CONFIG,
-    _HUB_FILES,
-    _WEIGHTS,
-    _check_hash,
-    _find,
-    _Stamp,
-    _stamp,
-    file_sha256,
-)
+from skbert.engine.files.find import FoundModel, check_sha256, file_sha256, find_model
 from skbert.engine.files.manifest import check_folder
 from skbert.engine.files.tokenizer_files import (
     read_tokenizer,
@@ -44,9 +37,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A checkpoint in memory. Shared by all who ask for it; see `new_encoder` for a copy.
+    """A checkpoint in memory. Everybody who asks for it shares it; `new_encoder` makes a copy.
 
     Attributes
     ----------
@@ -72,17 +65,10 @@ class Pretrained:
     wordpiece: WordPieceTokenizer
     heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_tied: bool = True
-    _frozen: dict[torch.device, PreTrainedModel] = field(
-        default_factory=dict, repr=False, compare=False
-    )
 
     def frozen_encoder(self, device: torch.device) -> PreTrainedModel:
-        """Give the one module of each device that all share who only read the weights."""
-        if device not in self._frozen:
-            weights = {name: weight.to(device) for name, weight in self.weights.items()}
-            encoder = build_encoder(copy.deepcopy(self.config), weights)
-            self._frozen[device] = encoder.requires_grad_(False).to(device)
-        return self._frozen[device]
+        """Give the module that all share who only read the weights; see `PretrainedCache`."""
+        return _CACHE.encoder_on(self, device)
 
     def new_encoder(self) -> PreTrainedModel:
         """Build a module with weights of its own, free to be trained."""
@@ -94,8 +80,99 @@ class Pretrained:
         return copy.deepcopy(self.tokenizer)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A checkpoint, and the state of its files when they were read."""
+
+    version: Any
+    pretrained: Pretrained
+
+
+class PretrainedCache:
+    """The checkpoints that a process keeps in memory, and their encoders on devices.
+
+    Threads may share it. Of several threads that ask for the same files, one reads them.
+
+    Parameters
+    ----------
+    n_models : int
+        Maximum number of checkpoints. Beyond it, the cache drops the one that nobody has asked
+        for the longest. An encoder on a device lives as long as its checkpoint.
+    """
+
+    def __init__(self, n_models: int) -> None:
+        self._n_models = n_models
+        self._kept: OrderedDict[Path, _Kept] = OrderedDict()  # least recently used first
+        self._encoders: weakref.WeakKeyDictionary[
+            Pretrained, dict[torch.device, PreTrainedModel]
+        ] = weakref.WeakKeyDictionary()
+        self._lock = threading.RLock()  # of the two above
+        self._reading = threading.Lock()  # held by the one thread that reads files
+
+    def get(self, found: FoundModel) -> Pretrained:
+        """Read a checkpoint, or take it from memory if its files have not changed since."""
+        version = found.sha256, found.stamps
+        pretrained = self._look_up(found.folder, version)
+        if pretrained is not None:
+            return pretrained
+        with self._reading:
+            pretrained = self._look_up(found.folder, version)  # another thread may have read it
+            if pretrained is None:
+                pretrained = _read(found)
+                self._keep(found.folder, _Kept(version, pretrained))
+        return pretrained
+
+    def encoder_on(self, pretrained: Pretrained, device: torch.device) -> PreTrainedModel:
+        """Give the one frozen encoder of a checkpoint on a device, whoever holds the checkpoint."""
+        with self._lock:
+            encoders = self._encoders.setdefault(pretrained, {})
+            if device not in encoders:
+                weights = {name: weight.to(device) for name, weight in pretrained.weights.items()}
+                encoder = build_encoder(copy.deepcopy(pretrained.config), weights)
+                encoders[device] = encoder.requires_grad_(False).to(device)
+            return encoders[device]
+
+    def clear(self) -> None:
+        """Drop all checkpoints and encoders; see `free_pretrained`."""
+        with self._lock:
+            self._kept.clear()
+            self._encoders.clear()
+
+    def _look_up(self, folder: Path, version: Any) -> Pretrained | None:
+        with self._lock:
+            kept = self._kept.get(folder)
+            if kept is None:
+                return None
+            if kept.version != version:
+                del self._kept[folder]
+                return None
+            self._kept.move_to_end(folder)
+            return kept.pretrained
+
+    def _keep(self, folder: Path, kept: _Kept) -> None:
+        with self._lock:
+            self._kept[folder] = kept
+            while len(self._kept) > self._n_models:
+                self._kept.popitem(last=False)
+
+
+_CACHE = PretrainedCache(n_models=2)
+
+
+def free_pretrained() -> None:
+    """Free the memory of the pretrained weights that this process shares, on all devices.
+
+    Fitted estimators keep working: they have weights of their own or load the shared ones again.
+    On CUDA devices the memory goes back to torch; ``torch.cuda.empty_cache()`` then gives it to
+    other processes.
+    """
+    _CACHE.clear()
+
+
 def load_pretrained(model: str) -> Pretrained:
     """Load a BERT checkpoint; the second time in a process, from memory.
+
+    skbert keeps the last two checkpoints in memory; `free_pretrained` frees them.
 
     Parameters
     ----------
@@ -110,37 +187,30 @@ def load_pretrained(model: str) -> Pretrained:
     ValueError
         If they are not a BERT encoder, or not the files they should be.
     """
-    folder, sha256 = _find(model)
-    present = [folder / name for name in _HUB_FILES if (folder / name).is_file()]
-    stamp = tuple(_stamp(file) for file in present)
-    return _read(folder, sha256, stamp)
+    return _CACHE.get(find_model(model))
 
 
 def load_config(model: str) -> PretrainedConfig:
     """Read the configuration of a checkpoint, but no weights; see `load_pretrained`."""
-    folder, _ = _find(model)
-    return read_config(folder / _CONFIG)
+    return read_config(find_model(model).config)
 
 
 def weights_sha256(model: str) -> str:
     """SHA-256 of a checkpoint's weights file; a second time in a process, from memory."""
-    folder, _ = _find(model)
-    return file_sha256(folder / _WEIGHTS)
+    return file_sha256(find_model(model).weights)
 
 
-@functools.lru_cache(maxsize=2)
-def _read(folder: Path, sha256: str | None, stamp: tuple[_Stamp, ...]) -> Pretrained:
-    """Read the files; `stamp`, that of each, makes changed files be read again."""
-    if sha256 is not None:
-        _check_hash(folder / _WEIGHTS, sha256)
-    check_folder(folder)
-    config = read_config(folder / _CONFIG)
-    tokenizer = read_tokenizer(folder)
+def _read(found: FoundModel) -> Pretrained:
+    if found.sha256 is not None:
+        check_sha256(found.weights, found.sha256)
+    check_folder(found.folder)
+    config = read_config(found.config)
+    tokenizer = read_tokenizer(found.folder)
     family = family_of(config)
-    stored = read_safetensors(folder / _WEIGHTS, family)
+    stored = read_safetensors(found.weights, family)
     return Pretrained(
         config=config,
-        weights=encoder_weights(stored, folder / _WEIGHTS, config),
+        weights=encoder_weights(stored, found.weights, config),
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer, config.vocab_size),
