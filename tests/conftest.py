@@ -10,8 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.model import linear
-from skbert.engine.model.onednn import _knows_operators, _onednn_weight
+from skbert.engine.model import onednn
 
 WORDS = (
     "the a this that was is it film movie not very good great fun joy love loved bad dull awful "
@@ -81,18 +80,18 @@ def toy_reviews() -> tuple[list[str], np.ndarray]:
 @pytest.fixture
 def onednn_products(monkeypatch) -> list[torch.Size]:
     """Shapes of the weights that oneDNN has multiplied by, one for each product."""
-    if not _knows_operators():
+    if not onednn.is_available():
         pytest.skip("this build of torch has no oneDNN, or another one")
     shapes: list[torch.Size] = []
-    weight_for = _onednn_weight
+    reorder = onednn._reorder
 
     def counting(x, *weights):
-        weight = weight_for(x, *weights)
+        weight = reorder(x, *weights)
         if weight is not None:
             shapes.append(weight.shape)
         return weight
 
-    monkeypatch.setattr(linear, "_onednn_weight", counting)
+    monkeypatch.setattr(onednn, "_reorder", counting)
     return shapes
 
 

@@ -98,8 +98,9 @@ def test_a_missing_half_of_a_pair(tiny_bert):
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_one_string(fitted, tiny_bert, method):
     message = (
-        "X is one str, 'one string'; a sequence of texts is expected, such as a list or a pandas "
-        "Series of str. Put a single text into a list: [text]."
+        "X is a single str, 'one string'; a sequence of texts is expected, such as a list or a "
+        "pandas "
+        "Series of str. Convert a single text to a list: [text]."
     )
     with pytest.raises(TypeError, match=exactly(message)):
         if method == "fit":
@@ -111,7 +112,8 @@ def test_one_string(fitted, tiny_bert, method):
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_no_texts(fitted, tiny_bert, method):
     message = (
-        "X holds 0 texts (list); a minimum of 1 is required. Check the filter or file it came from."
+        "X has 0 texts (list); a minimum of 1 is required. Check the filter or the file that X "
+        "comes from."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         if method == "fit":
@@ -122,7 +124,8 @@ def test_no_texts(fitted, tiny_bert, method):
 
 def test_lengths_that_differ(tiny_bert):
     message = (
-        "X has 3 texts and y has 2 labels; they must be as many. Check that both come from the "
+        "X has 3 texts and y has 2 labels; they must have the same length. Check that both come "
+        "from the "
         "same rows."
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -132,7 +135,7 @@ def test_lengths_that_differ(tiny_bert):
 def test_one_class(tiny_bert):
     message = (
         "y has 1 class: 'good'; 2 to 1000 classes are allowed. Check that y is the column of "
-        "sentiments and that no filter took one away."
+        "labels, and that no filter removed a class."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         classifier(tiny_bert).fit(["a", "b"], ["good", "good"])
@@ -140,8 +143,9 @@ def test_one_class(tiny_bert):
 
 def test_more_tokens_than_the_model_has_positions(tiny_bert):
     message = (
-        "max_length=65, but the model has 64 positions; allowed are 3 to 64 tokens, special ones "
-        "included. Lower max_length; truncation='head+tail' keeps both ends of a long text."
+        "max_length=65, but the model has 64 positions; allowed are 3 to 64 tokens, special "
+        "tokens included. Lower max_length. With truncation='head+tail', both ends of a longer "
+        "text are kept."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         classifier(tiny_bert, max_length=65).fit(["a", "b"], [0, 1])
@@ -192,7 +196,7 @@ def test_pairs_and_single_texts_do_not_mix(tiny_bert, fitted_to, given):
     words = {"single": "single texts", "pairs": "pairs of texts"}
     message = (
         f"X holds {words[given]}, but BertSentimentClassifier was fitted to {words[fitted_to]}. "
-        "Give the same columns as to fit."
+        "Pass the same columns as to fit."
     )
     clf = classifier(tiny_bert).fit(X[fitted_to], [0, 1])
     with pytest.raises(ValueError, match=exactly(message)):
@@ -204,18 +208,18 @@ def test_pairs_and_single_texts_do_not_mix(tiny_bert, fitted_to, given):
     [
         (
             [1.0],
-            "sample_weight has shape (1,); expected is (2,), one number for each text. Give as "
-            "many weights as there are texts.",
+            "sample_weight has shape (1,); (2,) is expected, one number per text. Pass as many "
+            "weights as there are texts.",
         ),
         (
             [1.0, -0.5],
             "sample_weight[1] is -0.5; every weight must be a finite number, 0 or larger. Correct "
-            "it, or give 0 to leave the text out.",
+            "it, or use 0 to ignore the text.",
         ),
         (
             [float("nan"), 1.0],
             "sample_weight[0] is nan; every weight must be a finite number, 0 or larger. Correct "
-            "it, or give 0 to leave the text out.",
+            "it, or use 0 to ignore the text.",
         ),
         (
             [0.0, 0.0],
@@ -233,7 +237,7 @@ def test_weights_that_are_none(tiny_bert, sample_weight, message):
 def test_class_weights_that_are_none(tiny_bert, weight):
     message = (
         f"class_weight[1] is {weight}; every weight must be a finite number, 0 or larger. Correct "
-        "it, or give 0 to leave the class out."
+        "it, or use 0 to ignore the class."
     )
     clf = classifier(tiny_bert).set_params(class_weight={0: 1.0, 1: weight})
     with pytest.raises(ValueError, match=exactly(message)):
@@ -250,10 +254,7 @@ def test_labels_that_are_no_integers(tiny_bert, number):
 @pytest.mark.parametrize("given", ["X_val", "y_val"])
 def test_half_of_the_validation_texts(tiny_bert, given):
     missing = {"X_val": "y_val", "y_val": "X_val"}[given]
-    message = (
-        f"{missing} is None, but the other of X_val and y_val is given; they go together. Give "
-        "both or neither."
-    )
+    message = f"{missing} is None, but the other of X_val and y_val is given. Pass both or neither."
     value = {"X_val": ["a"], "y_val": [0]}[given]
     with pytest.raises(ValueError, match=exactly(message)):
         classifier(tiny_bert).fit(["a", "b"], [0, 1], **{given: value})

@@ -154,14 +154,14 @@ def test_awkward_texts_keep_their_row(fitted):
 @pytest.mark.parametrize(
     ("X", "y", "error", "message"),
     [
-        ("one string", [0], TypeError, "X is one str, 'one string'; a sequence of texts"),
+        ("one string", [0], TypeError, "X is a single str, 'one string'; a sequence of texts"),
         (["a", "b"], [0], ValueError, "X has 2 texts and y has 1 labels"),
         (["a", "b"], [1, 1], ValueError, r"y has 1 class: .*1.*; 2 to 1000 classes"),
         (["a", None], [0, 1], ValueError, r"X\[1\] is None \(NoneType\); every text must be"),
         (["a", np.nan], [0, 1], ValueError, r"X\[1\] is nan \(float\); every text must be"),
         (["a", pd.NA], [0, 1], ValueError, r"X\[1\] is <NA> \(NAType\); every text must be"),
         (["a", 7], [0, 1], TypeError, r"X\[1\] is 7 \(int\); every text must be a str"),
-        ([], [], ValueError, r"X holds 0 texts \(list\); a minimum of 1 is required"),
+        ([], [], ValueError, r"X has 0 texts \(list\); a minimum of 1 is required"),
     ],
 )
 def test_bad_input_is_refused_in_words(tiny_bert, X, y, error, message):

@@ -113,44 +113,45 @@ LONG = "many words " * 20
         (
             "one string",
             TypeError,
-            f"X is one str, 'one string'; {SEQUENCE} Put a single text into a list: [text].",
+            f"X is a single str, 'one string'; {SEQUENCE} Convert a single text to a list: [text].",
         ),
         (
             LONG,
             TypeError,
-            f"X is one str, '{LONG[:56]}...; {SEQUENCE} Put a single text into a list: [text].",
+            f"X is a single str, '{LONG[:56]}...; {SEQUENCE} Convert a single text to a list: "
+            f"[text].",
         ),
         (
             b"bytes",
             TypeError,
-            f"X is one bytes, b'bytes'; {SEQUENCE} Put a single text into a list: [text].",
+            f"X is a single bytes, b'bytes'; {SEQUENCE} Convert a single text to a list: [text].",
         ),
-        (None, TypeError, f"X is a NoneType; {SEQUENCE} Turn it into a list of texts."),
-        (7, TypeError, f"X is a int; {SEQUENCE} Turn it into a list of texts."),
-        ({"a": 1}, TypeError, f"X is a dict; {SEQUENCE} Turn it into a list of texts."),
-        ({"a"}, TypeError, f"X is a set; {SEQUENCE} Turn it into a list of texts."),
+        (None, TypeError, f"X is a NoneType; {SEQUENCE} Convert it to a list of texts."),
+        (7, TypeError, f"X is a int; {SEQUENCE} Convert it to a list of texts."),
+        ({"a": 1}, TypeError, f"X is a dict; {SEQUENCE} Convert it to a list of texts."),
+        ({"a"}, TypeError, f"X is a set; {SEQUENCE} Convert it to a list of texts."),
         (
             (text for text in "ab"),
             TypeError,
-            f"X is a generator; {SEQUENCE} Turn it into a list of texts.",
+            f"X is a generator; {SEQUENCE} Convert it to a list of texts.",
         ),
         (
             [],
             ValueError,
-            "X holds 0 texts (list); a minimum of 1 is required. Check the filter or file it came "
-            "from.",
+            "X has 0 texts (list); a minimum of 1 is required. Check the filter or the file that "
+            "X comes from.",
         ),
         (
             pd.Series([], dtype=object),
             ValueError,
-            "X holds 0 texts (Series); a minimum of 1 is required. Check the filter or file it "
-            "came from.",
+            "X has 0 texts (Series); a minimum of 1 is required. Check the filter or the file "
+            "that X comes from.",
         ),
         (
             pd.DataFrame({"text": []}, dtype=object),
             ValueError,
-            "X holds 0 texts (DataFrame); a minimum of 1 is required. Check the filter or file it "
-            "came from.",
+            "X has 0 texts (DataFrame); a minimum of 1 is required. Check the filter or the file "
+            "that X comes from.",
         ),
         (
             np.array("a"),

@@ -196,7 +196,9 @@ def test_rows_keep_their_order_and_do_not_see_each_other(tiny_bert):
 
 def test_truncation_is_reported(tiny_bert):
     # 2 + 2 and 9 + 2 tokens, of which 4 are kept
-    message = "^1 of 2 texts are longer than max_length=4 tokens and were cut; 7 .* 46.7% of all"
+    message = (
+        "^1 of 2 texts are longer than max_length=4 tokens and were truncated; 7 .* 46.7% of all"
+    )
     for method in ("transform", "fit_transform"):
         transformer = transformer_of(tiny_bert, max_length=4)
         with pytest.warns(TruncationWarning, match=message) as caught:
@@ -309,7 +311,9 @@ def test_what_is_wrong_with_X(tiny_bert):
         transformer.transform(["a film", None])
     with pytest.raises(
         ValueError,
-        match=r"^X holds pairs of texts, but BertEmbeddingTransformer was fitted to single texts",
+        match=(
+            r"^X contains pairs of texts, but BertEmbeddingTransformer was fitted to single texts"
+        ),
     ):
         transformer.fit(["a film"]).transform([("a film", "dull")])
 

@@ -21,7 +21,7 @@ from skbert import BertEmbeddingTransformer, CacheInfo
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
 from skbert.engine.prediction import cache as cache_module
-from skbert.engine.prediction.cache import FolderCache, MemoryCache, computed_once
+from skbert.engine.prediction.cache import FolderCache, MemoryCache, compute_once
 from tests.conftest import save_bert
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]  # 4 are distinct
@@ -122,7 +122,7 @@ def halves(missing):
     return [part for part in np.array_split(missing, 2) if len(part)]
 
 
-def test_computed_once_by_hand(cache):
+def test_compute_once_by_hand(cache):
     cache.put({B: vector(2)})
     computed = []
 
@@ -130,7 +130,7 @@ def test_computed_once_by_hand(cache):
         computed.extend(indices.tolist())
         return np.float32([[10 * i] for i in indices])
 
-    found = dict(computed_once(cache, [A, B, C], halves, compute))
+    found = dict(compute_once(cache, [A, B, C], halves, compute))
     assert {i: v.tolist() for i, v in found.items()} == {0: [0], 1: [2], 2: [20]}
     assert computed == [0, 2]
     assert cache.info() == CacheInfo(hits=1, misses=2, size=3)
@@ -141,7 +141,7 @@ def test_a_failed_computation_claims_nothing(cache):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        dict(computed_once(cache, [A], halves, fail))
+        dict(compute_once(cache, [A], halves, fail))
     assert cache.claim([A]) == {A}
 
 
@@ -149,7 +149,7 @@ def test_more_texts_than_a_cache_holds(tmp_path):
     keys = [os.urandom(32) for _ in range(50)]
     for cache in (MemoryCache(limit=8), FolderCache(tmp_path, limit=1)):
         for _ in range(2):
-            found = dict(computed_once(cache, keys, halves, lambda i: i[:, None].astype("f4")))
+            found = dict(compute_once(cache, keys, halves, lambda i: i[:, None].astype("f4")))
             assert [found[i].tolist() for i in range(50)] == [[i] for i in range(50)]
         cache.close()
 
@@ -166,7 +166,7 @@ def test_what_another_thread_computes_is_waited_for(memory, tmp_path, kind):
 
     def work():
         cache = memory if kind == "memory" else FolderCache(tmp_path)
-        results.append(dict(computed_once(cache, keys, lambda missing: missing[:, None], compute)))
+        results.append(dict(compute_once(cache, keys, lambda missing: missing[:, None], compute)))
         cache.close()
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -390,7 +390,7 @@ def test_a_killed_writer_leaves_a_good_cache(tmp_path):
     found = cache.get(last)
     assert found.keys() == {*last}
     assert all(vector.tolist() == [key[0]] * 1000 for key, vector in found.items())
-    assert dict(computed_once(cache, [A], halves, lambda i: np.ones((1, 5), "f4")))[0].sum() == 5
+    assert dict(compute_once(cache, [A], halves, lambda i: np.ones((1, 5), "f4")))[0].sum() == 5
     cache.close()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import encoder
-from skbert.engine.model.attention import _padded_groups
+from skbert.engine.model.attention import padded_groups
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.model.pooling import mean_of_tokens, pooled_states
 from skbert.engine.text.packing import pack
@@ -136,14 +136,14 @@ def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch,
         gradients = [parameter.grad for parameter in model.parameters()]
         return [predicted, trained.detach(), *gradients]
 
-    def padded_groups(cu_seqlens, device):
-        groups = _padded_groups(np.diff(cu_seqlens), device)
+    def text_groups_padded(cu_seqlens, device):
+        groups = padded_groups(np.diff(cu_seqlens), device)
         seen.append([group.places is not None for group in groups])
         return groups
 
     seen = []
     expected = states_and_gradients()
-    monkeypatch.setattr(encoder, "text_groups", padded_groups)
+    monkeypatch.setattr(encoder, "text_groups", text_groups_padded)
     found = states_and_gradients()
     assert seen == [[True, True]] * 2  # two groups, both padded, in predicting and in training
     for mine, reference in zip(found, expected, strict=True):

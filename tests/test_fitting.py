@@ -223,8 +223,8 @@ def test_the_methods_agree(tiny_bert, toy_reviews, n_classes):
 
 
 TRUNCATED = (
-    "{} of {} texts are longer than max_length=5 tokens and were cut; {} tokens were left out, "
-    "{} of all. Raise max_length, or choose with `truncation` which part is kept."
+    "{} of {} texts are longer than max_length=5 tokens and were truncated; {} tokens were cut "
+    "off, {} of all. Increase max_length, or choose with `truncation` which part to keep."
 )
 
 

@@ -87,7 +87,7 @@ def test_a_column_of_labels_is_taken_with_a_warning():
 def test_a_missing_label_is_refused(missing, container):
     message = (
         f"y[2] is {missing!r} ({type(missing).__name__}); every text needs a label: a str, an int "
-        "or a bool. Leave out the rows without one."
+        "or a bool. Remove the rows without one."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_labels(container(["pos", "neg", missing]), 3)
@@ -95,8 +95,8 @@ def test_a_missing_label_is_refused(missing, container):
 
 def test_a_missing_number_is_refused():
     message = (
-        "y[1] is nan (float); every text needs a label: a str, an int or a bool. Leave out the "
-        "rows without one."
+        "y[1] is nan (float); every text needs a label: a str, an int or a bool. Remove the rows "
+        "without one."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_labels([1, float("nan"), 0], 3)
@@ -126,20 +126,21 @@ def test_labels_of_two_types_are_refused(container):
         (
             ["pos"],
             ValueError,
-            "X has 3 texts and y has 1 labels; they must be as many. Check that both come from "
+            "X has 3 texts and y has 1 labels; they must have the same length. Check that both "
+            "come from "
             "the same rows.",
         ),
         (
             ["pos"] * 3,
             ValueError,
             "y has 1 class: 'pos'; 2 to 1000 classes are allowed. Check that y is the column of "
-            "sentiments and that no filter took one away.",
+            "labels, and that no filter removed a class.",
         ),
         (
             [7] * 3,
             ValueError,
             "y has 1 class: 7; 2 to 1000 classes are allowed. Check that y is the column of "
-            "sentiments and that no filter took one away.",
+            "labels, and that no filter removed a class.",
         ),
     ],
 )
@@ -177,8 +178,8 @@ def test_what_is_no_label_is_refused(y, error):
 )
 def test_several_labels_a_text_are_refused(y):
     message = (
-        "y has 2 columns; one label for each text is expected. For texts with several labels each, "
-        "train a classifier for each column: OneVsRestClassifier(BertSentimentClassifier())."
+        "y has 2 columns; one label per text is expected. For texts with several labels each, "
+        "train one classifier per column: OneVsRestClassifier(BertSentimentClassifier())."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_labels(y, 3)
@@ -186,8 +187,8 @@ def test_several_labels_a_text_are_refused(y):
 
 def test_too_many_classes_are_refused():
     message = (
-        "y has 1001 classes; 2 to 1000 classes are allowed. Check that y is the column of "
-        "sentiments and that no filter took one away."
+        "y has 1001 classes; 2 to 1000 classes are allowed. Check that y is the column of labels, "
+        "and that no filter removed a class."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_labels(np.repeat(np.arange(1001), 2), 2002)
@@ -234,14 +235,14 @@ def test_classes_of_partial_fit():
     assert check_classes(None, known) is known
     assert check_classes(["pos", "neg"], known).tolist() == ["neg", "pos"]
     message = (
-        "classes is None in the first call of partial_fit; it must list all labels that will ever "
-        "come. Call partial_fit(X, y, classes=[...])."
+        "classes is None in the first call of partial_fit; it must list all labels that later "
+        "calls may contain. Call partial_fit(X, y, classes=[...])."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_classes(None, None)
     message = (
         "classes=['a', 'b'] differs from the classes of earlier calls, ['neg', 'pos']; they "
-        "cannot change. Leave classes out, or make a new estimator."
+        "cannot change. Omit classes, or create a new estimator."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_classes(["a", "b"], known)
@@ -249,7 +250,7 @@ def test_classes_of_partial_fit():
 
 def test_a_label_that_is_not_one_of_the_classes():
     message = (
-        "y[1] is 'mixed', which is not one of the classes ['neg', 'pos']. Leave out such rows, or "
+        "y[1] is 'mixed', which is not one of the classes ['neg', 'pos']. Remove such rows, or "
         "fit with all classes."
     )
     with pytest.raises(ValueError, match=exactly(message)):

@@ -2,13 +2,21 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
-from skbert.engine.model.onednn import FULL_ROWS, _laid_out, constant_weights
+from skbert.engine.model.onednn import (
+    FULL_ROWS,
+    _reordered,
+    constant_weights,
+    drop_filling,
+    fill_batch,
+)
+from skbert.engine.text.packing import PackedBatch
 
 
 def random_tensor(*shape, seed=0):
@@ -82,13 +90,13 @@ def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memor
             torch.cat([layers[0](x), x @ weights[1].t()], 1),
         ]
         with constant_weights(CPU, torch.float32):
-            for _ in range(2):  # laid out in the first, used in the second
+            for _ in range(2):  # reordered in the first, used in the second
                 found = [
                     linear_gelu(x, layers[0]),
                     residual_linear(residual, x, weights[0], layers[0].bias),
                     side_by_side(x, weights, [layers[0].bias, None]),
                 ]
-            n_copies = sum(laid_out.is_mkldnn for _, laid_out in _laid_out.get().values())
+            n_copies = sum(used.is_mkldnn for _, used in _reordered.get().values())
     for mine, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=2e-5)
     is_used = n_rows == FULL_ROWS
@@ -96,7 +104,7 @@ def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memor
     assert n_copies == (2 if is_used and owns_memory else 0)  # of the first weight, and of both
 
 
-def test_weights_are_laid_out_anew_when_they_may_have_changed(onednn_products):
+def test_weights_are_reordered_again_in_the_next_block(onednn_products):
     x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
     with torch.no_grad():
         for _ in range(2):
@@ -107,7 +115,7 @@ def test_weights_are_laid_out_anew_when_they_may_have_changed(onednn_products):
     assert len(onednn_products) == 2
 
 
-def test_weights_that_are_computed_are_not_laid_out(onednn_products):
+def test_weights_that_are_computed_are_not_reordered(onednn_products):
     """Each access to the weight gives another tensor, which may get the id of the last one."""
     x = random_tensor(FULL_ROWS, 32)
     layers = [layer_of(32, 17, seed=seed) for seed in range(4)]
@@ -157,3 +165,39 @@ def test_who_switches_onednn_off_gets_none(onednn_products):
     ):
         linear_gelu(x, layer)
     assert not onednn_products
+
+
+def batch_of(*lengths):
+    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    cu_seqlens = np.cumsum([0, *lengths]).astype(np.int32)
+    return PackedBatch(ids, positions, np.ones_like(ids), cu_seqlens, np.arange(len(lengths)))
+
+
+@pytest.mark.usefixtures("onednn_products")
+def test_a_batch_that_lacks_few_tokens_is_filled():
+    batch = batch_of(2000, 45)
+    with torch.no_grad(), constant_weights(CPU, torch.float32):
+        filled = fill_batch(batch)
+    assert filled.ids[2040:].tolist() == [2041, 2042, 2043, 2044, 2045, 0, 0, 0]
+    assert filled.positions[2040:].tolist() == [40, 41, 42, 43, 44, 0, 0, 0]
+    assert filled.segment_ids[2040:].tolist() == [1] * 5 + [0] * 3
+    assert filled.cu_seqlens.tolist() == [0, 2000, 2045, FULL_ROWS]
+    assert filled.rows.tolist() == [0, 1, -1]
+    for array, before in zip(vars(filled).values(), vars(batch).values(), strict=True):
+        assert array.dtype == before.dtype
+    assert drop_filling(torch.arange(3), 2).tolist() == [0, 1]
+
+
+@pytest.mark.usefixtures("onednn_products")
+def test_other_batches_are_not_filled():
+    lacks_few = batch_of(2000, 45)
+    assert fill_batch(lacks_few) is lacks_few  # nobody promised that the weights stay
+    with constant_weights(CPU, torch.float32):
+        assert fill_batch(lacks_few) is lacks_few  # gradients are on
+        with torch.no_grad():
+            for n_tokens in (1, FULL_ROWS - 65, FULL_ROWS, FULL_ROWS + 1):
+                batch = batch_of(n_tokens)
+                assert fill_batch(batch) is batch
+    rows = torch.arange(3)
+    assert drop_filling(rows, 3) is rows

@@ -309,14 +309,15 @@ def test_models_of_earlier_folds_are_freed(clf, toy_reviews):
 
 
 def test_html_and_tab_completion_load_nothing(clf, fitted, monkeypatch):
-
     def no_loading(model):
         raise AssertionError(f"{model} was loaded")
 
-    for module in ("classifier", "embedding"):
-        monkeypatch.setattr(f"skbert.{module}.load_pretrained", no_loading)
     embed = BertEmbeddingTransformer(clf.model, max_length=32)
-    for estimator in (clone(clf), fitted, embed, clone(embed).fit(["a film"])):
+    estimators = [clone(clf), fitted, embed, clone(embed).fit(["a film"])]
+    monkeypatch.setattr("skbert.engine.files.pretrained.find_model", no_loading)
+    with pytest.raises(AssertionError, match="was loaded"):
+        embed.transform(["a film"])
+    for estimator in estimators:
         assert "fit" in dir(estimator)
         inspect.getmembers(estimator)  # as notebooks do: reads every property
         assert f"/skbert.{type(estimator).__name__}.html" in estimator._repr_html_()

@@ -11,11 +11,11 @@ from torch import nn
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.training import optimizer as optimizer_module
 from skbert.engine.training.optimizer import (
-    adamw,
-    clipped_step,
+    clip_and_step,
     constant_after_warmup,
     gradient_norm,
     learning_rate_factor,
+    new_adamw,
     set_learning_rate,
 )
 
@@ -59,7 +59,7 @@ def test_constant_after_warmup_by_hand():
 
 def test_only_matrices_decay(tiny_bert):
     model = load_pretrained(tiny_bert).new_encoder()
-    decayed, others = adamw(model.parameters(), weight_decay=0.3).param_groups
+    decayed, others = new_adamw(model.parameters(), weight_decay=0.3).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed_names = {name_of[id(parameter)] for parameter in decayed["params"]}
@@ -73,7 +73,7 @@ def test_only_matrices_decay(tiny_bert):
 def test_one_step_by_hand():
     matrix = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
     vector = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = adamw([matrix, vector], weight_decay=0.5)
+    optimizer = new_adamw([matrix, vector], weight_decay=0.5)
     set_learning_rate(optimizer, 0.1)
     matrix.grad, vector.grad = torch.tensor([[0.3, 4.0]]), torch.tensor([0.3, 4.0])
     optimizer.step()
@@ -85,7 +85,7 @@ def test_one_step_by_hand():
 
 def test_two_steps_against_the_formula():
     parameter = torch.nn.Parameter(torch.tensor([[1.5]]))
-    optimizer = adamw([parameter], weight_decay=0.01)
+    optimizer = new_adamw([parameter], weight_decay=0.01)
     weight, mean, square = 1.5, 0.0, 0.0
     for step, (learning_rate, gradient) in enumerate([(0.1, 0.5), (0.02, -0.25)], start=1):
         set_learning_rate(optimizer, learning_rate)
@@ -112,7 +112,7 @@ def test_clipped_steps_are_those_of_clip_grad_norm(sizes, device_divides, monkey
         ]
 
     ours, theirs = parameters(), parameters()
-    optimizers = [adamw(ours, 0.01), adamw(theirs, 0.01)]
+    optimizers = [new_adamw(ours, 0.01), new_adamw(theirs, 0.01)]
     for size in sizes:  # the moments see the clipped gradients
         for mine, reference in zip(ours[:2], theirs[:2], strict=True):  # the last has none
             gradient = size * torch.linspace(-1, 1, mine.numel()).view_as(mine)
@@ -122,7 +122,7 @@ def test_clipped_steps_are_those_of_clip_grad_norm(sizes, device_divides, monkey
         norm = gradient_norm(ours)
         expected = nn.utils.clip_grad_norm_(theirs, 1.0)
         torch.testing.assert_close(norm, expected)
-        clipped_step(optimizers[0], norm, 1.0)
+        clip_and_step(optimizers[0], norm, 1.0)
         optimizers[1].step()
     for mine, reference, start in zip(ours, theirs, parameters(), strict=True):
         torch.testing.assert_close(mine, reference)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skbert.engine.text.packing import budgeted_batches, filled_up, pack, shuffled_batches
+from skbert.engine.text.packing import budgeted_batches, pack, shuffled_batches
 from skbert.engine.text.tokens import Tokens
 
 
@@ -30,24 +30,6 @@ def test_pack_takes_rows_in_any_order_and_repeated():
     batch = pack(tokens, np.array([1, 0, 1]))
     assert batch.rows.tolist() == [1, 1, 0]
     assert batch.ids.tolist() == [2, 7, 3, 2, 7, 3, 2, 3]
-
-
-def test_filled_up_by_hand():
-    batch = pack(tokens_of([2, 3], [2, 7, 3]), np.array([0, 1]))
-    filled = filled_up(batch, 8, at_most=3)
-    assert filled.ids.tolist() == [2, 7, 3, 2, 3, 0, 0, 0]
-    assert filled.positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
-    assert filled.segment_ids.tolist() == [0] * 8
-    assert filled.cu_seqlens.tolist() == [0, 3, 5, 8]
-    assert filled.rows.tolist() == [1, 0, -1]
-    for array, before in zip(vars(filled).values(), vars(batch).values(), strict=True):
-        assert array.dtype == before.dtype
-
-
-@pytest.mark.parametrize("n_tokens", [4, 5, 9])
-def test_a_batch_that_lacks_none_or_many_stays(n_tokens):
-    batch = pack(tokens_of([2, 3], [2, 7, 3]), np.array([0, 1]))
-    assert filled_up(batch, n_tokens, at_most=3) is batch
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=60), st.integers(1, 70))

@@ -370,7 +370,9 @@ def test_pairs_in_any_container_and_any_order(fitted):
     for container in (pd.DataFrame(pairs), np.array(pairs, dtype=object), [*map(list, pairs)]):
         np.testing.assert_array_equal(fitted.predict_next_sentence(container), expected)
     np.testing.assert_allclose(fitted.predict_next_sentence(pairs[::-1]), expected[::-1], atol=1e-6)
-    with pytest.raises(ValueError, match="X holds single texts; pairs of texts are expected"):
+    with pytest.raises(
+        ValueError, match="X contains single texts, but pairs of texts are expected"
+    ):
         fitted.predict_next_sentence(["a", "b"])
 
 
@@ -614,8 +616,8 @@ def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
 @pytest.mark.parametrize(
     ("X", "error", "message"),
     [
-        ("one text", TypeError, "X is one str, 'one text'"),
-        ([], ValueError, "X holds 0 texts"),
+        ("one text", TypeError, "X is a single str, 'one text'"),
+        ([], ValueError, "X has 0 texts"),
         ([["a", "b"], "c"], ValueError, r"X\[1\] is 'c' \(str\), but X\[0\] is a list"),
         ([["a", "b"], []], ValueError, r"X\[1\] is an empty list; a document is a list of at"),
         ([[], ["a"]], ValueError, r"X\[0\] is an empty list; a document is a list of at least"),
@@ -673,8 +675,8 @@ def test_pairs_need_two_segments(tmp_path, toy_reviews):
 
 def test_max_length_must_fit_the_model(tiny_bert, fitted):
     message = (
-        "max_length=65, but the model has 64 positions; allowed are 5 to 64 tokens, special ones "
-        "included. Lower max_length; fit makes several of a longer text."
+        "max_length=65, but the model has 64 positions; allowed are 5 to 64 tokens, special "
+        "tokens included. Lower max_length. fit splits a longer text into several."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrainer(tiny_bert, max_length=65).fit(TEXTS)
@@ -686,7 +688,7 @@ def test_what_was_cut_is_said_without_a_parameter_that_there_is_not(fitted):
     with pytest.warns(TruncationWarning) as caught:
         fitted.predict_next_sentence([("good " * 50, "bad")])
     (message,) = (str(warning.message) for warning in caught)
-    assert message.endswith("% of all. Raise max_length, or give shorter texts.")
+    assert message.endswith("% of all. Increase max_length, or pass shorter texts.")
 
 
 def test_unfitted(tiny_bert, tmp_path):

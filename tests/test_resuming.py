@@ -364,7 +364,7 @@ def test_a_learning_rate_that_is_too_high_keeps_the_last_good_weights(tiny_bert,
     for weight in weights_of(clf).values():
         assert np.isfinite(weight.numpy()).all()
     with pytest.raises(
-        ValueError, match=r"The logits of X\[0\] are \[.*nan.*\], which name no class"
+        ValueError, match=r"The logits of X\[0\] are \[.*nan.*\], so there is no predicted class"
     ):
         clf.predict(toy_reviews[0])
 

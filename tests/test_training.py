@@ -12,7 +12,7 @@ from skbert.engine.files.scratch import random_head
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.training import frozen, loop
-from skbert.engine.training.classification import Classification, LabelledTexts, train
+from skbert.engine.training.classification import Classification, LabelledTexts, TrainingRun
 from skbert.engine.training.loop import Trainer, TrainingOptions
 from skbert.engine.training.optimizer import learning_rate_factor
 
@@ -58,9 +58,9 @@ def assert_same_weights(ours, theirs, atol):
 
 
 def run(classifier, tokens, options=OPTIONS, seed=0):
-    return list(
-        train(classifier, labelled(tokens), options, np.random.SeedSequence(seed), lambda b, _: b)
-    )
+    seed_sequence = np.random.SeedSequence(seed)
+    training = TrainingRun(classifier, labelled(tokens), options, seed_sequence)
+    return [training.epoch() for _ in range(options.max_epochs)]
 
 
 def plain_loop(classifier, options, seed=0):

@@ -362,17 +362,17 @@ def test_a_head_of_another_shape_is_refused(folder, value):
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("parameters", {}, "cannot be used"),
-        ("parameters", None, "cannot be used"),
+        ("parameters", {}, "are invalid"),
+        ("parameters", None, "are invalid"),
         ("classes", {"dtype": "<U4", "values": ["bad"]}, "weights for 2 classes, and names for"),
         ("classes", {"dtype": "<U4", "values": ["a", "a"]}, "weights for 2 classes, and names for"),
-        ("classes", {"dtype": "no type", "values": ["a", "b"]}, "cannot be used"),
-        ("classes", {"dtype": "|V8", "values": ["a", "b"]}, "cannot be used"),
+        ("classes", {"dtype": "no type", "values": ["a", "b"]}, "are invalid"),
+        ("classes", {"dtype": "|V8", "values": ["a", "b"]}, "are invalid"),
         ("history", [], "after 0 epochs"),
-        ("history", [3], "cannot be used"),
-        ("n_columns", 3, "cannot be used"),
-        ("n_columns", [1], "cannot be used"),
-        ("n_truncated", "many", "cannot be used"),
+        ("history", [3], "are invalid"),
+        ("n_columns", 3, "are invalid"),
+        ("n_columns", [1], "are invalid"),
+        ("n_truncated", "many", "are invalid"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder, key, value, reason):

@@ -11,7 +11,7 @@ from skbert.engine.files.scratch import random_head
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import classification, loop
-from skbert.engine.training.classification import LabelledTexts, train
+from skbert.engine.training.classification import LabelledTexts, TrainingRun
 from skbert.engine.training.compact_embeddings import CompactVocabulary
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.optimizer import gradient_norm
@@ -48,7 +48,8 @@ def trained(folder):
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
     seed = np.random.SeedSequence(0)
     data = LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
-    losses = [r.train_loss for r in train(classifier, data, OPTIONS, seed, lambda b, _: b)]
+    training = TrainingRun(classifier, data, OPTIONS, seed)
+    losses = [training.epoch().train_loss for _ in range(OPTIONS.max_epochs)]
     return classifier, losses
 
 

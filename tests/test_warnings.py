@@ -199,7 +199,7 @@ CASES = [
     ("contract/labels.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),
-    ("contract/persistence.py", random_state_is_an_instance, "saved as None", UserWarning),
+    ("contract/persistence.py", random_state_is_an_instance, "cannot be saved", UserWarning),
     ("engine/model/device.py", the_precision_is_missing, "precision='bfloat16'", UserWarning),
     ("engine/prediction/cache.py", the_cache_is_full, "database or disk is full", UserWarning),
     ("engine/training/frozen.py", frozen_layers_are_too_large, "1 frozen layers", UserWarning),

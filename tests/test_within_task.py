@@ -109,11 +109,11 @@ def test_pairs(tiny_bert, toy_reviews, seen):
     pairs = pd.DataFrame({"a": X, "b": X[::-1]})
     clf = classifier(tiny_bert, pretraining_epochs=1).fit(pairs, y, X_unlabelled=pairs[:10])
     assert len(seen[0]) == 90 and clf.predict(pairs).shape == (80,)
-    with pytest.raises(ValueError, match=r"X holds single texts, but .* was fitted to pairs"):
+    with pytest.raises(ValueError, match=r"X contains single texts, but .* was fitted to pairs"):
         clf.fit(pairs, y, X_unlabelled=UNLABELLED)
 
 
-@pytest.mark.filterwarnings("ignore:.* were cut:skbert.TruncationWarning")
+@pytest.mark.filterwarnings("ignore:.* were truncated:skbert.TruncationWarning")
 def test_texts_are_read_whole(tiny_bert, toy_reviews, seen):
     X, y = toy_reviews
     longer = [f"{text} {'good ' * 40}" for text in X]
