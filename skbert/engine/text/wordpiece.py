@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from skbert.engine.text.layout import TRUNCATIONS as TRUNCATIONS
 from skbert.engine.text.layout import Layout, share_room, truncate
 from skbert.engine.text.tokens import BareTokens, Tokens
 
