@@ -42,7 +42,7 @@ from skbert.datasets import load_movie_reviews
 from skbert.engine.files.find import find_model
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.model.onednn import constant_weights, full_rows
+from skbert.engine.model.onednn import constant_weights, is_used
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_LENGTH = 128  # tokens, special ones included
@@ -467,9 +467,9 @@ class MatrixLimit:
 
 
 class OneDnnLimit(MatrixLimit):
-    """The same by oneDNN, as skbert has it multiply full batches: all weights laid out before.
+    """The same by oneDNN, as skbert uses it for full batches: all weights are reordered before.
 
-    Raises RuntimeError where skbert does not use oneDNN.
+    Raises RuntimeError if skbert does not use oneDNN on this machine.
     """
 
     name = "matrix products alone, oneDNN"
@@ -479,10 +479,10 @@ class OneDnnLimit(MatrixLimit):
         left = torch.randn(product.m, product.k)
         weight = torch.nn.Parameter(torch.randn(product.n, product.k))
         with torch.no_grad(), constant_weights(torch.device("cpu"), torch.float32):
-            if full_rows() is None:
+            if not is_used():
                 raise RuntimeError("skbert does not use oneDNN here")
-            laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, product.m)
-        return partial(torch.ops.mkldnn._linear_pointwise, left, laid_out, None, "none", [], "")
+            reordered = torch.ops.mkldnn._reorder_linear_weight(weight, product.m)
+        return partial(torch.ops.mkldnn._linear_pointwise, left, reordered, None, "none", [], "")
 
 
 def _fastest(product: Product) -> Callable[[], Any]:

@@ -27,11 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from skbert import BertSentimentClassifier
 from skbert.engine.model import encoder, pooling
-from skbert.engine.model.attention import _padded_groups
+from skbert.engine.model.attention import padded_groups
 from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.encoder import encode
 from skbert.engine.training import classification, loop
-from skbert.engine.training.optimizer import adamw
+from skbert.engine.training.optimizer import new_adamw
 
 PRODUCTS = ("linear layers", "products of attention")
 REST = "Python, numpy, other operations"
@@ -98,7 +98,7 @@ class WholeTable:
 
 
 def unfused_adamw(parameters: Any, weight_decay: float) -> torch.optim.AdamW:
-    groups = adamw(parameters, weight_decay).param_groups
+    groups = new_adamw(parameters, weight_decay).param_groups
     return torch.optim.AdamW(
         [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
     )
@@ -119,7 +119,7 @@ def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
 
 
 def in_groups_of_16(cu_seqlens: np.ndarray, device: torch.device) -> Any:
-    return _padded_groups(np.diff(cu_seqlens), device)
+    return padded_groups(np.diff(cu_seqlens), device)
 
 
 Patches = dict[str, Callable[[], Any]]
@@ -131,17 +131,17 @@ PARTS: Patches = {
     "without gradient clipping": lambda: replaced(
         loop,
         gradient_norm=lambda _: torch.ones(()),
-        clipped_step=lambda optimizer, *_: optimizer.step(),
+        clip_and_step=lambda optimizer, *_: optimizer.step(),
     ),
-    "without AdamW": lambda: replaced(loop, clipped_step=lambda *_: None),
+    "without AdamW": lambda: replaced(loop, clip_and_step=lambda *_: None),
 }
 SHORTCUTS: Patches = {
     "whole table of words": lambda: replaced(classification, CompactVocabulary=WholeTable),
     "AdamW and clipping not fused": lambda: replaced(
         loop,
-        adamw=unfused_adamw,
+        new_adamw=unfused_adamw,
         gradient_norm=lambda _: torch.ones(()),
-        clipped_step=clip_then_step,
+        clip_and_step=clip_then_step,
     ),
     "query, key and value concatenated": lambda: replaced(encoder, joint_linear=one_by_one),
     "last layer for all tokens": lambda: replaced(

@@ -88,13 +88,14 @@ def text_groups(cu_seqlens: np.ndarray, device: torch.device) -> Groups:
     """
     lengths = np.diff(cu_seqlens)
     if device.type != "cpu":
-        return _padded_groups(lengths, device)
+        return padded_groups(lengths, device)
     if torch.is_grad_enabled() and lengths.max() <= _LONGEST_WRITTEN_OUT:
         return _text_blocks(lengths)
     return _groups_of_equal_length(lengths, device)
 
 
-def _padded_groups(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+def padded_groups(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+    """Cut texts of any lengths into groups of `_GROUP_SIZE` neighbours."""
     starts = range(0, len(lengths), _GROUP_SIZE)
     return [_length_group(lengths[start : start + _GROUP_SIZE], device) for start in starts]
 

@@ -20,6 +20,7 @@ from skbert.engine.model.attention import Groups, first_token_attention, self_at
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import Block, blocks_of, embeddings_of, family_of
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
+from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.text.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -68,12 +69,15 @@ def encode(
     Tensor of shape (n_tokens, d_model)
         Texts in the order of the batch.
     """
-    start = start or _embedded(model, batch, dropout)
+    n_tokens = len(batch.ids)
+    if start is None:
+        batch = fill_batch(batch)
+        start = _embedded(model, batch, dropout)
     groups = text_groups(batch.cu_seqlens, start.states.device)
     hidden = start.states
     for block in blocks_of(model)[start.layer : n_layers]:
         hidden = _full_layer(block, hidden, groups, dropout)
-    return hidden
+    return drop_filling(hidden, n_tokens)
 
 
 def encode_first_token(
@@ -92,17 +96,21 @@ def encode_first_token(
     -------
     Tensor of shape (n_texts, d_model)
     """
-    start = start or _embedded(model, batch, dropout)
+    n_texts = len(batch.rows)
+    if start is None:
+        batch = fill_batch(batch)
+        start = _embedded(model, batch, dropout)
     groups = text_groups(batch.cu_seqlens, start.states.device)
     first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
     hidden = start.states
     blocks = blocks_of(model)[start.layer : n_layers]
     if not blocks:
-        return hidden.index_select(0, first)
+        return drop_filling(hidden.index_select(0, first), n_texts)
     *lower, last = blocks
     for block in lower:
         hidden = _full_layer(block, hidden, groups, dropout)
-    return _first_token_layer(last, hidden, first, groups, dropout)
+    states = _first_token_layer(last, hidden, first, groups, dropout)
+    return drop_filling(states, n_texts)
 
 
 def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:

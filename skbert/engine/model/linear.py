@@ -1,9 +1,6 @@
-"""Linear layers side by side, (n, d_in) -> (n, sum of d_out), or added to what is there.
+"""Linear layers side by side, (n, d_in) -> (n, sum of d_out), or added to a residual.
 
-What only predicts may use oneDNN on x86 CPUs: it takes bias, GELU and residual into the product,
-and multiplies by weights that lie in its own order. The results agree with torch's own to rounding.
-On an AMD EPYC predicting sentences went from 2.2 to 2.4 times the speed of transformers' pipeline
-by it (bench_predict.py before and after); on an Intel Xeon with AMX it makes no difference.
+torch computes them; in prediction on x86 CPUs oneDNN does where it can, see `onednn`.
 """
 
 from __future__ import annotations
@@ -15,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skbert.engine.model.onednn import _onednn_weight
+from skbert.engine.model.onednn import try_linear
 
 
 def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
     """Compute ``gelu(layer(x))``, the exact GELU: (n, d_in) -> (n, d_out)."""
     if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
-        weight = _onednn_weight(x, layer.weight)
-        if weight is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "gelu", [], "none")
+        activated = try_linear(x, [layer.weight], [layer.bias], gelu=True)
+        if activated is not None:
+            return activated
     product = layer(x)
     # In place where no derivative needs the product: the largest of all hidden states.
     return F.gelu(product) if product.requires_grad else torch.ops.aten.gelu_(product)
@@ -31,10 +28,8 @@ def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute ``residual + x W^T + b``: (n, d_out), (n, d_in) -> (n, d_out), without derivative."""
-    laid_out = _onednn_weight(x, weight)
-    if laid_out is not None:
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, laid_out, bias, "add")
-    return (residual + bias).addmm_(x, weight.t())
+    total = try_linear(x, [weight], [bias], residual=residual)
+    return (residual + bias).addmm_(x, weight.t()) if total is None else total
 
 
 def joint_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
@@ -54,12 +49,8 @@ def side_by_side(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor |
 
     No derivative is kept; `joint_linear` has one.
     """
-    weight = _onednn_weight(x, *weights)
-    if weight is None:
-        return _into_columns(x, weights, biases)
-    pairs = zip(weights, biases, strict=True)
-    bias = torch.cat([x.new_zeros(len(w)) if b is None else b for w, b in pairs])
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    product = try_linear(x, weights, biases)
+    return _into_columns(x, weights, biases) if product is None else product
 
 
 def _into_columns(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:

@@ -13,6 +13,7 @@ from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.model.families import Heads, block_modules, family_of, heads_of
+from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.model.pooling import pooled_states
 from skbert.engine.text.packing import PackedBatch
 
@@ -57,10 +58,12 @@ class TextClassifier:
     ) -> torch.Tensor:
         """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
         device = self.head.weight.device
+        # Filled before the encoder does it, because the head's rounding depends on its rows.
+        filled = fill_batch(batch) if start is None else batch
         with computing_in(self.precision, device):
-            pooled = pooled_states(self.encoder, batch, self.pooling, dropout, start).float()
+            pooled = pooled_states(self.encoder, filled, self.pooling, dropout, start).float()
         with computing_in(torch.float32, device):
-            return self.head(dropout(pooled))
+            return drop_filling(self.head(dropout(pooled)), len(batch.rows))
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """Weights to train: all, or those above the embeddings and the first layers."""

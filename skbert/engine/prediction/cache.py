@@ -84,7 +84,7 @@ class Cache(Protocol):
         """Let go of files, but not of what is kept."""
 
 
-def computed_once(
+def compute_once(
     cache: Cache,
     keys: Sequence[bytes],
     batches: Callable[[np.ndarray], Iterable[np.ndarray]],

@@ -1,14 +1,13 @@
-"""Tokens -> one vector a text, or one a token, in the caller's order; equal texts only once.
+"""Tokens -> one vector per text, or one per token, in the caller's order.
 
-No training and no texts here. What is kept in a cache, and under which key, is decided here;
-how it is kept, in `cache`.
+Equal texts are computed once. This file decides what is cached under which key; `cache` stores it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -23,16 +22,16 @@ from skbert.engine.model.encoder import encode
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
-from skbert.engine.prediction.cache import Cache, computed_once
-from skbert.engine.prediction.predict import TOKEN_BUDGET, fill_rows, pack_full
-from skbert.engine.text.packing import PackedBatch, distinct_texts, split_by_tokens
+from skbert.engine.prediction.cache import Cache, compute_once
+from skbert.engine.prediction.predict import TOKEN_BUDGET, fill_rows
+from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Wraps the batches, to show how far it is.
-Progress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
+#: Wraps all batches of one pass over the texts, to show its progress.
+BatchProgress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
 
 # One pass through the encoder gives all of these, and the cache keeps all: the next pooling
 # is then free. "pooler" is a function of "cls".
@@ -80,21 +79,21 @@ class TextEmbedder:
         """The pooling that BERT's pooler, if asked for, starts from."""
         return "cls" if self.pooling == "pooler" else self.pooling
 
-    def pooled(self, batch: PackedBatch) -> Tensor:
-        """One vector for each text of the batch, before `finished`: (n_texts, d_model)."""
+    def pool(self, batch: PackedBatch) -> Tensor:
+        """Compute one vector for each text of the batch, for `finish`: (n_texts, d_model)."""
         with computing_in(self.precision, self.device):
             return pooled_states(
                 self.encoder, batch, self.token_pooling, n_layers=self.n_layers
             ).float()
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
-        """One vector for each token of the batch: (n_tokens, d_model)."""
+    def encode(self, batch: PackedBatch) -> Tensor:
+        """Compute one vector for each token of the batch: (n_tokens, d_model)."""
         with computing_in(self.precision, self.device):
             return encode(self.encoder, batch, n_layers=self.n_layers).float()
 
-    def all_pooled(self, batch: PackedBatch) -> Tensor:
-        """Everything that the cache keeps: (n_texts, n_kept * d_model)."""
-        hidden = self.hidden(batch)
+    def pool_all(self, batch: PackedBatch) -> Tensor:
+        """Compute everything that the cache keeps: (n_texts, n_kept * d_model)."""
+        hidden = self.encode(batch)
         first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
         poolings = {
             "cls": hidden.index_select(0, first),
@@ -103,12 +102,12 @@ class TextEmbedder:
         }
         return torch.cat([poolings[name] for name in _KEPT_POOLINGS], dim=1)
 
-    def kept_part(self, vector: np.ndarray) -> np.ndarray:
-        """Select this pooling from a row of `all_pooled`: (d_model,)."""
+    def select_pooling(self, vector: np.ndarray) -> np.ndarray:
+        """Select this pooling from a row of `pool_all`: (d_model,)."""
         start = _KEPT_POOLINGS.index(self.token_pooling) * self.d_model
         return vector[start : start + self.d_model]
 
-    def finished(self, pooled: Tensor) -> Tensor:
+    def finish(self, pooled: Tensor) -> Tensor:
         """Apply what follows the pooling over tokens: (n_texts, d_model) -> the same."""
         if self.pooling == "pooler":
             weight, bias = (self.pooler[name].to(pooled.device) for name in ("weight", "bias"))
@@ -118,17 +117,16 @@ class TextEmbedder:
 
 
 def embed_texts(
-    embedder: TextEmbedder, tokens: Tokens, progress: Progress, token_budget: int = TOKEN_BUDGET
+    embedder: TextEmbedder, tokens: Tokens, progress: BatchProgress | None = None
 ) -> Tensor:
-    """One vector for each text.
+    """Compute one vector for each text.
 
     Parameters
     ----------
     embedder : TextEmbedder
     tokens : Tokens
-    progress : callable
-    token_budget : int
-        The most tokens in a batch, unless one text alone has more.
+    progress : callable or None
+        None shows nothing.
 
     Returns
     -------
@@ -137,28 +135,27 @@ def embed_texts(
     """
     distinct, stands_for = distinct_texts(tokens)
     pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
-    parts = split_by_tokens(tokens.lengths, distinct, token_budget)
+    parts = split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET)
     with constant_weights(embedder.device, embedder.precision):
-        fill_rows(pooled, tokens, progress(parts), embedder.pooled)
+        fill_rows(pooled, tokens, _show(parts, progress), embedder.pool)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
     _check_finite(pooled, np.arange(len(tokens)))
-    return embedder.finished(pooled)
+    return embedder.finish(pooled)
 
 
 def embed_texts_cached(
     embedder: TextEmbedder,
     tokens: Tokens,
-    progress: Progress,
     cache: Cache,
     weights_sha256: str,
-    token_budget: int = TOKEN_BUDGET,
+    progress: BatchProgress | None = None,
 ) -> Tensor:
-    """As `embed_texts`, but texts that `cache` knows are not encoded, and the others added.
+    """As `embed_texts`, but take vectors from `cache`, and add those that it lacks.
 
     Parameters
     ----------
-    embedder, tokens, progress, token_budget
+    embedder, tokens, progress
         As in `embed_texts`.
     cache : Cache
     weights_sha256 : str
@@ -168,24 +165,28 @@ def embed_texts_cached(
     keys = _content_keys(embedder, tokens, distinct, weights_sha256)
     pooled = np.empty((len(tokens), embedder.d_model), dtype=np.float32)
 
-    shown: Iterator[Progress] = iter([progress])  # the first round; the others wait for others
+    shown = iter([progress])  # only in the first round: later ones wait for other processes
 
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
-        parts = split_by_tokens(tokens.lengths[distinct], missing, token_budget)
-        return next(shown, iter)(parts)
+        parts = split_by_tokens(tokens.lengths[distinct], missing, TOKEN_BUDGET)
+        return _show(parts, next(shown, None))
 
     def compute(missing: np.ndarray) -> np.ndarray:
         # Longest first already, and `pack` sorts stably: the order stays.
-        batch = pack_full(tokens, distinct[missing])
+        batch = pack(tokens, distinct[missing])
         with torch.inference_mode():
-            vectors = embedder.all_pooled(batch)[: len(missing)]
+            vectors = embedder.pool_all(batch)
         _check_finite(vectors, batch.rows)  # before they are kept
         return vectors.cpu().numpy()
 
     with constant_weights(embedder.device, embedder.precision):
-        for i, vector in computed_once(cache, keys, batches, compute):
-            pooled[distinct[i]] = embedder.kept_part(vector)
-    return embedder.finished(torch.from_numpy(pooled[stands_for]).to(embedder.device))
+        for i, vector in compute_once(cache, keys, batches, compute):
+            pooled[distinct[i]] = embedder.select_pooling(vector)
+    return embedder.finish(torch.from_numpy(pooled[stands_for]).to(embedder.device))
+
+
+def _show(parts: list[np.ndarray], progress: BatchProgress | None) -> Iterable[np.ndarray]:
+    return progress(parts) if progress else parts
 
 
 def _check_finite(vectors: Tensor, rows: np.ndarray) -> None:
@@ -226,13 +227,13 @@ def _content_keys(
 
 
 def embed_tokens(
-    embedder: TextEmbedder, tokens: Tokens, progress: Progress, token_budget: int = TOKEN_BUDGET
+    embedder: TextEmbedder, tokens: Tokens, progress: BatchProgress | None = None
 ) -> list[np.ndarray]:
-    """One vector for each token of each text; the pooling is not used.
+    """Compute one vector for each token of each text; the pooling is not used.
 
     Parameters
     ----------
-    embedder, tokens, progress, token_budget
+    embedder, tokens, progress
         As in `embed_texts`.
 
     Returns
@@ -243,16 +244,15 @@ def embed_tokens(
     distinct, stands_for = distinct_texts(tokens)
     vectors: dict[int, np.ndarray] = {}
     with torch.inference_mode(), constant_weights(embedder.device, embedder.precision):
-        for rows in progress(split_by_tokens(tokens.lengths, distinct, token_budget)):
-            batch = pack_full(tokens, rows)
-            cu_seqlens = batch.cu_seqlens[: len(rows) + 1]  # without what fills the batch up
-            hidden = embedder.hidden(batch)[: cu_seqlens[-1]]
-            _check_finite(hidden, np.repeat(batch.rows[: len(rows)], np.diff(cu_seqlens)))
+        for rows in _show(split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET), progress):
+            batch = pack(tokens, rows)
+            hidden = embedder.encode(batch)
+            _check_finite(hidden, np.repeat(batch.rows, np.diff(batch.cu_seqlens)))
             if embedder.normalize:
                 hidden = F.normalize(hidden, dim=1)
             states = hidden.cpu().numpy()
-            ends = pairwise(cu_seqlens.tolist())
-            for row, (start, stop) in zip(batch.rows[: len(rows)].tolist(), ends, strict=True):
+            ends = pairwise(batch.cu_seqlens.tolist())
+            for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]
     return [vectors[row].copy() for row in stands_for.tolist()]
 

@@ -1,4 +1,4 @@
-"""The two heads of BERT's pre-training, asked: words at the [MASK]s, and the next sentence."""
+"""Predict with the pre-training heads: words at each [MASK], and the next sentence."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def guess_words(
             batch = pack(tokens, rows)
             masked = np.flatnonzero(batch.ids == mask_id)
             hidden = network.hidden(batch)
-            logits = network.word_logits(hidden.index_select(0, _to(masked, hidden)))
-            logits[:, _to(no_pieces, hidden)] = -math.inf
+            logits = network.word_logits(hidden.index_select(0, to_indices(masked, hidden)))
+            logits[:, to_indices(no_pieces, hidden)] = -math.inf
             best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
             where = np.searchsorted(places, token_index(tokens, batch)[masked])
             ids[where] = best.indices.cpu().numpy()
@@ -81,5 +81,6 @@ def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> 
     return out
 
 
-def _to(array: np.ndarray, like: Tensor) -> Tensor:
+def to_indices(array: np.ndarray, like: Tensor) -> Tensor:
+    """Copy integers to an int64 tensor on the device of `like`."""
     return torch.from_numpy(array.astype(np.int64)).to(like.device)

@@ -18,7 +18,7 @@ from skbert.engine.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Some texts, longest first, laid end to end; behind them perhaps one of no meaning.
+    """Some texts, longest first, laid end to end.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class PackedBatch:
     cu_seqlens : ndarray of shape (n_texts + 1,), int32
         Cumulative lengths: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
     rows : ndarray of shape (n_texts,), int64
-        The row of each text in the caller's order; -1 of what `filled_up` added.
+        The row of each text in the caller's order.
     """
 
     ids: np.ndarray
@@ -55,35 +55,6 @@ def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
         segment_ids=tokens.segment_ids[source],
         cu_seqlens=cu_seqlens.astype(np.int32),
         rows=rows,
-    )
-
-
-def filled_up(batch: PackedBatch, n_tokens: int, at_most: int) -> PackedBatch:
-    """Add a text that means nothing to a batch that lacks a few tokens of `n_tokens`.
-
-    Parameters
-    ----------
-    batch : PackedBatch
-    n_tokens : int
-        How many tokens the batch is to have.
-    at_most : int
-        How many may be added; a batch that lacks more, or none, comes back as it is.
-
-    Returns
-    -------
-    PackedBatch
-        The added text is the last one; its row is -1.
-    """
-    n_missing = n_tokens - len(batch.ids)
-    if not 0 < n_missing <= at_most:
-        return batch
-    zeros = np.zeros(n_missing, dtype=np.int32)
-    return PackedBatch(
-        ids=np.concatenate([batch.ids, zeros]),
-        positions=np.concatenate([batch.positions, zeros]),
-        segment_ids=np.concatenate([batch.segment_ids, zeros]),
-        cu_seqlens=np.append(batch.cu_seqlens, np.int32(n_tokens)),
-        rows=np.append(batch.rows, -1),
     )
 
 

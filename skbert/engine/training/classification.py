@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,9 +18,9 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.compact_embeddings import CompactVocabulary
 from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
+    EpochProgress,
     EpochRecord,
     Loss,
-    Progress,
     TrainingOptions,
     planned_trainer,
 )
@@ -45,30 +44,6 @@ class LabelledTexts:
     tokens: Tokens
     labels: np.ndarray
     weights: np.ndarray
-
-
-def train(
-    classifier: TextClassifier,
-    data: LabelledTexts,
-    options: TrainingOptions,
-    seed: np.random.SeedSequence,
-    progress: Progress,
-) -> Iterator[EpochRecord]:
-    """Fine-tune the weights of `classifier`, yielding after each epoch.
-
-    Parameters
-    ----------
-    classifier : TextClassifier
-        Changed in place; between two epochs it is whole and can predict.
-    data : LabelledTexts
-    options : TrainingOptions
-    seed : numpy.random.SeedSequence
-        Decides the order of the texts and the dropout.
-    progress : callable
-    """
-    run = TrainingRun(classifier, data, options, seed)
-    for _ in range(options.max_epochs):
-        yield run.epoch(progress)
 
 
 class Classification:
@@ -118,12 +93,16 @@ class Classification:
 
 
 class TrainingRun:
-    """A training whose number of steps is known, one epoch after the other; see `train`.
+    """A fine-tuning whose number of steps is known, one epoch after the other.
 
     Parameters
     ----------
-    classifier, data, options, seed
-        As in `train`.
+    classifier : TextClassifier
+        Changed in place; between two epochs it is whole and can predict.
+    data : LabelledTexts
+    options : TrainingOptions
+    seed : numpy.random.SeedSequence
+        Decides the order of the texts and the dropout.
     """
 
     def __init__(
@@ -140,8 +119,8 @@ class TrainingRun:
         self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
         self._objective = Classification(classifier, data, options)
 
-    def epoch(self, progress: Progress) -> EpochRecord:
-        """Take every text once, in a new order."""
+    def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:
+        """Train on every text once, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 
 

@@ -22,12 +22,12 @@ from skbert.engine.model.dropout import Dropout, seeded_dropout
 from skbert.engine.text.packing import shuffled_batches, split_by_tokens
 from skbert.engine.training.compact_embeddings import CompactVocabulary
 from skbert.engine.training.optimizer import (
-    adamw,
-    clipped_step,
+    clip_and_step,
     constant_after_warmup,
     gradient_norm,
     learning_rate_factor,
     n_warmup_steps,
+    new_adamw,
     set_learning_rate,
 )
 from skbert.engine.warn import warn_user
@@ -37,8 +37,8 @@ from skbert.engine.warn import warn_user
 # are not faster on a CPU.
 _MICRO_BATCH_TOKENS = 2048
 
-#: Wraps the batches of an epoch, given its number from 1, to show how far it is.
-Progress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
+#: Wraps the batches of an epoch, given its number from 1, to show its progress.
+EpochProgress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -201,21 +201,25 @@ class Trainer:
         self._vocabulary = vocabulary
         with self._steps_possible():
             self._parameters = network.parameters(options.n_frozen_layers)
-        self._optimizer = adamw(self._parameters, options.weight_decay)
+        self._optimizer = new_adamw(self._parameters, options.weight_decay)
         self._token_budget = _MICRO_BATCH_TOKENS
         self.n_steps = self._n_epochs = 0
         self.was_interrupted = False
         self._learning_rate = 0.0
 
-    def epoch(self, objective: Objective, progress: Progress) -> EpochRecord:
-        """Take every text once, in a new order."""
+    def epoch(self, objective: Objective, progress: EpochProgress | None = None) -> EpochRecord:
+        """Train on every text once, in a new order; without `progress` nothing is shown."""
         start = time.perf_counter()
         self.was_interrupted = True  # until it has ended
         self._n_epochs += 1
         objective.begin_epoch()
-        batches = shuffled_batches(len(objective.lengths), self.options.batch_size, self._order)
+        batches: Iterable[np.ndarray] = shuffled_batches(
+            len(objective.lengths), self.options.batch_size, self._order
+        )
+        if progress:
+            batches = progress(batches, self._n_epochs)
         with self._steps_possible():
-            sums = sum(self.step(objective, rows) for rows in progress(batches, self._n_epochs))
+            sums = sum(self.step(objective, rows) for rows in batches)
         self.was_interrupted = False
         measures = objective.measures(np.asarray(sums))
         return EpochRecord(
@@ -274,7 +278,7 @@ class Trainer:
         if not (np.isfinite(sums).all() and torch.isfinite(norm)):
             loss = objective.measures(sums)["train_loss"]
             raise DivergenceError(self.n_steps + 1, self._learning_rate, loss)
-        clipped_step(self._optimizer, norm, options.max_gradient_norm)
+        clip_and_step(self._optimizer, norm, options.max_gradient_norm)
         if self._vocabulary:
             self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
         self.n_steps += 1

@@ -25,7 +25,7 @@ from skbert.engine.files.weights import build_heads
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.fill_mask import _to
+from skbert.engine.prediction.fill_mask import to_indices
 from skbert.engine.prediction.predict import TOKEN_BUDGET
 from skbert.engine.text.masking import (
     NOT_MASKED,
@@ -38,9 +38,9 @@ from skbert.engine.text.packing import budgeted_batches, pack, token_index
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
+    EpochProgress,
     EpochRecord,
     Loss,
-    Progress,
     TrainingOptions,
     planned_trainer,
 )
@@ -120,15 +120,15 @@ def batch_losses(
     hidden = network.hidden(batch, dropout)
     targets = texts.masked.targets[token_index(texts.masked.tokens, batch)]
     places = np.flatnonzero(targets != NOT_MASKED)
-    logits = network.word_logits(hidden.index_select(0, _to(places, hidden)))
-    words = F.cross_entropy(logits, _to(targets[places], hidden), reduction="sum")
+    logits = network.word_logits(hidden.index_select(0, to_indices(places, hidden)))
+    words = F.cross_entropy(logits, to_indices(targets[places], hidden), reduction="sum")
 
     labels = texts.labels[batch.rows]
     pairs = np.flatnonzero(labels != NO_PAIR)
     if not len(pairs):
         return BatchLosses(words, words.new_zeros(()), 0)
-    first = hidden.index_select(0, _to(batch.cu_seqlens[pairs], hidden))
-    logits, right = network.next_sentence_logits(first), _to(labels[pairs], hidden)
+    first = hidden.index_select(0, to_indices(batch.cu_seqlens[pairs], hidden))
+    logits, right = network.next_sentence_logits(first), to_indices(labels[pairs], hidden)
     next_sentence = F.cross_entropy(logits, right, reduction="sum")
     return BatchLosses(words, next_sentence, int((logits.argmax(dim=1) == right).sum()))
 
@@ -242,8 +242,8 @@ class PretrainingRun:
         n_texts = len(self._objective.lengths)
         self.trainer = planned_trainer(network, n_texts, options, training_seed)
 
-    def epoch(self, progress: Progress) -> EpochRecord:
-        """Take every text once, with other masks and pairs, in a new order."""
+    def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:
+        """Train on every text once, with other masks and pairs, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 
 

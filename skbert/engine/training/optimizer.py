@@ -17,7 +17,7 @@ from torch import nn
 _DIVIDING_DEVICES = ("cpu", "cuda")
 
 
-def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter, 2019) with decay on matrices only.
 
     Biases and LayerNorm weights are vectors; they do not decay, as in the BERT paper's own
@@ -34,7 +34,7 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.opti
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
-def clipped_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
+def clip_and_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
     """Take a step with the gradients scaled down to a norm of at most `max_norm`.
 
     As after ``torch.nn.utils.clip_grad_norm_``, but on CPUs and CUDA devices fused AdamW divides
