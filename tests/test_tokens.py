@@ -309,8 +309,8 @@ def test_a_vocabulary_without_special_tokens_is_refused(missing):
     del vocabulary[missing]
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     message = (
-        f"The tokenizer has no '{missing}' in its vocabulary; BERT needs its special tokens. Use "
-        "the tokenizer files that belong to the model."
+        f"The vocabulary of the tokenizer does not contain '{missing}', but BERT needs its special "
+        "tokens. Use the tokenizer files that belong to the model."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]")

@@ -1,4 +1,4 @@
-"""Folders that somebody has been at: refused in words, and nothing in them is ever executed."""
+"""Damaged and forged folders raise a clear error, and nothing in them is executed."""
 
 import json
 import os
@@ -29,13 +29,13 @@ FILES = [
 
 @pytest.fixture(scope="module")
 def whole(tiny_bert, toy_reviews, tmp_path_factory):
-    """A folder as it was written."""
+    """An intact folder."""
     clf = BertSentimentClassifier(
         tiny_bert, max_length=32, max_epochs=1, class_weight={"good": 2.0, "bad": 1.0}
     )
     folder = tmp_path_factory.mktemp("saved") / "model"
     clf.fit(*toy_reviews).save_pretrained(folder)
-    # Before transformers 5 a tokenizer had two files more.
+    # Before transformers 5, a tokenizer had two more files.
     older = {"special_tokens_map.json", "vocab.txt"}
     assert set(os.listdir(folder)) - older == set(FILES)
     return folder
@@ -65,7 +65,7 @@ def change_json(path, **changes):
 @pytest.mark.parametrize("damage", [flip_a_bit, lambda path: path.write_bytes(b"{}")])
 def test_a_changed_file_is_refused(folder, name, damage):
     damage(folder / name)
-    with pytest.raises(ValueError, match=f"{name}' is not the file that was written"):
+    with pytest.raises(ValueError, match=f"{name}' is not the file that was saved"):
         BertSentimentClassifier.from_pretrained(folder)
 
 
@@ -73,11 +73,11 @@ def test_a_changed_manifest_is_refused(folder):
     manifest = json.loads((folder / "skbert.json").read_text())
     manifest["settings"]["classes"]["values"] = ["good", "bad"]
     (folder / "skbert.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="is not the file that was written"):
+    with pytest.raises(ValueError, match="is not the file that was saved"):
         BertSentimentClassifier.from_pretrained(folder)
     for content in ("", "[]", "{}", '{"sha256": 1}', "\x00"):
         (folder / "skbert.json").write_text(content)
-        with pytest.raises(ValueError, match="is not the file that was written"):
+        with pytest.raises(ValueError, match="is not the file that was saved"):
             BertSentimentClassifier.from_pretrained(folder)
 
 
@@ -115,7 +115,7 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
 
 
 def lying_header(path):
-    """Say that the first tensor has more bytes than there are."""
+    """Claim in the header that the first tensor has more bytes than the file."""
     data = path.read_bytes()
     n = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + n])
@@ -180,7 +180,7 @@ def test_a_change_that_keeps_the_time_of_the_file_is_found(folder):
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     flip_a_bit(path)
     os.utime(path, ns=times)
-    with pytest.raises(ValueError, match="is not the file that was written"):
+    with pytest.raises(ValueError, match="is not the file that was saved"):
         BertSentimentClassifier.from_pretrained(folder)
 
 
@@ -216,7 +216,7 @@ assert "evil" not in sys.modules and not attempts
         "BertTokenizer",
         pytest.param(
             "Evil",
-            marks=pytest.mark.skipif(IS_OLD, reason="transformers 4 refuses the folder instead"),
+            marks=pytest.mark.skipif(IS_OLD, reason="transformers 4 raises an error instead"),
         ),
     ],
 )
@@ -273,7 +273,7 @@ def test_settings_that_name_other_files_are_not_followed(folder, tmp_path):
 def test_settings_that_no_bert_has_are_refused_before_anything_is_built(folder, name, value):
     change_json(folder / "config.json", **{name: value})
     sign_again(folder)
-    message = rf"config\.json' has {name}=.*; allowed is .*\. Correct it, or use the config\.json"
+    message = rf"config\.json' has {name}=.*, but it must be .*\. Correct it, or use the config\."
     with pytest.raises(ValueError, match=message):
         BertSentimentClassifier.from_pretrained(folder)
     with pytest.raises(ValueError, match=message):
@@ -307,13 +307,13 @@ def test_other_json_is_refused(folder, name, content):
         BertSentimentClassifier.from_pretrained(folder)
     (folder / "skbert.json").unlink()
     with pytest.raises(ValueError, match=r"(Save or download|Use the config)"):
-        BertSentimentClassifier(str(folder)).fit(["a", "b"], [0, 1])
+        BertSentimentClassifier(str(folder), max_length=32).fit(["a", "b"], [0, 1])
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "skbert.json"])
 def test_a_huge_text_file_is_not_read(folder, name):
     with (folder / name).open("r+b") as file:
-        file.truncate(2**26 + 1)  # sparse: takes no room
+        file.truncate(2**26 + 1)  # sparse, so it takes no disk space
     if name != "skbert.json":
         sign_again(folder)
     with pytest.raises(ValueError, match="larger than 67108864 bytes"):
@@ -326,18 +326,19 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(folder):
     content["model"]["vocab"]["zebra"] = 143
     path.write_text(json.dumps(content))
     sign_again(folder)
-    with pytest.raises(ValueError, match="has ids up to 143, but there are 143 word embeddings"):
+    message = "has ids up to 143, but the model has only 143 word embeddings"
+    with pytest.raises(ValueError, match=message):
         BertSentimentClassifier.from_pretrained(folder)
 
 
-@pytest.mark.skipif(IS_OLD, reason="the safetensors of then cannot write complex numbers")
+@pytest.mark.skipif(IS_OLD, reason="old versions of safetensors cannot write complex numbers")
 def test_weights_that_are_not_numbers_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     name = "bert.encoder.layer.0.output.dense.weight"
     for value, reason in (
-        (torch.full_like(weights[name], torch.nan), "holds numbers that are not finite"),
-        (weights[name].to(torch.int8), r"is of type torch\.int8; weights are floats"),
-        (weights[name].to(torch.complex64), r"is of type torch\.complex64; weights are floats"),
+        (torch.full_like(weights[name], torch.nan), "contains numbers that are not finite"),
+        (weights[name].to(torch.int8), r"has dtype torch\.int8, but weights must be floats"),
+        (weights[name].to(torch.complex64), r"has dtype torch\.complex64, but weights must be"),
     ):
         save_file(weights | {name: value}, folder / "model.safetensors")
         sign_again(folder)
@@ -353,7 +354,7 @@ def test_a_head_of_another_shape_is_refused(folder, value):
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"classifier.weight": value}, folder / "model.safetensors")
     sign_again(folder)
-    # The safetensors of before 0.5 refuses an empty tensor by itself, in its own words.
+    # Before 0.5, safetensors raises its own error for an empty tensor.
     own_words = "|both buffer length" if IS_OLD and not value.numel() else ""
     with pytest.raises(ValueError, match=f"the shapes of its classifier are{own_words}"):
         BertSentimentClassifier.from_pretrained(folder)
@@ -364,8 +365,8 @@ def test_a_head_of_another_shape_is_refused(folder, value):
     [
         ("parameters", {}, "are invalid"),
         ("parameters", None, "are invalid"),
-        ("classes", {"dtype": "<U4", "values": ["bad"]}, "weights for 2 classes, and names for"),
-        ("classes", {"dtype": "<U4", "values": ["a", "a"]}, "weights for 2 classes, and names for"),
+        ("classes", {"dtype": "<U4", "values": ["bad"]}, "weights for 2 classes, but labels"),
+        ("classes", {"dtype": "<U4", "values": ["a", "a"]}, "weights for 2 classes, but labels"),
         ("classes", {"dtype": "no type", "values": ["a", "b"]}, "are invalid"),
         ("classes", {"dtype": "|V8", "values": ["a", "b"]}, "are invalid"),
         ("history", [], "after 0 epochs"),
@@ -420,7 +421,7 @@ STRANGE = [None, True, 0, -1, 1e999, 10**30, "", "x", "\ud800", [], {}, [[]], {"
 
 
 def places_in(content):
-    """Every (container, key) of a JSON value; of a long list or object, the first few."""
+    """Yield each (container, key) of a JSON value; only the first few of a long list or object."""
     items = content.items() if isinstance(content, dict) else enumerate(content)
     for key, value in list(items)[:40]:
         yield content, key
@@ -444,7 +445,7 @@ def mutate_json(path, rng):
 
 
 def refused_or_works(load, folder):
-    """Whether the folder is refused; anything but words or answers is a failure of the test."""
+    """Whether loading raises a clear error; fails if it neither does that nor predicts."""
     try:
         answers = load(folder)
     except (ValueError, OSError) as error:
@@ -471,7 +472,7 @@ def no_memory_of_models():
 
 
 def fuzzed(whole, tmp_path, seed, n_folders):
-    """Damaged copies of a folder, one after the other in the same place."""
+    """Yield damaged copies of a folder, one after the other in the same place."""
     rng = random.Random(seed)
     folder = tmp_path / "model"
     for number in range(n_folders):
@@ -492,7 +493,7 @@ def test_five_hundred_damaged_folders_are_refused(whole, tmp_path):
 
 
 def same_bytes(a, b):
-    """Whether two files say the same; of the manifest, whatever its layout."""
+    """Whether two files have the same content; for the manifest, the same JSON."""
     if a.name == "skbert.json":
         try:
             return json.loads(a.read_bytes()) == json.loads(b.read_bytes())
@@ -508,7 +509,7 @@ def test_six_hundred_forged_folders_are_refused_or_work(whole, tmp_path):
         try:
             sign_again(folder)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
-            pass  # of the manifest too little is left to be signed
+            pass  # the manifest is too damaged to be signed
         n_refused += refused_or_works(load_saved, folder)
     assert 100 < n_refused < 500  # both happen
 

@@ -1,1 +1,1 @@
-"""Models and tokenizers on disk <-> modules in memory. Nothing here is unpickled or executed."""
+"""Models and tokenizers on disk <-> modules in memory. No file is unpickled or executed."""

@@ -1,4 +1,4 @@
-"""Modules <-> numpy arrays, which pickles hold instead of tensors."""
+"""Modules <-> numpy arrays, which pickles contain instead of tensors."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ if TYPE_CHECKING:
 
 
 def to_arrays(module: nn.Module) -> dict[str, np.ndarray]:
-    """Take the weights of a module as numpy arrays, which load on any device."""
+    """Convert the weights of a module to numpy arrays, which load on any device."""
     return {name: weight.cpu().numpy() for name, weight in module.state_dict().items()}
 
 
 def pack_encoder(model: PreTrainedModel) -> dict[str, Any]:
-    """Turn an encoder into its configuration and arrays; see `unpack_encoder`."""
+    """Convert an encoder to its configuration and arrays; see `unpack_encoder`."""
     return {"config": model.config.to_dict(), "weights": to_arrays(model)}
 
 
 def unpack_encoder(packed: Mapping[str, Any]) -> PreTrainedModel:
-    """Undo `pack_encoder`. The weights are not copied."""
+    """Rebuild an encoder from the result of `pack_encoder`. The weights are not copied."""
     config = config_of(packed["config"], Path("the pickle"))
     return build_encoder(config, _to_tensors(packed["weights"]))
 
 
 def pack_pretraining_model(model: PreTrainedModel) -> dict[str, Any]:
-    """Turn the module into its configuration and arrays; see `unpack_pretraining_model`."""
+    """Convert the module to its configuration and arrays; see `unpack_pretraining_model`."""
     weights = {name: weight.cpu().numpy() for name, weight in pretraining_weights(model).items()}
     return {"config": model.config.to_dict(), "weights": weights}
 
 
 def unpack_pretraining_model(packed: Mapping[str, Any]) -> PreTrainedModel:
-    """Undo `pack_pretraining_model`. The weights are not copied."""
+    """Rebuild the module from the result of `pack_pretraining_model`, without copying weights."""
     config = config_of(packed["config"], Path("the pickle"))
     family = family_of(config)
     weights = {modern_name(name, family): w for name, w in _to_tensors(packed["weights"]).items()}
@@ -68,7 +68,7 @@ def unpack_pretraining_model(packed: Mapping[str, Any]) -> PreTrainedModel:
 
 
 def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
-    """Turn a whole checkpoint into arrays and settings; see `unpack_pretrained`."""
+    """Convert a whole checkpoint to arrays and settings; see `unpack_pretrained`."""
     return {
         "config": pretrained.config.to_dict(),
         "weights": {name: weight.numpy() for name, weight in pretrained.weights.items()},
@@ -78,9 +78,9 @@ def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
 
 
 def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
-    """Undo `pack_pretrained`. The weights are not copied."""
+    """Rebuild a checkpoint from the result of `pack_pretrained`. The weights are not copied."""
     tokenizer = packed["tokenizer"]
-    if isinstance(tokenizer, dict):  # an object in format 0
+    if isinstance(tokenizer, dict):  # format 0 stores a tokenizer object instead
         tokenizer = unpack_tokenizer(tokenizer)
     return Pretrained(
         config=config_of(packed["config"], Path("the pickle")),
@@ -92,13 +92,13 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
 
 
 def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:
-    """Rebuild a linear head from its `to_arrays`. The weights are not copied."""
+    """Rebuild a linear head from the result of `to_arrays`. The weights are not copied."""
     tensors = _to_tensors(arrays)
     return linear_of(tensors["weight"], tensors["bias"])
 
 
 def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
-        # Memory-mapped arrays are read-only, and so are these tensors used.
+        # Memory-mapped arrays are read-only. skbert does not write to these tensors either.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

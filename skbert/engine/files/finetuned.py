@@ -1,8 +1,8 @@
 """A fine-tuned classifier <-> a folder of safetensors and JSON, without pickle.
 
-`transformers` reads the same folder as its class for sequence classification. Nothing in a folder
-is executed; only the files that `skbert.json` lists are read, each with the hash that it
-states. What the settings mean is the estimator's business.
+`transformers` loads the same folder as its class for sequence classification. skbert executes
+nothing in a folder. It reads only the files that `skbert.json` lists, and compares their hashes.
+The estimator interprets the settings.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class SavedClassifier:
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
     settings : dict
-        What the estimator added, of JSON types.
+        The settings that the estimator saved, of JSON types.
     """
 
     network: TextClassifier
@@ -81,12 +81,12 @@ def save_classifier(
     settings: Mapping[str, Any],
     labels: list[str],
 ) -> None:
-    """Write a folder, or replace one that was written before, in one step.
+    """Write a folder, or replace one that an earlier call wrote, in one step.
 
     Parameters
     ----------
     folder : Path
-        Replaced if it is empty or holds only what an earlier call wrote.
+        Replaced if it is empty or contains only files that an earlier call wrote.
     network : TextClassifier
     tokenizer : transformers.PreTrainedTokenizerBase
     settings : dict
@@ -97,9 +97,9 @@ def save_classifier(
     Raises
     ------
     FileExistsError
-        If `folder` is a file, or holds anything else.
+        If `folder` is a file, or contains any other file.
     OSError
-        If the files cannot be written; the old folder is then as it was.
+        If the files cannot be written; the old folder then stays unchanged.
     """
     _check_replaceable(folder)
 
@@ -119,10 +119,10 @@ def save_pretraining_model(
     settings: Mapping[str, Any],
     drawn: Sequence[str],
 ) -> None:
-    """Write a folder that transformers reads as a model with heads; as `save_classifier`.
+    """Write a folder that transformers loads as a model with heads; see `save_classifier`.
 
-    The modules in `drawn`, which nothing has trained, are written for transformers, and marked so
-    that `read_safetensors` leaves them out.
+    The modules in `drawn` have random weights. The folder contains them because transformers
+    expects them, and marks them so that `read_safetensors` ignores them.
     """
     _check_replaceable(folder)
 
@@ -137,27 +137,27 @@ def save_pretraining_model(
 
 
 def load_classifier(folder: Path) -> SavedClassifier:
-    """Read a folder that `save_classifier` wrote; the weights are on the CPU.
+    """Load a classifier from a folder that `save_classifier` wrote; the weights are on the CPU.
 
     Raises
     ------
     OSError
-        If there is no such folder, or a file of it is missing.
+        If the folder does not exist, or lacks a file.
     ValueError
-        If a file is not what was written, or leads out of the folder, or the folder was written
-        by a newer skbert.
+        If a file was changed or damaged, or is outside the folder, or if a newer skbert wrote the
+        folder.
     """
     manifest = read_manifest(folder)
     if "pooling" not in manifest:
         raise ValueError(
-            f"{str(folder)!r} holds a {manifest.get('kind')} model, not a classifier. Give the "
-            f"folder as model={str(folder)!r} and call fit."
+            f"{str(folder)!r} contains a {manifest.get('kind')} model, not a classifier. Pass "
+            f"model={str(folder)!r} and call fit."
         )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in manifest["files"]:
             raise damaged(folder / MANIFEST, f"it does not list {name}")
     if manifest.get("pooling") not in POOLINGS or not isinstance(manifest.get("settings"), dict):
-        raise damaged(folder / MANIFEST, "it lacks the pooling or the settings")
+        raise damaged(folder / MANIFEST, "it has no pooling or no settings")
     contents = read_files(folder, manifest)
     texts = {
         name: text_of(contents[name], folder / name)
@@ -180,7 +180,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise FileExistsError(
-            f"{str(folder)!r} is a file; a folder is written. Choose another name."
+            f"{str(folder)!r} is a file, but save_pretrained writes a folder. Choose another name."
         )
     present = {path.name for path in folder.iterdir()}
     if not present:
@@ -191,13 +191,14 @@ def _check_replaceable(folder: Path) -> None:
             ours = {MANIFEST, *read_manifest(folder)["files"]}
         except ValueError as error:
             raise FileExistsError(
-                f"{str(folder)!r} holds a {MANIFEST} that cannot be read, so that it is not known "
-                f"what may be replaced ({error}) Choose a new folder, or delete this one."
+                f"{str(folder)!r} contains a {MANIFEST} that is not readable, so skbert does not "
+                f"know which files it may replace ({error}) Choose a new folder, or delete this "
+                "one."
             ) from error
     if others := sorted(present - ours):
         raise FileExistsError(
-            f"{str(folder)!r} holds {others[0]!r}, which save_pretrained did not write; only an "
-            "empty folder or one of its own is replaced. Choose a new folder."
+            f"{str(folder)!r} contains {others[0]!r}, which save_pretrained did not write. It "
+            "replaces only empty folders and folders that it wrote. Choose a new folder."
         )
 
 
@@ -207,9 +208,9 @@ def _write_weights(
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     try:
         save_file(tensors, path, metadata={"format": "pt", **(notes or {})})
-    except SafetensorError as error:  # what a full disk becomes there
+    except SafetensorError as error:  # safetensors raises it if the disk is full
         raise OSError(
-            f"{str(path)!r} cannot be written ({error}). Make room, or choose another disk."
+            f"Could not write {str(path)!r} ({error}). Free disk space, or choose another disk."
         ) from error
 
 
@@ -219,7 +220,10 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _transformers_weights(network: TextClassifier) -> dict[str, Tensor]:
-    """Name the weights as `Family.classifier_class` does; see `PASS_THROUGH_SCALE`."""
+    """Collect the weights by their names in `Family.classifier_class`.
+
+    transformers has a pooler before the linear layer; see `PASS_THROUGH_SCALE`.
+    """
     family = family_of(network.encoder)
     pooler = pass_through_pooler(network.head.in_features)
     encoder = network.encoder.state_dict() | {
@@ -258,4 +262,4 @@ def _read_head(
 def _check_finite(network: TextClassifier, path: Path) -> None:
     for name, weight in [*network.encoder.named_parameters(), *network.head.named_parameters()]:
         if not torch.isfinite(weight).all():
-            raise damaged(path, f"{name!r} holds numbers that are not finite")
+            raise damaged(path, f"{name!r} contains numbers that are not finite")

@@ -1,4 +1,4 @@
-"""A folder is written whole or not at all. What is in it is not decided here."""
+"""Writing a folder completely or not at all. The caller decides what it contains."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-# What a killed process has left is removed when it is older; no write takes so long.
+# Temporary files of killed processes are deleted after this time. Every write is faster.
 _SECONDS_UNTIL_LEFT = 3600
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, and put it in the place of `folder` in one step.
+    """Let `write` fill a new folder, then replace `folder` with it in one step.
 
     Parameters
     ----------
     folder : Path
-        Need not be there; what is there is deleted afterwards. A link to a folder stays one.
+        Need not exist; its old content is deleted last. A link to a folder stays a link.
     write : callable
-        Given an empty folder beside it.
+        Called with an empty folder beside `folder`.
 
     Raises
     ------
     OSError
-        If the files cannot be written; the old folder is then as it was.
+        If the files cannot be written; the old folder then stays unchanged.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,12 +47,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Give a hidden name beside `path` that nobody else uses; see `remove_left`."""
+    """Create a unique hidden name beside `path`; see `remove_left`."""
     return path.with_name(f".{path.name}-{uuid.uuid4().hex}")
 
 
 def remove_left(path: Path) -> None:
-    """Delete what killed processes have left under temporary names of `path`, after an hour."""
+    """Delete temporary files and folders of `path` that killed processes left over an hour ago."""
     for left in path.parent.glob(f".{_escaped(path.name)}-{'[0-9a-f]' * 32}"):
         try:
             if time.time() - left.stat().st_mtime < _SECONDS_UNTIL_LEFT:
@@ -62,7 +62,7 @@ def remove_left(path: Path) -> None:
             else:
                 left.unlink()
         except OSError:
-            continue  # another process was faster, or it is not ours to delete
+            continue  # another process was faster, or we have no permission
 
 
 def _escaped(name: str) -> str:
@@ -70,7 +70,7 @@ def _escaped(name: str) -> str:
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
-    """Let `folder` be `new`; what was there before is then at `new`."""
+    """Rename `new` to `folder`; an old folder with files gets the name `new`."""
     try:
         new.rename(folder)  # also over an empty folder, where the system allows it
     except OSError:
@@ -82,8 +82,8 @@ def _put_in_place(new: Path, folder: Path) -> None:
 def _exchange(new: Path, folder: Path) -> None:
     """Exchange two folders.
 
-    In one step where Linux and its file system can. Elsewhere in two, between which `folder` is
-    absent for a moment, and complete under another name.
+    Linux does it in one step if the file system supports that. Elsewhere it takes several renames,
+    between which `folder` does not exist for a moment, but is complete under another name.
     """
     at_working_directory, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
     if sys.platform == "linux":
@@ -104,7 +104,7 @@ def _exchange(new: Path, folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before going on."""
+    """Wait until a file, or the list of files in a folder, is on the disk."""
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

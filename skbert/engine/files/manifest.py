@@ -1,6 +1,6 @@
-"""skbert.json: the files of a saved folder with their hashes, and what else was saved.
+"""skbert.json: the files of a saved folder with their hashes, and the settings of the estimator.
 
-The hashes find damage, not malice: whoever can change a file can change its hash too.
+The hashes detect damage, not attacks: an attacker who can change a file can also change its hash.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MANIFEST = "skbert.json"
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """List the files that a folder holds now, and add `content`, of JSON types."""
+    """Write a manifest: all files that the folder contains now, and `content`, of JSON types."""
     manifest = {
         **content,
         "format": FORMAT,
@@ -29,21 +29,21 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read what `write_manifest` wrote.
+    """Read the manifest that `write_manifest` wrote.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the folder has no manifest.
     ValueError
-        If it is not what was written, or written by a newer skbert.
+        If the manifest was changed or damaged, or if a newer skbert wrote it.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"{str(folder)!r} has no {MANIFEST}; from_pretrained reads folders that "
-            "save_pretrained wrote. For the weights of another model, give the folder as "
-            f"model={str(folder)!r} and call fit."
+            f"{str(folder)!r} has no {MANIFEST}; from_pretrained loads only folders that "
+            f"save_pretrained wrote. To train another model, pass model={str(folder)!r} and call "
+            "fit."
         )
     try:
         manifest = parse_object(read_text(path), path)
@@ -52,28 +52,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     form, sha256 = manifest.get("format"), manifest.pop("sha256", None)
     if isinstance(form, int) and form > FORMAT:
         raise ValueError(
-            f"{str(folder)!r} was written in format {form} by a newer skbert; this one reads up to "
-            f"format {FORMAT}. Update skbert."
+            f"{str(folder)!r} was saved in format {form} by a newer skbert; the installed skbert "
+            f"reads formats up to {FORMAT}. Update skbert."
         )
     if sha256 != sha256_of_json(manifest):
-        raise damaged(path, "its SHA-256 is not the one it states")
+        raise damaged(path, "its content does not match its SHA-256")
     files = manifest.get("files")
     if form != FORMAT or not isinstance(files, dict):
-        raise damaged(path, "it lacks its format or its list of files")
+        raise damaged(path, "it has no format or no list of files")
     return manifest
 
 
 def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """Read all files that a manifest lists, each with the hash that it states.
+    """Read all files that a manifest lists, and compare their hashes with the manifest.
 
-    What is returned is what was hashed: no later change of the files has a part in it.
+    The function returns the bytes that it hashed, so later changes of the files have no effect.
 
     Raises
     ------
     FileNotFoundError
-        If one is missing.
+        If a file is missing.
     ValueError
-        If one is elsewhere, or not what was written.
+        If a file is outside the folder, or was changed or damaged.
     """
     contents = {}
     for name, sha256 in manifest["files"].items():
@@ -84,7 +84,7 @@ def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def check_folder(folder: Path) -> None:
-    """Compare the files of a folder with its manifest, if it has one; errors as `read_files`."""
+    """Compare the files of a folder with its manifest, if it has one; raises as `read_files`."""
     if (folder / MANIFEST).is_file():
         for name, sha256 in read_manifest(folder)["files"].items():
             path = _path_of(folder, name)
@@ -92,31 +92,31 @@ def check_folder(folder: Path) -> None:
 
 
 def damaged(path: Path, why: str) -> ValueError:
-    """Make the error that says a file is not what was written."""
+    """Create the error for a file that was changed or damaged after it was saved."""
     return ValueError(
-        f"{str(path)!r} is not the file that was written: {why}. Copy the folder again, or save "
-        "the model again."
+        f"{str(path)!r} is not the file that was saved: {why}. Copy the folder again, or save the "
+        "model again."
     )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object of JSON types; in ASCII, as a label may have no UTF-8 (a lone surrogate)."""
+    """Write a JSON object in ASCII, because a label may have no UTF-8 (a lone surrogate)."""
     path.write_text(json.dumps(content, indent=2), encoding="ascii")
 
 
 def sha256_of_json(content: Mapping[str, Any]) -> str:
-    """Hash an object of JSON types, however its text is laid out."""
+    """Hash a JSON object, independently of its layout in a file."""
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _path_of(folder: Path, name: str) -> Path:
-    """Find a listed file; refuse one that is elsewhere or missing."""
+    """Find a listed file, or raise an error if it is missing or outside the folder."""
     path = folder / name
     if Path(name).name != name or path.resolve().parent != folder.resolve():
         raise ValueError(
-            f"{name!r} leads out of {str(folder)!r}; only files in the folder itself are read. "
-            "Copy them there, or save the model again."
+            f"{name!r} leads out of {str(folder)!r}; skbert reads only files in the folder itself. "
+            "Copy the file there, or save the model again."
         )
     if not path.is_file():
         raise FileNotFoundError(
@@ -127,7 +127,7 @@ def _path_of(folder: Path, name: str) -> Path:
 
 def _compare(path: Path, found: str, stated: str) -> None:
     if found != stated:
-        raise damaged(path, f"its SHA-256 is not {stated}")
+        raise damaged(path, f"its SHA-256 is {found}, not {stated}")
 
 
 def _sha256_of(path: Path) -> str:

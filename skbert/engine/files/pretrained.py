@@ -1,4 +1,4 @@
-"""Pretrained checkpoints in memory, which a process reads once and shares until they are freed."""
+"""Pretrained checkpoints in memory. A process reads each one once, and shares it until freed."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A checkpoint in memory. Everybody who asks for it shares it; `new_encoder` makes a copy.
+    """A checkpoint in memory. All estimators of a process share it; `new_encoder` copies it.
 
     Attributes
     ----------
     config : transformers.PretrainedConfig
     weights : dict of str to Tensor
-        By their names in the encoder, float32; without its pooler.
+        By their names in the encoder, float32, without the pooler.
     pooler : dict of str to Tensor
         "weight" and "bias" of the pooler's linear layer; empty if the checkpoint has none.
     tokenizer : transformers.PreTrainedTokenizerBase
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
     heads : dict of str to Tensor
-        Weights of the pre-training heads, by their names in the heads, as many as the checkpoint
-        has.
+        Weights of the pre-training heads that the checkpoint contains, by their names in the heads.
     is_tied : bool
-        Whether the head for words, if there is one, reads the word embeddings, as BERT's does.
+        Whether the decoder of the masked-language-model head is the word embeddings, as in BERT.
+        True if the checkpoint has no decoder.
     """
 
     config: PretrainedConfig
@@ -67,22 +67,22 @@ class Pretrained:
     is_tied: bool = True
 
     def frozen_encoder(self, device: torch.device) -> PreTrainedModel:
-        """Give the module that all share who only read the weights; see `PretrainedCache`."""
+        """Return the shared encoder, whose weights must not change; see `PretrainedCache`."""
         return _CACHE.encoder_on(self, device)
 
     def new_encoder(self) -> PreTrainedModel:
-        """Build a module with weights of its own, free to be trained."""
+        """Build an encoder to train; the weights are copied."""
         weights = {name: weight.clone() for name, weight in self.weights.items()}
         return build_encoder(copy.deepcopy(self.config), weights)
 
     def new_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Copy the tokenizer: whoever calls it sets padding and truncation on it."""
+        """Copy the tokenizer, because each call sets padding and truncation on it."""
         return copy.deepcopy(self.tokenizer)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A checkpoint, and the state of its files when they were read."""
+    """A checkpoint and the version of its files when they were read."""
 
     version: Any
     pretrained: Pretrained
@@ -91,13 +91,13 @@ class _Kept:
 class PretrainedCache:
     """The checkpoints that a process keeps in memory, and their encoders on devices.
 
-    Threads may share it. Of several threads that ask for the same files, one reads them.
+    The cache is safe for threads. If several threads need the same files, one of them reads them.
 
     Parameters
     ----------
     n_models : int
-        Maximum number of checkpoints. Beyond it, the cache drops the one that nobody has asked
-        for the longest. An encoder on a device lives as long as its checkpoint.
+        Maximum number of checkpoints. Beyond it, the cache drops the least recently used one. An
+        encoder on a device lives as long as its checkpoint.
     """
 
     def __init__(self, n_models: int) -> None:
@@ -106,7 +106,7 @@ class PretrainedCache:
         self._encoders: weakref.WeakKeyDictionary[
             Pretrained, dict[torch.device, PreTrainedModel]
         ] = weakref.WeakKeyDictionary()
-        self._lock = threading.RLock()  # of the two above
+        self._lock = threading.RLock()  # protects the two dictionaries
         self._reading = threading.Lock()  # held by the one thread that reads files
 
     def get(self, found: FoundModel) -> Pretrained:
@@ -123,7 +123,7 @@ class PretrainedCache:
         return pretrained
 
     def encoder_on(self, pretrained: Pretrained, device: torch.device) -> PreTrainedModel:
-        """Give the one frozen encoder of a checkpoint on a device, whoever holds the checkpoint."""
+        """Return the frozen encoder of a checkpoint on a device, which all callers share."""
         with self._lock:
             encoders = self._encoders.setdefault(pretrained, {})
             if device not in encoders:
@@ -162,7 +162,7 @@ _CACHE = PretrainedCache(n_models=2)
 def free_pretrained() -> None:
     """Free the memory of the pretrained weights that this process shares, on all devices.
 
-    Fitted estimators keep working: they have weights of their own or load the shared ones again.
+    Fitted estimators keep working: they have their own weights, or load the shared ones again.
     On CUDA devices the memory goes back to torch; ``torch.cuda.empty_cache()`` then gives it to
     other processes.
     """
@@ -170,33 +170,33 @@ def free_pretrained() -> None:
 
 
 def load_pretrained(model: str) -> Pretrained:
-    """Load a BERT checkpoint; the second time in a process, from memory.
+    """Load a BERT checkpoint from its files, or from memory if the process has loaded it before.
 
     skbert keeps the last two checkpoints in memory; `free_pretrained` frees them.
 
     Parameters
     ----------
     model : str
-        A local folder; or a name, whose files are taken from an installed package that
-        carries them, from the local hub cache, or from the hub.
+        A local folder or a name. skbert looks for a name in an installed package that contains
+        the weights, in the local Hugging Face cache, and on the Hugging Face Hub.
 
     Raises
     ------
     OSError
-        If the files cannot be had; says what was tried and what to do.
+        If the files are not available. The message lists the places, and why each one failed.
     ValueError
-        If they are not a BERT encoder, or not the files they should be.
+        If the files are not a BERT encoder, or their hashes are wrong.
     """
     return _CACHE.get(find_model(model))
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """Read the configuration of a checkpoint, but no weights; see `load_pretrained`."""
+    """Read the configuration of a checkpoint without its weights; see `load_pretrained`."""
     return read_config(find_model(model).config)
 
 
 def weights_sha256(model: str) -> str:
-    """SHA-256 of a checkpoint's weights file; a second time in a process, from memory."""
+    """Compute the SHA-256 of a checkpoint's weights file; see `file_sha256`."""
     return file_sha256(find_model(model).weights)
 
 
@@ -220,6 +220,6 @@ def _read(found: FoundModel) -> Pretrained:
 
 
 def new_pretraining_model(pretrained: Pretrained, heads: HeadWeights) -> PreTrainedModel:
-    """Build a module with weights of its own, free to be trained."""
+    """Build a model with heads to train; the encoder's weights are copied."""
     weights = {name: weight.clone() for name, weight in pretrained.weights.items()}
     return build_pretraining_model(copy.deepcopy(pretrained.config), weights, heads)

@@ -1,4 +1,4 @@
-"""What a checkpoint lacks, made new: a tokenizer, random weights, heads."""
+"""New tokenizers, random weights, and the heads that a checkpoint lacks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def random_weights(
     shapes: Mapping[str, torch.Size], std: float, rng: np.random.Generator
 ) -> dict[str, torch.Tensor]:
-    """Draw weights as BERT starts: matrices from N(0, std^2), LayerNorms 1, biases 0."""
+    """Create the weights that BERT starts with: matrices N(0, std^2), LayerNorms 1, biases 0."""
     weights = {}
     for name, shape in shapes.items():
         if len(shape) > 1:
@@ -40,11 +40,12 @@ def random_weights(
 
 
 def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerBase:
-    """Learn a lower-case WordPiece vocabulary of at most `n_pieces`, or all characters.
+    """Train a lower-case WordPiece tokenizer on texts.
 
-    The same texts give the same vocabulary each time. By itself the trainer of tokenizers
-    numbers the characters that continue words as its hash table has them, and breaks ties
-    between merges by these numbers; so it is given all characters, numbered, as first pieces.
+    The vocabulary has at most `n_pieces` pieces, but contains all characters in any case. The same
+    texts always give the same vocabulary. The trainer of tokenizers alone does not guarantee this:
+    it numbers the characters that continue words in the order of a hash table, and breaks ties
+    between merges by these numbers. Therefore all characters are passed to it in sorted order.
     """
     from transformers import BertTokenizerFast
 
@@ -73,14 +74,15 @@ def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerB
 def new_pretrained(
     config: BertConfig, texts: Sequence[str], rng: np.random.Generator
 ) -> Pretrained:
-    """Begin from nothing: a vocabulary learned from `texts`, and weights drawn by `rng`.
+    """Create a checkpoint with a vocabulary learned from `texts`, and random weights.
 
-    Of `config`, which is not changed, `vocab_size` is the most word pieces there may be.
+    The `vocab_size` of `config` is the maximum number of word pieces. `config` is not changed.
     """
     if not config.tie_word_embeddings:
         raise ValueError(
-            "model=BertConfig(...) has tie_word_embeddings=False. skbert's head for words is tied "
-            "to the word embeddings, as BERT's is. Leave tie_word_embeddings at True."
+            "model=BertConfig(...) has tie_word_embeddings=False. skbert ties the "
+            "masked-language-model head to the word embeddings, as BERT does. Set "
+            "tie_word_embeddings=True."
         )
     config = config_of(config.to_dict(), Path("model=BertConfig(...)"))
     tokenizer = train_tokenizer(texts, config.vocab_size)
@@ -92,21 +94,21 @@ def new_pretrained(
 
 
 def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
-    """Copy the heads that a checkpoint has, and make the others.
+    """Copy the heads that a checkpoint has, and create the others with random weights.
 
-    A new head for words starts from the embeddings: its decoder is tied to them, and the linear
-    layer before it is the identity, so that what a hidden state kept of its word counts from
-    the first step.
+    The decoder of a new masked-language-model head is tied to the word embeddings, and the linear
+    layer before it starts as the identity. So from the first step, the head uses the similarity
+    between a hidden state and the embedding of its word.
     """
     config, family = pretrained.config, family_of(pretrained.config)
     names = family.head_parts
     if not pretrained.is_tied:
         raise ValueError(
-            "The checkpoint's head for words has a decoder of its own "
-            f"('{family.heads}.{names['decoder']}.weight'); skbert's is tied to the word "
-            "embeddings, as BERT's is. Save the checkpoint without its "
-            f"'{family.heads}.{names['words']}.' weights, for instance as a "
-            f"transformers.{family.encoder_class}, to train a new head."
+            "The decoder of the checkpoint's masked-language-model head, "
+            f"'{family.heads}.{names['decoder']}.weight', differs from the word embeddings; skbert "
+            "ties the two, as BERT does. To train a new head, save the checkpoint without its "
+            f"'{family.heads}.{names['words']}.' weights, for example as a "
+            f"transformers.{family.encoder_class}."
         )
     shapes = shapes_of(empty_heads(config))
     shapes = {n: shape for n, shape in shapes.items() if not n.startswith(f"{names['decoder']}.")}
@@ -132,7 +134,7 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
 
 
 def random_head(d_model: int, n_classes: int, std: float, rng: np.random.Generator) -> nn.Linear:
-    """Make a linear head with weights from N(0, std^2) and zero biases, BERT's own start."""
+    """Create a linear head as BERT does, with weights from N(0, std^2) and zero biases."""
     head = nn.Linear(d_model, n_classes, device="meta", dtype=torch.float32).to_empty(device="cpu")
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(rng.normal(0, std, (n_classes, d_model))))

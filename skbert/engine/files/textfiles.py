@@ -1,4 +1,4 @@
-"""Text and JSON files of models, which anyone may have written: read with a limit, or refused."""
+"""Read text and JSON files of models, which may come from anyone, with a limit on their size."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: The largest text file that is read: 64 MiB, some twenty tokenizers of a multilingual BERT.
+#: Maximum size of a text file: 64 MiB, about twenty times the tokenizer of a multilingual BERT.
 MOST_BYTES = 2**26
 
 
 def read_text(path: Path) -> str:
-    """Read a file of UTF-8.
+    """Read a UTF-8 file.
 
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     ValueError
-        If it is longer than `MOST_BYTES`, or not UTF-8.
+        If the file is larger than `MOST_BYTES`, or not UTF-8.
     """
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
@@ -26,11 +26,11 @@ def read_text(path: Path) -> str:
 
 
 def text_of(content: bytes, path: Path) -> str:
-    """Decode what a file holds; see `read_text`."""
+    """Decode the content of a file; see `read_text`."""
     if len(content) > MOST_BYTES:
         raise ValueError(
-            f"{str(path)!r} is larger than {MOST_BYTES} bytes, the most that is read of a text "
-            "file. Save or download the model again."
+            f"{str(path)!r} is larger than {MOST_BYTES} bytes, the maximum size of a text file. "
+            "Save or download the model again."
         )
     try:
         return content.decode("utf-8")
@@ -41,12 +41,12 @@ def text_of(content: bytes, path: Path) -> str:
 
 
 def parse_object(text: str, path: Path) -> dict[str, Any]:
-    """Parse the JSON object that a file holds.
+    """Parse the content of a file as a JSON object.
 
     Raises
     ------
     ValueError
-        If it holds anything else, or is nested too deeply.
+        If the content is anything else, or is nested too deeply.
     """
     try:
         found = json.loads(text)
@@ -56,7 +56,7 @@ def parse_object(text: str, path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise ValueError(
-            f"{str(path)!r} holds a JSON {type(found).__name__}; an object, {{...}}, is expected. "
-            "Save or download the model again."
+            f"{str(path)!r} contains a JSON {type(found).__name__}, but must contain an object, "
+            "{...}. Save or download the model again."
         )
     return found

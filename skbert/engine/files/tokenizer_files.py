@@ -1,8 +1,8 @@
 """A tokenizer of transformers <-> the texts of its files, by name. No weights.
 
-The texts travel in pickles too, so that those name no class of another package. Whoever wrote
-the files need not be trusted: transformers is shown a folder that holds nothing else, without
-the settings that name other files or code.
+Pickles contain these texts, too, so they refer to no class of another package. The files need not
+be trusted: transformers gets a folder that contains nothing else, without the settings that name
+other files or code.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from skbert.engine.text.wordpiece import WordPieceTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: One of these two is necessary; the others, if they are there, say more.
+#: A tokenizer needs one of these two files. The other files of `TOKENIZER_FILES` are optional.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 
 _CONFIG = "tokenizer_config.json"
 
 TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added_tokens.json")
 
-#: Settings that say where a tokenizer was, or name code.
+#: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
 
-# What any tokenizer must be able to read: nothing, an ordinary word, one that is in no vocabulary.
+# Texts that any tokenizer must accept: empty, an ordinary word, and words in no vocabulary.
 _PROBES = ("", "a", "\U0010fffd\u4e00 \u0345")
 
 
@@ -43,14 +43,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     OSError
         If a file cannot be read.
     ValueError
-        If the files are not those of a tokenizer.
+        If the files do not define a tokenizer.
     """
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return unpack_tokenizer({name: read_text(folder / name) for name in present}, folder)
 
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Get the texts of the files that a tokenizer is saved in; see `unpack_tokenizer`."""
+    """Convert a tokenizer to the texts of its files; see `unpack_tokenizer`."""
     with tempfile.TemporaryDirectory() as name:
         tokenizer.save_pretrained(name)
         files = {path.name: read_text(path) for path in sorted(Path(name).iterdir())}
@@ -60,19 +60,19 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 def unpack_tokenizer(
     files: Mapping[str, str], place: Path = Path("the pickle")
 ) -> PreTrainedTokenizerBase:
-    """Make a tokenizer of the texts of its files.
+    """Build a tokenizer from the texts of its files.
 
     Parameters
     ----------
     files : dict of str to str
-        By name; of `TOKENIZER_FILES`, others are not looked at.
+        By name. Names that are not in `TOKENIZER_FILES` are ignored.
     place : Path
-        Where they come from, for errors.
+        Where the files come from, for errors.
 
     Raises
     ------
     ValueError
-        If they are not those of a tokenizer.
+        If the files do not define a tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -83,7 +83,7 @@ def unpack_tokenizer(
         folder = Path(name)
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        # Where the settings do not name the class, transformers takes that of the model.
+        # If the settings do not name a class, transformers chooses the class by the model type.
         (folder / "config.json").write_text(
             json.dumps({"model_type": BERT.model_type}), encoding="utf-8"
         )
@@ -100,19 +100,19 @@ def unpack_tokenizer(
 def wordpiece_of(
     tokenizer: PreTrainedTokenizerBase, n_ids: int | None = None
 ) -> WordPieceTokenizer:
-    """Take a private copy of a transformers tokenizer.
+    """Build the engine's tokenizer from a copy of a transformers tokenizer.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
     n_ids : int or None
-        How many word embeddings there are. If given, the tokenizer is tried out.
+        Number of word embeddings. If given, the function also tries the tokenizer on a few texts.
 
     Raises
     ------
     ValueError
-        If it has no fast backend, lacks a special token, cannot read, or has more ids than there
-        are embeddings.
+        If the tokenizer has no fast backend, lacks a special token, fails on a text, or has more
+        ids than the model has word embeddings.
     """
     place = Path(tokenizer.name_or_path)
     try:
@@ -127,8 +127,8 @@ def wordpiece_of(
         raise _unreadable(place, error) from error
     if n_ids is not None and wordpiece.largest_id >= n_ids:
         raise ValueError(
-            f"The tokenizer of {str(place)!r} has ids up to {wordpiece.largest_id}, but there are "
-            f"{n_ids} word embeddings. Use the tokenizer files that belong to the weights."
+            f"The tokenizer of {str(place)!r} has ids up to {wordpiece.largest_id}, but the model "
+            f"has only {n_ids} word embeddings. Use the tokenizer files that belong to the weights."
         )
     return wordpiece
 
@@ -142,21 +142,21 @@ def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unreadable(place: Path, error: BaseException) -> BaseException:
-    """Make a ValueError of whatever tokenizers raised: a bare Exception, or a panic of Rust."""
+    """Convert an error of tokenizers, a bare Exception or a Rust panic, to a ValueError."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         return error
     reason = str(error).splitlines() or [type(error).__name__]
     return ValueError(
-        f"The tokenizer files of {str(place)!r} cannot be used ({reason[0]}). Save or download "
-        "the model again."
+        f"The tokenizer files of {str(place)!r} are not usable ({reason[0]}). Save or download the "
+        "model again."
     )
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Take what masking must know; refuse a tokenizer without a mask token."""
+    """Extract the vocabulary that masking needs, or raise an error if it has no mask token."""
     if tokenizer.mask_token_id is None:
         raise ValueError(
-            "The tokenizer has no mask token, which the masked language model needs. Use the "
-            "tokenizer files that belong to a BERT."
+            "The tokenizer has no mask token, but masked language modelling needs one. Use the "
+            "tokenizer files of a BERT."
         )
     return Vocabulary.of(tokenizer.get_vocab(), tokenizer.all_special_ids, tokenizer.mask_token_id)

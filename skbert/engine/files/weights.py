@@ -1,6 +1,6 @@
-"""Weights by name <-> modules: reading, names, shapes, and building modules of given weights.
+"""Weights by name <-> modules: read weights, select and check them, and build modules from them.
 
-Weights are read from safetensors alone: nothing is unpickled.
+skbert reads weights only from safetensors files, never from pickles.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ from skbert.engine.model.families import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# transformers puts tanh(dense([CLS])) before the linear layer, skbert nothing. With
-# dense = identity * 2^-12 the hyperbolic tangent is the identity to a relative error of
-# (|x| / 4096)^2 / 3, 2e-6 for |x| = 10; the linear layer is multiplied by 2^12 in return. Both
-# factors are powers of two, so that skbert gets back the very weights it wrote.
+# transformers computes tanh(dense([CLS])) before the linear layer; skbert does not. With
+# dense = identity * 2^-12, the hyperbolic tangent is the identity up to a relative error of
+# (|x| / 4096)^2 / 3, which is 2e-6 for |x| = 10. In return, the linear layer is multiplied by 2^12.
+# Both factors are powers of two, so skbert loads exactly the weights that it saved.
 PASS_THROUGH_SCALE = 2.0**-12
 
-#: A key in the header of a weights file. Its value has the names, by `modern_name` and with spaces
-#: between, of modules with random weights, which nothing has trained. transformers expects them in
-#: the file.
+#: A key in the header of a weights file. Its value lists the modules with random weights, by
+#: `modern_name`, separated by spaces. transformers expects these modules in the file.
 DRAWN = "skbert.drawn"
 
 
 def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint, memory-mapped, by the names that `modern_name` gives.
 
-    Those that were only drawn, as the header of the file says, are left out.
+    Random weights, which the header of the file lists, are ignored.
     """
     try:
         stored = load_file(path)
@@ -60,7 +59,7 @@ def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
 
 
 def parse_safetensors(content: bytes, path: Path, family: Family) -> dict[str, torch.Tensor]:
-    """Read what `read_safetensors` does from memory; `path` is where it was, for errors."""
+    """Parse the content of a safetensors file; `path` is where it was read, for errors."""
     try:
         stored = load(content)
     except (SafetensorError, KeyError) as error:
@@ -78,38 +77,38 @@ def _unreadable_weights(path: Path, error: Exception) -> ValueError:
 def encoder_weights(
     by_name: Mapping[str, torch.Tensor], path: Path, config: PretrainedConfig
 ) -> dict[str, torch.Tensor]:
-    """Select the encoder's weights, whatever heads the checkpoint has besides."""
+    """Select the weights of the encoder, and ignore any heads of the checkpoint."""
     shapes = shapes_of(empty_encoder(config))
     missing = [name for name in shapes if name not in by_name]
     if missing:
         raise ValueError(
             f"{str(path)!r} lacks {len(missing)} of the {len(shapes)} weights of a BERT encoder "
-            f"with this configuration, {missing[0]!r} first. Use the config.json that belongs to "
-            "the weights."
+            f"with this configuration; the first is {missing[0]!r}. Use the config.json that "
+            "belongs to the weights."
         )
     for name, shape in shapes.items():
         if by_name[name].shape != shape:
             raise ValueError(
                 f"{name!r} in {str(path)!r} has shape {tuple(by_name[name].shape)}, but the "
-                f"configuration says {tuple(shape)}. Use the config.json that belongs to the "
+                f"configuration requires {tuple(shape)}. Use the config.json that belongs to the "
                 "weights."
             )
         if not by_name[name].is_floating_point():
             raise ValueError(
-                f"{name!r} in {str(path)!r} is of type {by_name[name].dtype}; weights are floats. "
-                "Save or download the model again."
+                f"{name!r} in {str(path)!r} has dtype {by_name[name].dtype}, but weights must be "
+                "floats. Save or download the model again."
             )
-    # A copy: safetensors maps the file, and who overwrites it in place changes what is read.
+    # Copy, because safetensors maps the file: overwriting it in place would change the weights.
     return {name: by_name[name].to(torch.float32, copy=True) for name in shapes}
 
 
 def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
-    """Make a pooler that changes nothing but the scale; see `PASS_THROUGH_SCALE`."""
+    """Create a pooler that only scales its input; see `PASS_THROUGH_SCALE`."""
     return {"weight": torch.eye(d_model) * PASS_THROUGH_SCALE, "bias": torch.zeros(d_model)}
 
 
 def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
-    """Select the pooler's weights: none if it was not trained, or not made to be one."""
+    """Select the weights of the pooler; none if it is missing, or only passes its input through."""
     names = {name: family.pooler_weight(name) for name in ("weight", "bias")}
     if not all(full_name in by_name for full_name in names.values()):
         return {}
@@ -121,14 +120,14 @@ def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[s
 
 
 def is_tied(by_name: Mapping[str, torch.Tensor], family: Family) -> bool:
-    """Whether the decoder is the word embeddings, or left out because it is."""
+    """Whether the decoder equals the word embeddings, or is missing because it is tied to them."""
     decoder = by_name.get(f"{family.heads}.{family.head_parts['decoder']}.weight")
     table = by_name[family.word_table]
     return decoder is None or torch.equal(decoder.to(torch.float32), table.to(torch.float32))
 
 
 def stored_heads(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
-    """Select the weights of the pre-training heads, but the decoder, which is the embeddings."""
+    """Select the weights of the pre-training heads, without the decoder."""
     prefix = f"{family.heads}."
     heads = {
         name.removeprefix(prefix): weight.to(torch.float32)
@@ -137,14 +136,14 @@ def stored_heads(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[st
     }
     decoder = family.head_parts["decoder"]
     heads.pop(f"{decoder}.weight", None)
-    bias = heads.pop(f"{decoder}.bias", None)  # the same tensor as that of the head
+    bias = heads.pop(f"{decoder}.bias", None)  # the same tensor as the bias of the head
     if bias is not None:
         heads.setdefault(family.head_parts["bias"], bias)
     return heads
 
 
 def modern_name(name: str, family: Family) -> str:
-    """Name of a weight in today's encoder, whether or not the file is that of a larger model.
+    """Convert the name of a weight, in the file of any model, to its name in a current encoder.
 
     Examples
     --------
@@ -158,16 +157,16 @@ def modern_name(name: str, family: Family) -> str:
 
 
 def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
-    """Shapes of all weights of a module, by name."""
+    """Collect the shapes of all weights of a module, by name."""
     return {name: weight.shape for name, weight in module.state_dict().items()}
 
 
 def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """Make an encoder of the given weights (not copied), in evaluation mode."""
+    """Build an encoder in evaluation mode. The weights are not copied."""
     model = empty_encoder(config)
     model.load_state_dict(weights, assign=True)
-    # These two are not part of the state dict; our encoder does not read them, the module's
-    # own `forward` does.
+    # The state dict does not contain these two. The module's own `forward` reads them; skbert does
+    # not.
     places = torch.arange(config.max_position_embeddings).expand(1, -1)
     embeddings = attrgetter(family_of(config).embeddings)(model)
     embeddings.register_buffer("position_ids", places, persistent=False)
@@ -176,13 +175,13 @@ def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor])
 
 
 def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Make pre-training heads, the decoder tied to the encoder's embeddings.
+    """Build pre-training heads whose decoder is tied to the embeddings of the encoder.
 
     Parameters
     ----------
     encoder : transformers.PreTrainedModel
     weights : dict of str to Tensor
-        As in `Pretrained.heads`, but all of them; not copied.
+        As in `Pretrained.heads`, but of all heads. The weights are not copied.
     """
     heads = empty_heads(encoder.config)
     names = family_of(encoder).head_parts
@@ -198,7 +197,7 @@ def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -
 
 
 def build_pooler(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Make a pooler of "weight" and "bias" (not copied)."""
+    """Build a pooler from "weight" and "bias". The weights are not copied."""
     pooler = empty_pooler(config)
     attrgetter(family_of(config).pooler_linear)(pooler).load_state_dict(weights, assign=True)
     return pooler.requires_grad_(True).eval()
@@ -206,7 +205,7 @@ def build_pooler(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Weights of the pre-training heads, all of them.
+    """Weights of all pre-training heads, and of the pooler.
 
     Attributes
     ----------
@@ -215,7 +214,8 @@ class HeadWeights:
     pooler : dict of str to Tensor
         "weight" and "bias".
     knows_words, knows_next_sentence, knows_pooler : bool
-        Whether the head of each task, and the pooler, is of the checkpoint; if not, it is drawn.
+        Whether the checkpoint contains the head of each task, and the pooler. If not, its weights
+        are random.
     """
 
     heads: Mapping[str, torch.Tensor]
@@ -228,7 +228,7 @@ class HeadWeights:
 def build_pretraining_model(
     config: PretrainedConfig, weights: Mapping[str, torch.Tensor], heads: HeadWeights
 ) -> PreTrainedModel:
-    """Make the module of encoder, pooler and heads, of weights that are not copied."""
+    """Build the module of encoder, pooler and heads. The weights are not copied."""
     model, family = empty_pretraining_model(config), family_of(config)
     encoder = build_encoder(config, weights)
     setattr(encoder, family.pooler, build_pooler(config, heads.pooler))
@@ -238,7 +238,7 @@ def build_pretraining_model(
 
 
 def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    """Make a linear layer of the given weights (not copied)."""
+    """Build a linear layer. The weights are not copied."""
     n_out, n_in = weight.shape
     layer = nn.Linear(n_in, n_out, device="meta")
     layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
@@ -246,7 +246,7 @@ def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 
 
 def pretraining_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Name all weights of the module once: the decoder's are the word embeddings."""
+    """Collect all weights of the module but the decoder, which is tied to the word embeddings."""
     family = family_of(model)
     decoder = f"{family.heads}.{family.head_parts['decoder']}."
     return {n: w for n, w in model.state_dict().items() if not n.startswith(decoder)}

@@ -1,1 +1,1 @@
-"""Texts -> tokens -> packed batches. numpy only: no torch and no model."""
+"""Texts -> tokens -> packed batches. numpy only, without torch and without the model."""

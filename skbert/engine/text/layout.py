@@ -1,8 +1,8 @@
-"""Ids of bare texts in, `Tokens` with special tokens out; and how much room these leave.
+"""Ids of bare texts -> `Tokens` with special tokens; and the room that the special tokens leave.
 
 A single text becomes ``[CLS] text [SEP]``, and a pair ``[CLS] first [SEP] second [SEP]``. Only this
-file knows where the special tokens are and how many there are. The texts of a row, one or two, are
-its segments. numpy only; how texts become ids is in `wordpiece`.
+file knows the positions and the number of special tokens. A row has one or two texts, which are its
+segments. numpy only; `wordpiece` converts texts to ids.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import numpy as np
 
 from skbert.engine.text.tokens import BareTokens, Tokens
 
-#: Which part of a text that is too long is kept; see `truncate`.
+#: The part of a longer text that is kept; see `truncate`.
 TRUNCATIONS = ("head", "tail", "head+tail")
 
 
 def n_special_tokens(n_segments: int) -> int:
-    """Count the special tokens of a row: [CLS], and [SEP] after each segment."""
+    """Compute the number of special tokens of a row: [CLS], and [SEP] after each segment."""
     return 1 + n_segments
 
 
 def smallest_max_length(n_segments: int) -> int:
-    """Length of a row with one token of each segment: 3 for single texts, 5 for pairs."""
+    """Compute the length of a row with one token per segment: 3 for single texts, 5 for pairs."""
     return n_special_tokens(n_segments) + n_segments
 
 
 def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
-    """Keep at most `limit` ids: the first, the last, or a quarter first and the rest last.
+    """Keep at most `limit` ids.
 
-    "head+tail" keeps the proportion that Sun et al. (2019, section 5.3.1) found best on
-    IMDB: 128 tokens from the beginning and 382 from the end.
+    "head" keeps the first ids, "tail" the last ones, and "head+tail" a quarter from the start and
+    the rest from the end. Sun et al. (2019, section 5.3.1) found this proportion best on IMDB: 128
+    tokens from the start and 382 from the end.
     """
     if len(ids) <= limit:
         return ids
@@ -41,10 +42,11 @@ def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
 
 
 def share_room(lengths: list[int], room: int) -> list[int]:
-    """How many tokens of each segment to keep so that together they are at most `room`.
+    """Compute the number of tokens to keep of each segment, so that they have at most `room`.
 
-    Of a pair, the longer text is shortened first; if both are longer than half of the room,
-    each gets half, and of two equally long ones the second gets the odd token.
+    In a pair, the longer text is shortened first. If both texts are longer than half of the room,
+    each gets half. If `room` is odd, the longer text gets one token more, or the second one if both
+    are equally long.
     """
     if sum(lengths) <= room:
         return lengths
@@ -59,7 +61,7 @@ def share_room(lengths: list[int], room: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The special tokens of a tokenizer, and where they go.
+    """The special tokens of a tokenizer, and their positions in a row.
 
     Attributes
     ----------
@@ -71,26 +73,26 @@ class Layout:
     sep_id: int
 
     def room(self, max_length: int, n_segments: int) -> int:
-        """How many tokens the segments of a row may have together; `max_length` is the row's."""
+        """Compute the maximum number of tokens of all segments of a row of `max_length` tokens."""
         return max_length - n_special_tokens(n_segments)
 
     def room_for_each(self, max_length: int, n_segments: int) -> int:
-        """How many tokens a segment may have if all segments of a row are equally long."""
+        """Compute the maximum number of tokens of a segment, if all segments are equally long."""
         return self.room(max_length, n_segments) // n_segments
 
     def surround(self, texts: BareTokens, first: np.ndarray, second: np.ndarray) -> Tokens:
-        """Lay rows end to end, each with its special tokens.
+        """Lay rows end to end, each with special tokens around its texts.
 
         Parameters
         ----------
         texts : BareTokens
         first, second : ndarray of shape (n_rows,), int64
-            Numbers of the texts of each row; `second` is -1 where a text is single.
+            Numbers of the texts of each row. `second` is -1 for a single text.
 
         Returns
         -------
         Tokens
-            Of n_rows rows. `n_lost` is 0, because nothing is cut here.
+            n_rows rows. `n_lost` is 0, because this method cuts nothing.
         """
         is_pair = second >= 0
         n_first = texts.lengths[first]
@@ -115,9 +117,9 @@ class Layout:
 
 
 def special_places(tokens: Tokens) -> np.ndarray:
-    """Whether `Layout.surround` put each token there; shape (n_tokens,), bool.
+    """Whether each token was added by `Layout.surround`; shape (n_tokens,), bool.
 
-    A text may spell out "[SEP]" too. That one is a token of the text.
+    A text may contain "[SEP]", too. That is a token of the text, so it is False.
     """
     found = np.zeros(len(tokens.ids), dtype=bool)
     found[:-1] = np.diff(tokens.segment_ids) != 0  # [SEP] of the first segment

@@ -1,7 +1,7 @@
-"""Tokens in, tokens with hidden places out: BERT's masked language model, without the model.
+"""Tokens -> masked tokens and targets, for BERT's masked language modelling.
 
-numpy only. Which tokens are chosen, what stands in their place, and what was there; no
-sentences, no batches, no loss.
+This file chooses the tokens to predict, replaces them, and notes their ids. Sentences, batches and
+the loss are elsewhere. numpy only.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import numpy as np
 from skbert.engine.text.layout import special_places
 from skbert.engine.text.tokens import Tokens
 
-#: The target of a token that is not to be guessed.
+#: The target of a token that is not predicted.
 NOT_MASKED = -1
 
-# Of the chosen tokens (Devlin et al., 2019, section 3.1): the rest, a tenth, stays as it is.
+# Shares of the chosen tokens (Devlin et al., 2019, section 3.1). The other tenth stays unchanged.
 _SHARE_MASKED, _SHARE_RANDOM = 0.8, 0.1
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking must know of a WordPiece vocabulary.
+    """The parts of a WordPiece vocabulary that masking needs.
 
     Attributes
     ----------
     mask_id : int
         The id of [MASK].
     special_ids : ndarray of shape (n_special,), int32
-        [PAD], [UNK], [CLS], [SEP], [MASK] and others that are no words.
+        [PAD], [UNK], [CLS], [SEP], [MASK] and other tokens that are not words.
     word_ids : ndarray of shape (n_words,), int32
-        All other ids: what may stand in the place of a chosen token.
+        All other ids. A random one of them may replace a chosen token.
     continues : ndarray of shape (largest id + 1,), bool
-        Whether a piece continues the word before it: those that begin with ##.
+        Whether a piece starts with ##, that is, continues the word before it.
     """
 
     mask_id: int
@@ -46,7 +46,7 @@ class Vocabulary:
     def of(
         cls, id_of_piece: Mapping[str, int], special_ids: Iterable[int], mask_id: int
     ) -> Vocabulary:
-        """Take the pieces of a tokenizer apart."""
+        """Sort the pieces of a tokenizer into words and special tokens."""
         special = np.unique(np.fromiter(special_ids, dtype=np.int32))
         ids = np.fromiter(id_of_piece.values(), dtype=np.int32)
         continues = np.zeros(ids.max() + 1, dtype=bool)
@@ -56,14 +56,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Texts of which some tokens are to be guessed.
+    """Masked texts, and the tokens to predict.
 
     Attributes
     ----------
     tokens : Tokens
-        As the model sees them.
+        The input of the model.
     targets : ndarray of shape (n_tokens,), int32
-        Of each chosen token the id it had, `NOT_MASKED` elsewhere.
+        The original id of each chosen token, and `NOT_MASKED` for the others.
     """
 
     tokens: Tokens
@@ -77,22 +77,22 @@ def mask_tokens(
     whole_words: bool,
     rng: np.random.Generator,
 ) -> MaskedTokens:
-    """Choose tokens to be guessed, and hide most of them.
+    """Choose tokens to predict, and mask most of them.
 
-    Of the chosen, 80 % become [MASK], 10 % a random word piece, and 10 % stay, so that the
-    model cannot know which of the tokens it sees are right.
+    80 % of the chosen tokens become [MASK], 10 % become a random word piece, and 10 % stay
+    unchanged, so the model cannot know which of its input tokens are correct.
 
     Parameters
     ----------
     tokens : Tokens
-        With the special tokens that the tokenizer put around each text. These are never
-        chosen, nor are special tokens that a text itself spells out, such as "[SEP]".
+        Texts with special tokens around them. Special tokens are never chosen, even if a text
+        itself contains them, such as "[SEP]".
     vocabulary : Vocabulary
     mask_fraction : float
-        Share of the tokens that are chosen, each by itself; one at least.
+        Probability of choosing a token, or a word. At least one is chosen.
     whole_words : bool
-        Choose words, that is a piece and the ## pieces after it, instead of single pieces.
-        Each chosen piece is then hidden, replaced or kept by itself.
+        Choose whole words, that is, a piece and the ## pieces after it, instead of single pieces.
+        Each piece of a chosen word is then masked, replaced or kept independently.
     rng : numpy.random.Generator
 
     Returns
@@ -102,7 +102,7 @@ def mask_tokens(
     Raises
     ------
     ValueError
-        If there is no token to choose.
+        If the texts contain only special tokens.
     """
     chosen = np.flatnonzero(_chosen(tokens, vocabulary, mask_fraction, whole_words, rng))
     targets = np.full(len(tokens.ids), NOT_MASKED, dtype=np.int32)
@@ -116,7 +116,7 @@ def mask_tokens(
 
 
 def may_be_masked(tokens: Tokens, vocabulary: Vocabulary) -> np.ndarray:
-    """Whether each token is one of the text's own words; shape (n_tokens,), bool."""
+    """Whether each token is a word of its text, not a special token; shape (n_tokens,), bool."""
     return ~np.isin(tokens.ids, vocabulary.special_ids) & ~special_places(tokens)
 
 
@@ -127,15 +127,15 @@ def _chosen(
     whole_words: bool,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Which tokens are to be guessed; shape (n_tokens,), bool."""
+    """Choose the tokens to predict; shape (n_tokens,), bool."""
     allowed = may_be_masked(tokens, vocabulary)
     if not allowed.any():
         raise ValueError(
-            "The texts hold no word pieces, only special tokens, so that nothing can be masked. "
-            "Check that they are not all empty."
+            "The texts contain only special tokens, but masked language modelling needs at least "
+            "one word. Check that the texts are not all empty."
         )
     is_word = allowed.copy()
-    if whole_words:  # the pieces that begin one
+    if whole_words:  # only the first piece of each word
         is_word[1:] &= ~(vocabulary.continues[tokens.ids[1:]] & allowed[:-1])
     word_of_token = np.cumsum(is_word) - 1
     word_is_chosen = rng.random(np.count_nonzero(is_word)) < mask_fraction

@@ -1,9 +1,8 @@
-"""Tokens in, `PackedBatch` out: texts laid end to end without padding, and the batches' order.
+"""Tokens -> `PackedBatch`: texts laid end to end without padding, and the order of the batches.
 
-To fit sentences, a tutorial's loop that pads to 64 tokens takes 3 times as long, and Trainer with
-length groups 1.6 times (bench_fit.py, AMD EPYC, two threads). numpy only. Every row given comes out
-in exactly one batch; no text is dropped, whatever its length and however many are left for the last
-batch.
+Packing saves time. On sentences, a loop that pads to 64 tokens takes 3 times as long as `fit`, and
+Trainer with length groups 1.6 times (bench_fit.py, AMD EPYC, two threads). Each text is in exactly
+one batch, whatever its length, and the last batch may have fewer texts. numpy only.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class PackedBatch:
     Attributes
     ----------
     ids, positions, segment_ids : ndarray of shape (n_tokens,), int32
-        Of each token: its WordPiece id, its place in its own text (from 0), its segment.
+        WordPiece id, position in its text (from 0), and segment of each token.
     cu_seqlens : ndarray of shape (n_texts + 1,), int32
         Cumulative lengths: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
     rows : ndarray of shape (n_texts,), int64
@@ -38,10 +37,10 @@ class PackedBatch:
 
 
 def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
-    """Lay the texts of `rows` end to end.
+    """Lay the texts of `rows` end to end, sorted by length.
 
-    They are sorted by length so that neighbours, which are computed together in attention, are
-    of equal or similar length; the sum over the batch does not depend on their order.
+    Attention processes neighbours together, which is fastest if they have similar lengths. The sum
+    over the batch does not depend on the order.
     """
     rows = np.asarray(rows, dtype=np.int64)
     rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
@@ -59,29 +58,29 @@ def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
 
 
 def token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
-    """Where the tokens of `batch` stand in `tokens`; shape (n_tokens,)."""
+    """Find the positions of the batch's tokens in `tokens`; shape (n_tokens,)."""
     return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions
 
 
 def shuffled_batches(n_texts: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows of each training batch: a fresh permutation, cut every `batch_size` texts."""
+    """Permute the rows at random, and cut them into training batches of `batch_size` texts."""
     rows = rng.permutation(n_texts)
     return [rows[i : i + batch_size] for i in range(0, n_texts, batch_size)]
 
 
 def split_by_tokens(lengths: np.ndarray, rows: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Cut `rows`, longest text first, into parts of at most `token_budget` tokens each.
+    """Sort `rows` by length, longest first, and cut them into parts of `token_budget` tokens.
 
-    A text longer than the budget makes a part of its own.
+    Parts may have fewer tokens. A text that is longer than the budget is a part by itself.
     """
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     return [rows[part] for part in cut_by_tokens(lengths[rows], token_budget)]
 
 
 def cut_by_tokens(lengths: np.ndarray, token_budget: int) -> list[slice]:
-    """Cut texts where they stand into neighbours of at most `token_budget` tokens together.
+    """Cut a sequence of texts, in their order, into parts of at most `token_budget` tokens each.
 
-    A text longer than the budget makes a part of its own.
+    A text that is longer than the budget is a part by itself.
     """
     if not len(lengths):
         return []
@@ -96,12 +95,12 @@ def cut_by_tokens(lengths: np.ndarray, token_budget: int) -> list[slice]:
 
 
 def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Rows of each inference batch: longest texts first, at most `token_budget` tokens each."""
+    """Choose the rows of each inference batch, as `split_by_tokens` does."""
     return split_by_tokens(lengths, np.arange(len(lengths)), token_budget)
 
 
 def distinct_texts(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the distinct texts, and for each text the row that stands for it."""
+    """Find the rows of the distinct texts, and for each text the first row with the same tokens."""
     first_row: dict[bytes, int] = {}
     content = np.stack([tokens.ids, tokens.segment_ids], axis=1)
     stands_for = [

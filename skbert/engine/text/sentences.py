@@ -1,9 +1,8 @@
 """Documents -> sentences -> the pairs of BERT's next sentence prediction; long texts -> pieces.
 
-Sentences are tokenised once; which of them stand side by side is drawn anew in each epoch. Nothing
-but what the sentences say of each other may tell true pairs from false ones: each sentence is as
-often in the one as in the other, and pieces of one sentence are never a pair.
-numpy only; no masking, no model.
+Sentences are tokenised once, and each epoch pairs them at random. A model must not be able to tell
+true pairs from false ones except by their content. Therefore each sentence is in true and false
+pairs equally often, and two pieces of one sentence are never a pair. numpy only; no masking.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from skbert.engine.text.layout import Layout
 from skbert.engine.text.tokens import BareTokens, Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
-#: Labels of a pair, numbered as in the published BERTs; and of a text that is no pair.
+#: Labels of a pair, numbered as in the published BERTs, and the label of a single text.
 IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1
 
-# Full stops, exclamation and question marks, also several with spaces between, then closing
-# quotes or brackets, then a space. A row of them is tried from its first alone: from each it would
-# take time of its length squared.
+# One or more full stops, exclamation or question marks, with or without spaces between them, then
+# closing quotes or brackets, then a space. The lookbehind starts a match only at the first mark of
+# a series; otherwise a long series would take quadratic time.
 _SENTENCE_END = re.compile(r"""(?<![.!?])[.!?](?:\s*[.!?])*["'\u2019\u201d)\]]*(?=\s)""")
 
 
 def split_into_sentences(text: str) -> list[str]:
     """Cut a text into sentences, by a simple rule.
 
-    A sentence ends at a line break, and after ``.``, ``!`` or ``?``, with the quotes and
-    brackets that close there, where a space follows. So "Mr. Ed" is cut too; who has better
-    sentences gives them as a list.
+    A sentence ends at a line break. It also ends after ``.``, ``!`` or ``?`` and any closing quotes
+    and brackets, if a space follows. So the rule also cuts "Mr. Ed". To use better sentences, pass
+    them as a list.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ def split_into_sentences(text: str) -> list[str]:
     Returns
     -------
     list of str
-        Without the spaces around them, and at least one, which is empty if `text` is.
+        Sentences without surrounding spaces. One empty sentence if `text` is empty.
 
     Examples
     --------
@@ -61,11 +60,11 @@ class Sentences:
     bare : BareTokens
         The tokens of n_pieces sentences or pieces.
     numbers : ndarray of shape (n_pieces,), int64
-        The number of each piece's sentence; never falling.
+        The number of each piece's sentence, in ascending order.
     documents : ndarray of shape (n_pieces,), int64
-        The number of each piece's document; never falling.
+        The number of each piece's document, in ascending order.
     layout : Layout
-        What `lay_out` puts around them.
+        The special tokens that `lay_out` puts around texts.
     """
 
     bare: BareTokens
@@ -78,12 +77,12 @@ class Sentences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each piece; shape (n_pieces,)."""
+        """Number of tokens of each piece; shape (n_pieces,)."""
         return self.bare.lengths
 
     @property
     def has_successor(self) -> np.ndarray:
-        """Whether the next sentence of the document begins behind it; (n_pieces,), bool."""
+        """Whether the next sentence of the document follows each piece; (n_pieces,), bool."""
         found = np.zeros(len(self), dtype=bool)
         found[:-1] = (self.numbers[1:] != self.numbers[:-1]) & (
             self.documents[1:] == self.documents[:-1]
@@ -92,11 +91,11 @@ class Sentences:
 
     @classmethod
     def of(cls, bare: BareTokens, documents: np.ndarray, layout: Layout) -> Sentences:
-        """Take whole sentences; `documents` has the number of each one's document."""
+        """Create from whole sentences, and the number of the document of each one."""
         return cls(bare, np.arange(len(bare)), documents, layout)
 
     def in_pieces(self, room: int) -> Sentences:
-        """Cut longer sentences into equal pieces of at most `room` tokens; leave out empty ones."""
+        """Cut longer sentences into equal pieces of at most `room` tokens; drop empty sentences."""
         lengths = self.lengths
         n_pieces = -(-lengths // room)
         of = np.repeat(np.arange(len(self)), n_pieces)
@@ -112,13 +111,13 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which sentences, or pieces of them, stand side by side.
+    """Pairs of sentences, or of pieces of sentences, and single ones.
 
     Attributes
     ----------
     first : ndarray of shape (n_texts,), int64
     second : ndarray of shape (n_texts,), int64
-        -1 where a sentence stands alone.
+        -1 for a sentence without a partner.
     labels : ndarray of shape (n_texts,), int64
         `IS_NEXT`, `NOT_NEXT` or `NO_PAIR`.
     """
@@ -129,16 +128,17 @@ class Pairs:
 
 
 def draw_pairs(sentences: Sentences, rng: np.random.Generator) -> Pairs:
-    """Pair each sentence that has a successor with it, or with one of another document.
+    """Pair each sentence with its successor, or with a sentence of another document.
 
-    Half of the pairs, as near as can be, are true. The others exchange their second texts among
-    themselves, so that each sentence with a predecessor is the second of one pair, which is true
-    or false by the toss of a coin, or nearly so among a handful. Only where a document has more
-    than half of all pairs, fewer of its own are false.
+    About half of the pairs are true. The false pairs exchange their second sentences, so each
+    sentence with a predecessor is the second of exactly one pair. Whether that pair is true is
+    random, with a probability of one half, or nearly so if there are few pairs. If one document has
+    more than half of all pairs, fewer of its pairs are false.
 
-    Of a sentence in pieces, the last one is followed, and the first one follows. What neither
-    follows nor is followed stands alone: there is nothing to predict, but its words can be
-    masked. So each token is in some text of each draw, and all draws have equally many texts.
+    In a sentence that was cut, the last piece has the successor, and the first piece is the
+    successor of the sentence before. A piece without predecessor and successor stays single. It is
+    not used for next sentence prediction, but its words can be masked. So each token is in at least
+    one text, and every call returns the same number of texts.
 
     Parameters
     ----------
@@ -163,10 +163,10 @@ def draw_pairs(sentences: Sentences, rng: np.random.Generator) -> Pairs:
 
 
 def _exchange(documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Choose about half of the rows; and for each of them another, of another document.
+    """Choose about half of the rows, and assign to each of them a chosen row of another document.
 
-    Both are the same rows in another order: one after the other by document, and turned by more
-    rows than any document has.
+    The second result has the rows of the first one in another order. The chosen rows are sorted by
+    document, and then rotated by at least as many rows as any document has among them.
     """
     _, of, sizes = np.unique(documents, return_inverse=True, return_counts=True)
     n_chosen = _n_exchanged(sizes, rng)
@@ -183,7 +183,10 @@ def _exchange(documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
 
 
 def _n_exchanged(sizes: np.ndarray, rng: np.random.Generator) -> int:
-    """As near to half as can be, if no document may have more than half of what is chosen."""
+    """Compute the number of rows to choose, as near to half of all rows as possible.
+
+    No document may have more than half of the chosen rows.
+    """
     n_rows = int(sizes.sum())
     half = (n_rows + int(rng.integers(2))) // 2
     near = [half, *rng.permutation([half - 1, half + 1]).tolist()]
@@ -206,7 +209,7 @@ def lay_out(sentences: Sentences, first: np.ndarray, second: np.ndarray) -> Toke
     Returns
     -------
     Tokens
-        Of n_texts texts, none of them cut.
+        n_texts texts, none of them cut.
     """
     return sentences.layout.surround(sentences.bare, first, second)
 
@@ -218,7 +221,7 @@ def lay_out_singly(sentences: Sentences) -> Tokens:
 
 
 def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
-    """Count, for all sentences one after the other, the documents: shape (n_sentences,)."""
+    """Compute the number of each sentence's document; shape (n_sentences,)."""
     n_sentences = [len(sentences) for sentences in texts_of_documents]
     return np.repeat(np.arange(len(n_sentences)), n_sentences)
 
@@ -226,21 +229,21 @@ def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
 def tokenize_in_pieces(
     wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
 ) -> Sentences:
-    """Tokenise texts whole, then cut those that are longer than `room` into equal pieces."""
+    """Tokenise texts, and cut those with more than `room` tokens into equal pieces."""
     bare = wordpiece.tokenize_bare(texts)
     return Sentences.of(bare, documents, wordpiece.layout).in_pieces(room)
 
 
 @dataclass(frozen=True)
 class WholeTexts:
-    """Texts of which nothing is left out, in pieces of limited length.
+    """Complete texts, in pieces of limited length instead of truncated.
 
     Attributes
     ----------
     pieces : Tokens
         n_pieces tokenised texts.
     rows : ndarray of shape (n_pieces,), int64
-        The text that each is of.
+        The number of each piece's text.
     """
 
     pieces: Tokens
@@ -248,7 +251,7 @@ class WholeTexts:
 
     @classmethod
     def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
-        """Tokenise single texts; `max_length` counts the special tokens of a piece."""
+        """Tokenise single texts; `max_length` includes the special tokens of a piece."""
         room = wordpiece.layout.room(max_length, n_segments=1)
         sentences = tokenize_in_pieces(wordpiece, texts, np.arange(len(texts)), room)
         return cls(lay_out_singly(sentences), sentences.documents)

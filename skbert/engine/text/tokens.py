@@ -1,6 +1,6 @@
 """Tokens of texts, laid end to end: ids, segments and offsets.
 
-numpy only; how texts become tokens is in `wordpiece`, and what surrounds them in `layout`.
+numpy only; `wordpiece` converts texts to ids, and `layout` adds special tokens.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class BareTokens:
 
     @classmethod
     def of(cls, ids: Sequence[int], lengths: Sequence[int]) -> BareTokens:
-        """Make arrays of ids and of the number of tokens of each text."""
+        """Create from the ids of all texts, and the number of tokens of each text."""
         ends = np.cumsum(np.array(lengths, dtype=np.int64))
         return cls(np.array(ids, dtype=np.int32), np.concatenate([[0], ends]))
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text; shape (n_texts,)."""
+        """Number of tokens of each text; shape (n_texts,)."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Tokens:
     offsets : ndarray of shape (n_texts + 1,), int64
         Text i is ``ids[offsets[i]:offsets[i + 1]]``.
     n_lost : ndarray of shape (n_texts,), int64
-        How many tokens of each text were left out because it was longer than allowed.
+        Number of tokens of each text that were cut because the text was too long.
     """
 
     ids: np.ndarray
@@ -63,19 +63,19 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text, special ones included; shape (n_texts,)."""
+        """Number of tokens of each text, special tokens included; shape (n_texts,)."""
         return np.diff(self.offsets)
 
     @property
     def n_truncated(self) -> int:
-        """How many texts were cut."""
+        """Number of texts that were cut."""
         return int(np.count_nonzero(self.n_lost))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def take(self, rows: np.ndarray) -> Tokens:
-        """Choose some texts, in the order of `rows`."""
+        """Select some texts, in the order of `rows`."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -83,7 +83,7 @@ class Tokens:
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
-    """Put the texts of all parts one after the other."""
+    """Concatenate the texts of all parts."""
     lengths = np.concatenate([part.lengths for part in parts])
     return Tokens(
         np.concatenate([part.ids for part in parts]),

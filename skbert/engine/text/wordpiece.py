@@ -1,7 +1,7 @@
-"""Texts in, flat WordPiece ids and offsets out.
+"""Texts -> flat WordPiece ids and offsets.
 
-No torch, no padding, no batches: every text is tokenised once and laid end to end. Each
-text gets its ``[CLS]`` and ``[SEP]``, so an empty text is two tokens long and keeps its row.
+No torch, no padding, no batches: each text is tokenised once, and the texts are laid end to end.
+Each text gets ``[CLS]`` and ``[SEP]``, so an empty text has two tokens and keeps its row.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import tokenizers
 from skbert.engine.text.layout import Layout, share_room, truncate
 from skbert.engine.text.tokens import BareTokens, Tokens
 
-# Space characters that separate words for BERT. `str.split()` will not do: it also splits at
-# \x0b, \x0c, \x1c-\x1f and \x85, which BERT deletes, gluing the two sides together.
+# Space characters that separate words for BERT. `str.split()` would also split at \x0b, \x0c,
+# \x1c-\x1f and \x85, which BERT deletes, so that both sides become one word.
 _SPACES = re.compile("[ \t\n\r\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 
-# Longer words are rare (addresses, junk) and would fill the memo with strings seen once.
+# Longer words are rare (addresses, junk), and would fill the memo with strings that occur once.
 _LONGEST_MEMORISED_WORD = 64
 
 _MEMO_SIZE = 200_000
 
 
 class WordPieceTokenizer:
-    """A private copy of a fast tokenizer that never pads and never truncates.
+    """A private copy of a fast tokenizer that never pads, and truncates by itself.
 
-    The saved state of a tokenizer may carry padding and truncation (all-MiniLM's pads every
-    text to 128), any call through transformers may set them again, and setting them on an
-    object that threads share raises. So this class owns its copy and truncates by itself.
+    The saved state of a tokenizer may contain padding and truncation (all-MiniLM pads each text to
+    128 tokens). Any call through transformers may set them again, and setting them raises an error
+    if threads share the tokenizer. Therefore this class has its own copy, and does not use them.
 
     Parameters
     ----------
     backend_json : str
         The ``tokenizer.json`` of the model, as text.
     cls_token, sep_token : str
-        The special tokens put around each text.
+        The special tokens around each text.
 
     Attributes
     ----------
     layout : Layout
-        The ids of these special tokens, where they go and how much room they leave.
+        The ids and positions of the special tokens, and the room that they leave.
     """
 
     def __init__(self, backend_json: str, cls_token: str, sep_token: str) -> None:
@@ -58,15 +58,15 @@ class WordPieceTokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id that a token can have."""
+        """The largest id of a token."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=0)
 
     def _special_id(self, token: str) -> int:
         token_id: int | None = self._backend.token_to_id(token)
         if token_id is None:
             raise ValueError(
-                f"The tokenizer has no {token!r} in its vocabulary; BERT needs its special "
-                "tokens. Use the tokenizer files that belong to the model."
+                f"The vocabulary of the tokenizer does not contain {token!r}, but BERT needs its "
+                "special tokens. Use the tokenizer files that belong to the model."
             )
         return token_id
 
@@ -83,14 +83,15 @@ class WordPieceTokenizer:
         Parameters
         ----------
         texts : sequence of str
-            Lone surrogates are read as U+FFFD, which BERT's normalizer removes.
+            Lone surrogates are replaced by U+FFFD, which BERT's normalizer removes.
         pairs : sequence of str or None
-            The second text of each row: ``[CLS] text [SEP] pair [SEP]``. A row that is too
-            long loses tokens of the longer of its two texts first, as in transformers.
+            The second text of each row: ``[CLS] text [SEP] pair [SEP]``. If a row is too long, the
+            longer one of its two texts is truncated first, as in transformers.
         max_length : int
-            The most tokens a row may have, special ones included; at least 3.
+            Maximum number of tokens of a row, special tokens included; at least 3.
         truncation : {"head", "tail", "head+tail"}
-            Which part of a longer text is kept, see `truncate`; or one for each text of a pair.
+            The part of a longer text that is kept; see `truncate`. Or a tuple with one value for
+            each text of a pair.
 
         Returns
         -------
@@ -116,7 +117,7 @@ class WordPieceTokenizer:
         return replace(tokens, n_lost=np.array(n_lost, dtype=np.int64))
 
     def tokenize_bare(self, texts: Sequence[str]) -> BareTokens:
-        """Tokenise `texts` whole, without special tokens."""
+        """Tokenise `texts` without special tokens and without truncation."""
         ids: list[int] = []
         lengths: list[int] = []
         for text in texts:
@@ -126,7 +127,7 @@ class WordPieceTokenizer:
         return BareTokens.of(ids, lengths)
 
     def _ids(self, text: str) -> Sequence[int]:
-        """WordPiece ids of one text, without special tokens."""
+        """Compute the WordPiece ids of one text, without special tokens."""
         if not self._words_are_independent:
             return self._encode(text)
         memo = self._memo  # one reference: another thread may replace the attribute
@@ -143,11 +144,11 @@ class WordPieceTokenizer:
         return ids
 
     def _encode(self, text: str) -> Sequence[int]:
-        # `encode`, not `encode_batch`: the batch version starts threads of its own, which then
-        # print a warning whenever joblib forks a worker.
+        # `encode_batch` would start threads, and then print a warning each time joblib forks a
+        # worker.
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError:  # lone surrogates have no UTF-8
+        except TypeError:  # a lone surrogate has no UTF-8
             return self._backend.encode(readable(text), add_special_tokens=False).ids
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,16 +156,17 @@ class WordPieceTokenizer:
 
 
 def readable(text: str) -> str:
-    """Put U+FFFD in the place of lone surrogates, which have no UTF-8."""
+    """Replace lone surrogates, which have no UTF-8, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _words_are_independent(tokenizer_json: dict[str, Any]) -> bool:
     """Whether the ids of a text are the ids of its whitespace-separated words, concatenated.
 
-    True for BERT's own normalizer, pre-tokenizer and WordPiece, as none of the three looks
-    across a space. Then each distinct word is tokenised once, which on 10,662 movie-review
-    sentences takes a third of the time of one call for all (a tenth the second time).
+    True for BERT's own normalizer, pre-tokenizer and WordPiece, because none of them combines
+    characters on both sides of a space. The tokenizer then processes each distinct word once. On
+    10,662 sentences of movie reviews, this takes a third of the time of one call for all of them,
+    and a tenth the second time.
     """
     parts = [(tokenizer_json.get(p) or {}) for p in ("normalizer", "pre_tokenizer", "model")]
     return [part.get("type") for part in parts] == [
