@@ -1,9 +1,9 @@
-"""Fits with a checkpoint_dir in child processes, kills them in the middle, and goes on.
+"""Fit with a checkpoint_dir in child processes, kill them, and resume.
 
-Run by test_resuming.py: python kill_and_resume.py MODEL FOLDER N_KILLS. Children are forked
-from a process that has computed nothing, so that each begins in milliseconds. A child writes a
-byte into a pipe when it begins a step, and another when it begins to keep an epoch, so that it
-is known where it was killed: N_KILLS counts the kills after at least one step.
+test_resuming.py runs this: python kill_and_resume.py MODEL FOLDER N_KILLS. The children are forks
+of a process that has computed nothing, so each starts in milliseconds. A child writes a byte into a
+pipe when it begins a step, and another when it begins to write an epoch, so the script knows where
+it was killed. N_KILLS counts the kills after at least one step.
 """
 
 import json
@@ -41,7 +41,7 @@ def fit(model, checkpoint_dir):
 
 
 def report_progress(pipe):
-    """Let this process say when it begins a step, and when it keeps an epoch."""
+    """Let this process report when it begins a step, and when it writes an epoch."""
     plain_step, plain_write = Trainer.step, RunFile.write
 
     def step(*arguments):
@@ -57,7 +57,7 @@ def report_progress(pipe):
 
 
 def in_child(work):
-    """Start a process that does `work`; return its number and where its progress is read."""
+    """Start a process that does `work`; return its id and the pipe of its progress."""
     progress, pipe = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -82,7 +82,7 @@ def wait(child):
 
 
 def kill_within(child, n_events, seconds):
-    """Kill a child so many seconds after its n-th event; return all events, or None if it ended."""
+    """Kill a child `seconds` after its n-th event; return all events, or None if it ended."""
     pid, progress = child
     events = b""
     while len(events) < n_events:

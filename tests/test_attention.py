@@ -1,4 +1,4 @@
-"""Packed attention against one softmax a text, and its written-out derivative."""
+"""Compare packed attention with one softmax per text, and check its explicit derivative."""
 
 import numpy as np
 import pytest
@@ -22,23 +22,23 @@ CPU = torch.device("cpu")
 
 
 def groups_of_equal_length():
-    """What a CPU gets without gradients, and for long texts."""
+    """Groups on a CPU without gradients, and for long texts."""
     return _groups_of_equal_length(np.array(LENGTHS), CPU)
 
 
 def padded_groups():
-    """What an accelerator gets, in groups of 2: the first has no padding."""
+    """Groups on an accelerator, of 2 texts each: the first group has no padding."""
     halves = np.array(LENGTHS[:2]), np.array(LENGTHS[2:])
     return [_length_group(lengths, CPU) for lengths in halves]
 
 
 def blocks():
-    """What a CPU gets to train with: 14 tokens of two texts, and 7 of two."""
+    """Groups for training on a CPU: 14 tokens of two texts, and 7 tokens of two texts."""
     return [_text_block(np.array(lengths)) for lengths in ([7, 7], [5, 2])]
 
 
 def blocks_of_one():
-    """The same with long texts: 7, 7, and the 7 tokens of two."""
+    """As `blocks`, for longer texts: 7, 7, and the 7 tokens of two texts."""
     return [_text_block(np.array(lengths)) for lengths in ([7], [7], [5, 2])]
 
 

@@ -171,8 +171,8 @@ def test_all_layers_frozen(tiny_bert):
 
 def test_an_unknown_device(tiny_bert):
     message = (
-        "device='tpu' is not a device that skbert knows. Allowed are 'auto', 'cpu', 'cuda', "
-        "'cuda:<number>' and 'mps'. Use device='auto' to take the best there is."
+        "device='tpu' is not a known device; 'auto', 'cpu', 'cuda', 'cuda:<number>' and "
+        "'mps' are allowed. Use device='auto' for the best available device."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         classifier(tiny_bert, device="tpu").fit(["a", "b"], [0, 1])

@@ -1,4 +1,4 @@
-"""Which device a name stands for, on machines that this one is not."""
+"""Resolve the names of devices on simulated machines."""
 
 import re
 
@@ -51,8 +51,8 @@ def test_a_device_that_is_there(monkeypatch, name):
 def test_an_absent_device_is_refused(monkeypatch, name, n_cuda, seen):
     see(monkeypatch, n_cuda, has_mps=False)
     message = (
-        f"device='{name}' was asked for, but torch {torch.__version__} sees {seen} device(s) "
-        "here. Use device='auto' to take the best there is."
+        f"device='{name}' is not available; torch {torch.__version__} finds {seen} device(s). "
+        "Use device='auto' for the best available device."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         resolve_device(name)
@@ -62,7 +62,7 @@ def test_an_absent_device_is_refused(monkeypatch, name, n_cuda, seen):
     "estimator", [BertSentimentClassifier, BertEmbeddingTransformer, BertPretrainer]
 )
 def test_fit_refuses_an_absent_device(tiny_bert, estimator):
-    with pytest.raises(ValueError, match=r"^device='cuda:63' was asked for, but torch .* sees"):
+    with pytest.raises(ValueError, match=r"^device='cuda:63' is not available; torch .* finds"):
         estimator(tiny_bert, max_length=32, device="cuda:63").fit(["a film", "dull"], [1, 0])
 
 
@@ -71,8 +71,8 @@ def test_fit_refuses_an_absent_device(tiny_bert, estimator):
 )
 def test_an_unknown_device_is_refused(name):
     message = (
-        f"device='{name}' is not a device that skbert knows. Allowed are 'auto', 'cpu', 'cuda', "
-        "'cuda:<number>' and 'mps'. Use device='auto' to take the best there is."
+        f"device='{name}' is not a known device; 'auto', 'cpu', 'cuda', 'cuda:<number>' and "
+        "'mps' are allowed. Use device='auto' for the best available device."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         resolve_device(name)

@@ -1,4 +1,4 @@
-"""Masks that are fair, repeatable and nobody else's business."""
+"""Dropout masks are unbiased and repeatable, and use no global random state."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Vectors are computed once, whoever asks, and survive writers that are killed."""
+"""The caches compute each vector once, and survive writers that are killed."""
 
 import os
 import sqlite3
@@ -49,7 +49,7 @@ def cache(request, memory, tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Lengths of all texts that go through an encoder, as they do."""
+    """Lengths of all texts that an encoder computes, in order."""
     encoded = []
     plain = _embedded
 
@@ -178,7 +178,7 @@ def test_what_another_thread_computes_is_waited_for(memory, tmp_path, kind):
     assert [sorted(result) for result in results] == [[*range(8)]] * 3
 
 
-# -- what is wrong with a folder ------------------------------------------------------------------
+# -- unusable folders -----------------------------------------------------------------------------
 
 
 def test_a_damaged_file_is_an_error(tmp_path, tiny_bert):
@@ -187,16 +187,16 @@ def test_a_damaged_file_is_an_error(tmp_path, tiny_bert):
     with pytest.raises(OSError) as error:
         transformer.transform(TEXTS)
     assert str(error.value) == (
-        f"cache={str(tmp_path)!r} cannot be used: file is not a database. A folder on a disk of "
-        "this machine is expected, where files can be written. Choose another, or remove its "
-        "'skbert-vectors.sqlite3' if that is damaged."
+        f"Could not open cache={str(tmp_path)!r} (file is not a database); a writable folder on a "
+        "local disk is expected. Choose another folder, or delete 'skbert-vectors.sqlite3' in it "
+        "if that file is damaged."
     )
     assert not hasattr(transformer, "cache_info_")
 
 
 def test_a_file_is_no_folder(tmp_path, tiny_bert):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file' cannot be used: .*File exists"):
+    with pytest.raises(OSError, match=r"^Could not open cache='.*file' \(.*File exists"):
         transformer_of(tiny_bert, cache=tmp_path / "file").transform(TEXTS)
 
 
@@ -208,15 +208,15 @@ def test_a_full_disk_costs_the_cache_and_not_the_result(tmp_path, tiny_bert, mon
     with pytest.warns(UserWarning) as warnings:
         vectors = transformer_of(tiny_bert, cache=tmp_path).transform(TEXTS)
     assert [str(warning.message) for warning in warnings] == [
-        f"Vectors could not be added to {str(tmp_path / 'skbert-vectors.sqlite3')!r}: database or "
-        "disk is full. They are computed without it. Make room on its disk, or choose another "
-        "folder."
+        f"Could not add vectors to {str(tmp_path / 'skbert-vectors.sqlite3')!r} (database or disk "
+        "is full). skbert returns them, but does not store them. Free some disk space there, or "
+        "choose another folder."
     ]
     expected = transformer_of(tiny_bert).transform(TEXTS)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
-# -- the transformer with it ----------------------------------------------------------------------
+# -- the transformer with a cache -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["memory", "folder", "path", "joblib"])
@@ -247,8 +247,12 @@ def test_no_cache(tiny_bert, encoded, memory):
     transformer.fit_transform(TEXTS)
     transformer.transform(TEXTS)
     assert len(encoded) == 8
-    with pytest.raises(AttributeError, match=r"^cache=None: this BertEmbeddingTransformer has no "):
+    with pytest.raises(AttributeError) as error:
         _ = transformer.cache_info_
+    assert str(error.value) == (
+        "This BertEmbeddingTransformer has no cache_info_, because cache=None. Set a cache, for "
+        "example cache='memory'."
+    )
 
 
 def test_one_pass_serves_all_poolings(tiny_bert, encoded):
@@ -358,7 +362,7 @@ def is_intact(folder):
 
 
 def test_a_killed_writer_leaves_a_good_cache(tmp_path):
-    # The module alone, which needs no torch, so that there is time for many writers.
+    # The script imports only this module, which needs no torch, so many writers fit in a test.
     script = textwrap.dedent(
         f"""
         import importlib.util, os, sys
@@ -381,7 +385,7 @@ def test_a_killed_writer_leaves_a_good_cache(tmp_path):
             [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
         ) as writer:
             written += [writer.stdout.readline().split() for _ in range(1 + n)]
-            time.sleep(n * 0.003)  # to be somewhere else in a transaction each time
+            time.sleep(n * 0.003)  # a different point of a transaction each time
             writer.kill()  # SIGKILL
     assert is_intact(tmp_path)
 

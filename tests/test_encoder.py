@@ -1,4 +1,4 @@
-"""The packed encoder against `transformers.BertModel`, value by value and gradient by gradient."""
+"""Compare values and gradients of the packed encoder with those of `transformers.BertModel`."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ TEXTS = [
 
 
 def padded_reference(pretrained, model, texts, max_length):
-    """What transformers itself gives: padded, with its own attention mask and pooling."""
+    """Hidden states from transformers itself: padded, with its own attention mask."""
     tokenizer = pretrained.new_tokenizer()
     inputs = tokenizer(
         texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
@@ -56,7 +56,7 @@ def test_hidden_states_are_those_of_transformers(pretrained, batch):
 
 @pytest.fixture
 def biased(pretrained):
-    """An encoder whose biases matter; those of a new one are 0."""
+    """An encoder with random biases; the biases of a new encoder are 0."""
     model = pretrained.new_encoder()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_transformers(pretrained, batch, pooling):
 
 @pytest.mark.parametrize("compute", [encode, encode_first_token])
 def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch, compute):
-    """Padded groups of 16 texts, which a CPU takes only here."""
+    """Compute padded groups of 16 texts, which a CPU uses only in this test."""
 
     def states_and_gradients():
         model = pretrained.new_encoder()

@@ -1,4 +1,4 @@
-"""Predictions in the caller's order, each distinct text once."""
+"""Predictions are in the caller's order, and each distinct text is encoded once."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_token_budget_changes_nothing(classifier_and_tokens, monkeypatch, token_
 def test_thousands_of_variants_of_a_text_come_in_bounded_batches(
     classifier_and_tokens, tiny_bert, monkeypatch
 ):
-    """As LIME and SHAP make them, by leaving out words."""
+    """LIME and SHAP make such variants by removing words."""
     classifier, _ = classifier_and_tokens
     words = np.array("this film was not very good but i loved it".split())
     kept = np.random.default_rng(0).random((5000, len(words))) < 0.5

@@ -1,4 +1,4 @@
-"""Layers side by side are torch's own, one by one; and so are their derivatives."""
+"""Compare layers side by side and their derivatives with torch's single layers."""
 
 import copy
 
@@ -101,7 +101,7 @@ def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memor
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=2e-5)
     is_used = n_rows == FULL_ROWS
     assert len(onednn_products) == is_used * (6 if owns_memory else 4)
-    assert n_copies == (2 if is_used and owns_memory else 0)  # of the first weight, and of both
+    assert n_copies == (2 if is_used and owns_memory else 0)  # the first weight, and both together
 
 
 def test_weights_are_reordered_again_in_the_next_block(onednn_products):
@@ -116,7 +116,7 @@ def test_weights_are_reordered_again_in_the_next_block(onednn_products):
 
 
 def test_weights_that_are_computed_are_not_reordered(onednn_products):
-    """Each access to the weight gives another tensor, which may get the id of the last one."""
+    """Each access to the weight gives a new tensor, which may have the id of the previous one."""
     x = random_tensor(FULL_ROWS, 32)
     layers = [layer_of(32, 17, seed=seed) for seed in range(4)]
     for layer in layers:
@@ -146,7 +146,7 @@ def test_hooks_of_a_layer_are_called(onednn_products):
 def test_where_onednn_keeps_out(onednn_products, device, precision):
     x, layer = random_tensor(FULL_ROWS, 32), layer_of(32, 17, seed=2)
     with torch.no_grad():
-        linear_gelu(x, layer)  # nobody promised that the weights stay
+        linear_gelu(x, layer)  # no block of `constant_weights`
         with constant_weights(torch.device(device), precision):
             linear_gelu(x, layer)
     with constant_weights(CPU, torch.float32):
@@ -192,7 +192,7 @@ def test_a_batch_that_lacks_few_tokens_is_filled():
 @pytest.mark.usefixtures("onednn_products")
 def test_other_batches_are_not_filled():
     lacks_few = batch_of(2000, 45)
-    assert fill_batch(lacks_few) is lacks_few  # nobody promised that the weights stay
+    assert fill_batch(lacks_few) is lacks_few  # no block of `constant_weights`
     with constant_weights(CPU, torch.float32):
         assert fill_batch(lacks_few) is lacks_few  # gradients are on
         with torch.no_grad():

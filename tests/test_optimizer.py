@@ -1,4 +1,4 @@
-"""Learning rates by hand, who decays, and one AdamW step against its formula."""
+"""Learning rates by hand, weight decay, and AdamW steps against the formula."""
 
 import math
 
@@ -114,7 +114,7 @@ def test_clipped_steps_are_those_of_clip_grad_norm(sizes, device_divides, monkey
     ours, theirs = parameters(), parameters()
     optimizers = [new_adamw(ours, 0.01), new_adamw(theirs, 0.01)]
     for size in sizes:  # the moments see the clipped gradients
-        for mine, reference in zip(ours[:2], theirs[:2], strict=True):  # the last has none
+        for mine, reference in zip(ours[:2], theirs[:2], strict=True):  # the last has no gradient
             gradient = size * torch.linspace(-1, 1, mine.numel()).view_as(mine)
             mine.grad, reference.grad = gradient, gradient.clone()
         for optimizer in optimizers:

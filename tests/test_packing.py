@@ -1,4 +1,4 @@
-"""Texts laid end to end: worked examples, then nothing lost."""
+"""Packed texts: worked examples, and batches that contain every text once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""bfloat16: where it may be had, how near it stays, and that it is never used unasked."""
+"""bfloat16: which devices support it, how close its results are, and that it is never automatic."""
 
 import pickle
 import re
@@ -34,14 +34,14 @@ DOCUMENTS = [["a film", "so dull", "it was fun"], ["very good", "not bad"]] * 4
 
 
 def let_cpu_have(monkeypatch, *helpers):
-    """Let torch say yes to some of `HELPERS`."""
+    """Let some of torch's `HELPERS` return True."""
     for name in HELPERS:
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in helpers, raising=False)
 
 
 @pytest.fixture
 def bfloat16_cpu(monkeypatch):
-    """A CPU with AMX. On others torch computes the same, only slowly."""
+    """A CPU with AMX. On other CPUs, torch computes the same results more slowly."""
     let_cpu_have(monkeypatch, "_is_amx_tile_supported")
 
 
@@ -52,10 +52,9 @@ def old_cpu(monkeypatch):
 
 def refusal(device="cpu"):
     return (
-        f"precision='bfloat16' was asked for, but device '{device}' has no instructions for it "
-        "here: CPUs need AMX or AVX512-BF16 (others are many times slower in bfloat16 than in "
-        "float32), CUDA devices compute capability 8.0; MPS is not supported. Use "
-        "precision='auto' or 'float32'."
+        f"precision='bfloat16' is not available on device '{device}'; it requires a CPU with AMX "
+        "or AVX512-BF16 (other CPUs are many times slower in bfloat16 than in float32) or a CUDA "
+        "device of compute capability 8.0 or more. Use precision='auto' or 'float32'."
     )
 
 
@@ -72,7 +71,7 @@ def transformer(model, **parameters):
     return BertEmbeddingTransformer(model, **({"max_length": 64} | parameters))
 
 
-# -- what a name stands for ---------------------------------------------------------------------
+# -- resolve names ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,13 +132,13 @@ def test_estimators_refuse_it_too(tiny_bert, toy_reviews):
             fit()
     unable = transformer(tiny_bert, precision="bfloat16")
     assert not hasattr(unable, "precision_")
-    assert "precision" in dir(unable)  # which asks every property
+    assert "precision" in dir(unable)  # dir reads every property
 
 
 def test_an_unknown_precision_is_refused(tiny_bert, toy_reviews):
     message = (
-        "precision='half' is not a precision that skbert knows. Allowed are 'auto', 'float32' and "
-        "'bfloat16'. Use precision='auto' to take the one for the device."
+        "precision='half' is not a known precision; 'auto', 'float32' and 'bfloat16' are "
+        "allowed. Use precision='auto' for the default of the device."
     )
     for estimator in (classifier(tiny_bert), transformer(tiny_bert), pretrainer(tiny_bert)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -156,7 +155,7 @@ def test_products_and_nothing_else_are_bfloat16():
     assert F.linear(x, weight).dtype == torch.float32
 
 
-# -- computing in it ----------------------------------------------------------------------------
+# -- compute in bfloat16 ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_derived", [True, False])
@@ -180,7 +179,7 @@ def test_attention_is_float32_inside_or_the_fused_kernel(is_derived):
 
 @pytest.fixture
 def products(monkeypatch):
-    """Types of what comes out of the encoder's linear layers."""
+    """Types of the outputs of the encoder's linear layers."""
     types = []
 
     def noting(plain):
@@ -220,7 +219,7 @@ def test_what_was_used_is_what_precision_says(
 
 
 def pretrained_answers(model):
-    """All that a pretrainer can be asked, after one epoch on pairs of sentences."""
+    """Results of all methods of a pretrainer, after one epoch on pairs of sentences."""
     fitted = pretrainer(model).fit(DOCUMENTS)
     return [
         fitted.history_[0]["train_loss"],
@@ -258,7 +257,7 @@ def test_masked_losses_are_near_those_of_float32(tiny_bert):
         for precision in ("float32", "bfloat16")
     )
     difference = exact.history_[0]["masked_loss"] - near.history_[0]["masked_loss"]
-    # Logits are up to 3 from the words' frequencies; each is off by some 2^-9 of that.
+    # Logits from the words' frequencies are at most 3; each has an error of about 2^-9 of that.
     assert 0 < abs(difference) < 2**-7
     assert 0 < abs(exact.score(TEXTS) - near.score(TEXTS)) < 2**-7
 
@@ -266,17 +265,17 @@ def test_masked_losses_are_near_those_of_float32(tiny_bert):
 @pytest.mark.usefixtures("bfloat16_cpu")
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_probabilities_are_near_those_of_float32(tiny_bert, toy_reviews, pooling):
-    # bfloat16 keeps 8 bits: a factor of a product is off by at most 2^-9 of itself. These errors
-    # are independent and the residual sums are float32, so that the vectors of 3 layers with
-    # weights of order 1 are off by a few times 2^-9, and a probability, whose slope is at most
-    # 1/4 of the logit's, by less than 2^-5.
+    # bfloat16 keeps 8 bits, so a factor of a product has a relative error of at most 2^-9. These
+    # errors are independent and the residual sums are float32, so the vectors of 3 layers with
+    # weights of order 1 have an error of a few times 2^-9. A probability has a slope of at most
+    # 1/4 of the logit's, so its error is less than 2^-5.
     X, y = toy_reviews
     clf = classifier(tiny_bert, pooling=pooling).fit(X, y)
     exact = clf.predict_proba(X)
     clf.precision_ = "bfloat16"
     near = clf.predict_proba(X)
     assert 0 < np.abs(near - exact).max() < 2**-5
-    is_sure = np.abs(exact[:, 0] - 0.5) > 2**-5  # the others may change sides
+    is_sure = np.abs(exact[:, 0] - 0.5) > 2**-5  # the class of the others may change
     assert is_sure.mean() > 0.5
     assert (near.argmax(1) == exact.argmax(1))[is_sure].all()
 
@@ -308,8 +307,8 @@ def test_training_learns_as_in_float32(tiny_bert, toy_reviews, n_frozen_layers):
         losses[precision] = np.array([record["train_loss"] for record in clf.history_])
     assert losses["bfloat16"][-1] < losses["bfloat16"][0] * 0.6
     assert clf.score(X, y) > 0.8
-    # The same steps but for rounding, whose effect on a logit of order 1, 2^-7, is what a mean
-    # loss can differ by at first, and twice that after 40 steps.
+    # The steps differ only by rounding. It changes a logit of order 1 by 2^-7, so the mean loss
+    # differs by at most 2^-7 at first, and by twice that after 40 steps.
     difference = np.abs(losses["bfloat16"] - losses["float32"])
     assert difference[0] < 2**-7
     assert difference.max() < 2**-6
@@ -368,7 +367,7 @@ def test_each_precision_has_its_own_vectors_in_a_cache(tiny_bert, tmp_path, monk
     assert cached.cache_info_ == CacheInfo(hits=1, misses=2, size=2)
 
 
-# -- going on -----------------------------------------------------------------------------------
+# -- continue, save and load --------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("bfloat16_cpu")
@@ -433,7 +432,7 @@ def test_a_machine_without_bfloat16_says_that_it_predicts_in_float32(
     clf.save_pretrained(tmp_path / "folder")
     pickled = pickle.dumps(clf)
     let_cpu_have(monkeypatch)
-    message = f"^{re.escape(refusal())} What was loaded predicts in float32 here\\.$"
+    message = f"^{re.escape(refusal())} The loaded estimator predicts in float32\\.$"
     for load in (
         lambda: pickle.loads(pickled),
         lambda: BertSentimentClassifier.from_pretrained(tmp_path / "folder"),

@@ -1,4 +1,4 @@
-"""Runs that survive: checkpoint_dir, interruption, divergence."""
+"""Resume with checkpoint_dir, and survive interruption and divergence."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def assert_same_weights(a, b):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Let the training stop before a step, as Ctrl+C does; undo with `interrupt(None)`."""
+    """Interrupt the training before a step, as Ctrl+C does; undo with `interrupt(None)`."""
     plain = Trainer.step
 
     def after(n_steps):
@@ -142,7 +142,9 @@ def test_other_data_or_parameters_start_over_and_say_so(
         X = [*X[:-1], "bad bad"]
     else:
         clf.set_params(**{"parameter": {"dropout": 0.2}, "seed": {"random_state": 1}}[change])
-    with pytest.warns(UserWarning, match=r"holds 1 run\(s\) of other data, parameters or versions"):
+    with pytest.warns(
+        UserWarning, match=r"holds 1 run\(s\) with other data, parameters or versions"
+    ):
         clf.fit(X, y)
     fresh = classifier(tiny_bert, dropout=clf.dropout, random_state=clf.random_state).fit(X, y)
     assert_same_weights(clf, fresh)
@@ -157,7 +159,7 @@ def test_a_damaged_run_is_refused(tiny_bert, toy_reviews, tmp_path, interrupt):
     interrupt(None)
     (run,) = tmp_path.iterdir()
     run.write_bytes(run.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cannot be read .* Delete it to start"):
+    with pytest.raises(ValueError, match=r"^Could not read the .* Delete it to train"):
         clf.fit(*toy_reviews)
 
 
@@ -165,7 +167,10 @@ def test_a_damaged_run_is_refused(tiny_bert, toy_reviews, tmp_path, interrupt):
 def test_a_full_disk_does_not_lose_the_fit(tiny_bert, toy_reviews, tmp_path, full_disk):
     whole = classifier(tiny_bert).fit(*toy_reviews)
     clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
-    with full_disk(10_000), pytest.warns(UserWarning, match=r"cannot be kept .* Make room") as said:
+    with (
+        full_disk(10_000),
+        pytest.warns(UserWarning, match=r"Could not write .* Free some disk") as said,
+    ):
         clf.fit(*toy_reviews)
     assert len(said) == 3  # once an epoch
     assert_same_weights(clf, whole)
@@ -183,7 +188,7 @@ def test_a_disk_that_fills_up_leaves_the_epoch_before(
         clf.fit(*toy_reviews)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     interrupt(4)
-    with full_disk(10_000), pytest.warns(UserWarning, match="cannot be kept"):
+    with full_disk(10_000), pytest.warns(UserWarning, match="Could not write"):
         with pytest.raises(KeyboardInterrupt):
             clf.fit(*toy_reviews)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
@@ -218,7 +223,7 @@ def test_what_killed_writers_left_goes_after_an_hour(tiny_bert, toy_reviews, tmp
 def test_class_weights_of_any_label_name_the_same_run(tiny_bert, toy_reviews, tmp_path, interrupt):
     X, y = toy_reviews
     numbers = (y == "good").astype(np.int64)
-    weight = {label: 1.0 + label for label in np.unique(numbers)}  # keys that JSON does not have
+    weight = {label: 1.0 + label for label in np.unique(numbers)}  # JSON has no such keys
     clf = classifier(tiny_bert, checkpoint_dir=tmp_path, class_weight=weight)
     interrupt(4)
     with pytest.raises(KeyboardInterrupt):
@@ -233,11 +238,11 @@ def test_a_callback_that_stopped_the_run_is_not_asked_again(
 ):
     clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
     monkeypatch.setattr(EpochTasks, "end_epoch", lambda *arguments: True)
-    monkeypatch.setattr(clf, "_set_fitted", None)  # the process ends when training has
+    monkeypatch.setattr(clf, "_set_fitted", None)  # the process ends after the training
     with pytest.raises(TypeError):
         clf.fit(*toy_reviews)
     monkeypatch.undo()
-    interrupt(0)  # no step is left to be taken
+    interrupt(0)  # no step is left
     assert clf.fit(*toy_reviews).n_epochs_ == 1
 
 
@@ -245,7 +250,7 @@ def test_a_callback_that_stopped_the_run_is_not_asked_again(
 
 
 def state_of(clf):
-    """Everything that an estimator is, weights as numbers."""
+    """All attributes of an estimator, with weights as numbers."""
     state = {name: value for name, value in vars(clf).items() if name != "_trainer"}
     if hasattr(clf, "model_"):
         state["weights"] = {k: v.numpy().tolist() for k, v in weights_of(clf).items()}
@@ -304,7 +309,7 @@ def test_a_refused_partial_fit_costs_nothing(tiny_bert, toy_reviews):
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_an_interruption_at_any_line_leaves_the_old_or_the_new(tiny_bert, toy_reviews, method):
-    """A signal comes between two instructions: here, at lines of skbert spread over a whole fit."""
+    """Interrupt a fit at many lines of skbert, as a signal between two instructions does."""
     X, y = toy_reviews
     X, y = X[:8], y[:8]
     first = classifier(tiny_bert, max_epochs=1, warm_start=True).fit(X, y)
@@ -318,7 +323,7 @@ def test_an_interruption_at_any_line_leaves_the_old_or_the_new(tiny_bert, toy_re
             nonlocal n_lines
             name = frame.f_code.co_filename
             if not name.startswith(SKBERT) or name.endswith("contract/fitting.py"):
-                return None  # nor the few lines that put things right
+                return None  # not in the few lines that restore the estimator
             if event == "line":
                 n_lines += 1
                 if n_lines == stop:

@@ -1,4 +1,4 @@
-"""Each shortcut of the training loop against the plain loop it replaces."""
+"""Compare each optimization of the training loop with the plain loop that it replaces."""
 
 import copy
 import warnings
@@ -64,7 +64,7 @@ def run(classifier, tokens, options=OPTIONS, seed=0):
 
 
 def plain_loop(classifier, options, seed=0):
-    """What a tutorial does: padded batches through transformers, torch's own AdamW and clipping."""
+    """The loop of a tutorial: padded batches, transformers' forward, torch's AdamW and clipping."""
     tokenizer = load_pretrained(classifier.encoder.name_or_path).new_tokenizer()
     encoder, head = classifier.encoder, classifier.head
     order = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
@@ -110,14 +110,14 @@ def test_training_is_that_of_the_plain_padded_loop(tiny_bert, pooling):
     records = run(ours, tokens)
     losses = plain_loop(theirs, OPTIONS)
     np.testing.assert_allclose([r.train_loss for r in records], losses, rtol=0, atol=1e-5)
-    # Rows of the embedding table that never occur are decayed in closed form: 1e-6 apart.
+    # skbert decays rows of the embedding table that never occur in closed form: 1e-6 apart.
     ours_table = ours.encoder.embeddings.word_embeddings.weight
     theirs_table = theirs.encoder.embeddings.word_embeddings.weight
     absent = np.setdiff1d(np.arange(len(ours_table)), tokens.ids)
     assert len(absent) > 50
     torch.testing.assert_close(ours_table[absent], theirs_table[absent], rtol=0, atol=1e-6)
-    # Adam divides by the root of the gradient's square, so where a gradient is only rounding
-    # noise (keys' biases) the sign of a step is: bounded by the learning rates, 18 steps.
+    # Adam divides by the root of the gradient's square. If a gradient is only rounding noise (keys'
+    # biases), the sign of a step is noise, too: bounded by the learning rates, 18 steps.
     noise = {f"encoder.layer.{i}.attention.self.key.bias" for i in range(3)}
     ours_weights, theirs_weights = weights_of(ours), weights_of(theirs)
     for name in ours_weights.keys() - noise:
@@ -168,11 +168,12 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tiny_bert, mo
     with pytest.warns(UserWarning) as caught:
         run(classifier, tokens, options)
     assert [str(w.message) for w in caught] == [
-        f"Out of memory on cpu: the step is repeated in micro-batches of {n} tokens, which gives "
-        "the same gradients more slowly. Lower max_length or choose a smaller model to avoid this."
+        f"Out of memory on cpu. skbert repeats the step in micro-batches of {n} tokens, which "
+        "gives the same gradients more slowly. Lower max_length or choose a smaller model to avoid "
+        "this."
         for n in (32, 16)
     ]
-    # not the keys' biases: their true gradient is zero, and Adam scales up the rounding
+    # Skip the keys' biases: their true gradient is zero, and Adam amplifies the rounding.
     for name, weight in weights_of(reference).items():
         if not name.endswith("key.bias"):
             torch.testing.assert_close(
@@ -208,7 +209,7 @@ def test_frozen_layers_stay_and_the_others_train_as_without_a_cache(
         run(ours, tokens, options)
     assert bool(caught) is not cached
 
-    # the plain way: all layers in every step, gradients of the lower ones thrown away
+    # The plain loop computes all layers in every step and freezes the lower ones.
     theirs.encoder.name_or_path = tiny_bert
     theirs.encoder.embeddings.requires_grad_(False)
     theirs.encoder.encoder.layer[:n_frozen_layers].requires_grad_(False)
@@ -257,9 +258,9 @@ def test_recomputing_frozen_layers_is_said(tiny_bert, monkeypatch):
     with pytest.warns(UserWarning) as caught:
         frozen.FrozenLayers(classifier.encoder, 2, tokens)
     assert str(caught[0].message) == (
-        f"The hidden states of 2 frozen layers for {len(tokens.ids)} tokens would take 0.0 GiB, "
-        "more than the 0 GiB that are kept; they are computed again in each epoch, which is "
-        "slower. Lower max_length or train on fewer texts."
+        f"The hidden states of 2 frozen layers for {len(tokens.ids)} tokens need 0.0 GiB; skbert "
+        "stores at most 0 GiB, so it computes them again in each epoch, which is slower. Lower "
+        "max_length, or train on fewer texts."
     )
 
 

@@ -1,4 +1,4 @@
-"""The compact embedding table: by hand, then against training with the whole table."""
+"""The compact embedding table by hand, and compared with training of the whole table."""
 
 from contextlib import nullcontext
 
@@ -29,7 +29,7 @@ OPTIONS = TrainingOptions(
 
 
 class WholeVocabulary:
-    """Stands in for `CompactVocabulary`: every row, every step, by AdamW itself."""
+    """Replaces `CompactVocabulary`: AdamW itself updates every row in every step."""
 
     def __init__(self, embedding, tokens):
         self.tokens, self.weight = tokens, embedding.weight

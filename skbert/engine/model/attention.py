@@ -1,10 +1,10 @@
 """Attention on packed texts: each text attends to itself only.
 
-The linear layers around it never see padding. On a CPU neither does attention: without
-gradients it takes all texts of the same length at once, with gradients as many whole texts as
-make a block of a good size, as views of the packed states. On an accelerator, where starting a
-kernel costs more than padding, texts of similar length share a padded block. Which text may see
-what is decided here alone, once a batch.
+The linear layers around attention never see padding. On a CPU, attention sees none either:
+without gradients it computes all texts of the same length at once; with gradients it computes
+blocks of whole texts, as views of the packed states. On an accelerator, starting a kernel costs
+more than padding, so texts of similar length share a padded block. Only this file decides which
+tokens see each other, once per batch.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from torch import Tensor
 
 from skbert.engine.text.packing import cut_by_tokens
 
-# On an accelerator: texts in a batch come sorted by length; 16 neighbours differ little.
+# On an accelerator. The texts of a batch are sorted by length, so 16 neighbours differ little.
 _GROUP_SIZE = 16
 
-# Up to this many tokens a CPU trains faster with the attention matrix written out than with
-# torch's fused kernel, which is built for long texts: forward and backward of 32 sentences,
-# 32 texts of 40 to 90 tokens, and 16 of 128, each text by itself, 12 heads of 32, one thread of an
-# Intel Xeon with AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. Above it the matrix,
-# (n_heads, L, L) for each text, would take more memory than all the rest.
+# Up to this number of tokens, a CPU trains faster with an explicit attention matrix than with
+# torch's fused kernel, which is made for long texts. Forward and backward of 32 sentences, of 32
+# texts of 40 to 90 tokens, and of 16 texts of 128 tokens, each text by itself, 12 heads of 32, one
+# thread of an Intel Xeon with AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. For longer
+# texts, the matrix, (n_heads, L, L) for each text, would need more memory than everything else.
 _LONGEST_WRITTEN_OUT = 128
 
-# Short texts share a matrix of at most so many rows, so that starting an operation does not cost
-# more than its work. Forward and backward of 32 sentences, 64 texts of 8 tokens, and 32 of 40 to
-# 90, two threads of the same machine: 2.9, 1.9 and 9.3 ms, and with each text by itself 4.0, 5.5
-# and 8.8; larger matrices are mostly work between texts, which is thrown away. A whole fit of
-# sentences takes as long with padded groups of 16 on an AMD EPYC (bench_profile.py).
+# Maximum number of rows of a matrix that short texts share, so that starting an operation does not
+# cost more than its work. Forward and backward of 32 sentences, of 64 texts of 8 tokens, and of 32
+# texts of 40 to 90 tokens, two threads of the same machine: 2.9, 1.9 and 9.3 ms; with each text by
+# itself 4.0, 5.5 and 8.8 ms. In larger matrices, most of the work is between texts and is thrown
+# away. A whole fit of sentences takes as long with padded groups of 16 on an AMD EPYC
+# (bench_profile.py).
 _BLOCK_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Neighbouring texts that are computed together.
+    """Neighbouring texts that attention computes together.
 
     Attributes
     ----------
     n_texts, n_tokens, max_length : int
-        The group's texts, their tokens, and the longest: the block is (n_texts, max_length).
+        Number of texts, number of their tokens, and length of the longest text. The block is
+        (n_texts, max_length).
     places : Tensor of shape (n_tokens,) or None
-        Where in the flattened block each token goes; None if all texts are equally long.
+        Place of each token in the flattened block; None if all texts have the same length.
     visible : Tensor of shape (n_texts, 1, 1, max_length), bool, or None
         False at padding.
     """
@@ -60,16 +62,16 @@ class LengthGroup:
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Neighbouring texts that share one attention matrix, where each sees itself alone.
+    """Neighbouring texts that share one attention matrix, in which each text sees only itself.
 
     Attributes
     ----------
     n_texts, n_tokens : int
-        The block's texts and their tokens: the matrix is (n_tokens, n_tokens).
+        Number of texts and number of their tokens. The matrix is (n_tokens, n_tokens).
     mask : Tensor of shape (n_tokens, n_tokens) or None
-        0 within a text, minus infinity between two; None if there is only one text.
+        0 within a text, minus infinity between two texts; None if the block has only one text.
     first_mask : Tensor of shape (n_texts, n_tokens) or None
-        The rows of the texts' first tokens.
+        The rows of `mask` for the first token of each text.
     """
 
     n_texts: int
@@ -82,9 +84,9 @@ Groups = list[LengthGroup] | list[TextBlock]
 
 
 def text_groups(cu_seqlens: np.ndarray, device: torch.device) -> Groups:
-    """Cut a batch into groups for attention: once a batch, for all layers.
+    """Cut a batch into groups for attention, once per batch for all layers.
 
-    Texts stay in their order; sorted by length they make larger groups.
+    The texts keep their order. Texts that are sorted by length make larger groups.
     """
     lengths = np.diff(cu_seqlens)
     if device.type != "cpu":
@@ -106,7 +108,7 @@ def _groups_of_equal_length(lengths: np.ndarray, device: torch.device) -> list[L
 
 
 def _text_blocks(lengths: np.ndarray) -> list[TextBlock]:
-    """As many whole texts a block as have `_BLOCK_TOKENS` tokens together, at least one."""
+    """Cut texts into blocks of at most `_BLOCK_TOKENS` tokens, but of at least one text."""
     return [_text_block(lengths[part]) for part in cut_by_tokens(lengths, _BLOCK_TOKENS)]
 
 
@@ -136,7 +138,7 @@ def _length_group(lengths: np.ndarray, device: torch.device) -> LengthGroup:
 
 
 def self_attention(query_key_value: Tensor, groups: Groups, n_heads: int) -> Tensor:
-    """Scaled dot-product attention of every token to its own text.
+    """Compute scaled dot-product attention of every token to its own text.
 
     Parameters
     ----------
@@ -162,7 +164,7 @@ def self_attention(query_key_value: Tensor, groups: Groups, n_heads: int) -> Ten
 
 
 def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_heads: int) -> Tensor:
-    """Attention of each text's first token, [CLS], to its whole text.
+    """Compute attention of each text's first token, [CLS], to its whole text.
 
     Parameters
     ----------
@@ -216,7 +218,7 @@ def _unpad(block: Tensor, group: LengthGroup) -> Tensor:
 
 
 class _Pad(torch.autograd.Function):
-    """`_pad`, whose gradient is `_unpad`: a gather, where autograd would scatter and add."""
+    """`_pad` with `_unpad` as its gradient, which gathers; autograd would scatter and add."""
 
     @staticmethod
     def forward(ctx: Any, piece: Tensor, group: LengthGroup) -> Tensor:
@@ -229,7 +231,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """`_unpad`, whose gradient is `_pad`."""
+    """`_unpad` with `_pad` as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, block: Tensor, group: LengthGroup) -> Tensor:
@@ -242,13 +244,14 @@ class _Unpad(torch.autograd.Function):
 
 
 class _WrittenOutAttention(torch.autograd.Function):
-    """softmax(Q K^T / sqrt(d_head) + mask) V of each block, and its derivative, as products.
+    """softmax(Q K^T / sqrt(d_head) + mask) V of each block, and its derivative, as matrix products.
 
     With O = P V and P = softmax(S):  dV = P^T dO,  dP = dO V^T,  and dS is the derivative of
-    the softmax, row by row; between two texts P is 0, and so are dS and what it adds. Operands
+    the softmax, row by row. Between two texts P is 0, so dS is 0 and contributes nothing. Operands
     are views of the packed states, (n_heads, n_tokens, d_head) with the strides of
-    (n_tokens, n_heads * d_head): nothing is padded, and no projection is copied. Under autocast
-    all is float32: the derivative of the fused kernel is six times slower in bfloat16.
+    (n_tokens, n_heads * d_head), so nothing is padded and no projection is copied. Under autocast,
+    everything is float32, because the derivative of the fused kernel is six times slower in
+    bfloat16.
     """
 
     @staticmethod
@@ -296,7 +299,7 @@ class _WrittenOutAttention(torch.autograd.Function):
 def _operands(
     packed: Tensor, query: Tensor | None, blocks: list[TextBlock], n_heads: int
 ) -> list[tuple[Tensor, ...]]:
-    """Get queries, keys and values of each block, as views (n_heads, n, d_head)."""
+    """Split queries, keys and values into blocks, as views (n_heads, n, d_head)."""
     n_tokens = [block.n_tokens for block in blocks]
     if query is None:
         return [states.split(n_tokens, 1) for states in _heads_of(packed, 3, n_heads)]

@@ -1,4 +1,4 @@
-"""Dropout with masks of our own: cheap on a CPU, and seeded without torch's global state."""
+"""Dropout with skbert's own masks: cheap on a CPU, and seeded without torch's global state."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-#: Hidden states (n, d) -> hidden states (n, d). What the encoder and the heads are given.
+#: Hidden states (n, d) -> hidden states (n, d). The encoder and the heads apply it.
 Dropout = Callable[[torch.Tensor], torch.Tensor]
 
 
 def no_dropout(hidden: torch.Tensor) -> torch.Tensor:
-    """Return `hidden` as it is: evaluation mode."""
+    """Return `hidden` as it is, as in evaluation mode."""
     return hidden
 
 
@@ -22,12 +22,12 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
     Parameters
     ----------
     p : float
-        Probability of an element to become zero, in [0, 1). On CPUs it is rounded to the
+        Probability that an element becomes zero, in [0, 1). On CPUs it is rounded to the
         nearest 1/65536.
     seed : numpy.random.SeedSequence
-        Same seed, same device, same calls: the same masks.
+        The same seed, device and calls give the same masks.
     device : torch.device
-        Where the hidden states live.
+        Device of the hidden states.
     """
     if p == 0:
         return no_dropout
@@ -37,27 +37,27 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
 
 
 class _CpuDropout:
-    """Compares 16 raw random bits an element with a threshold.
+    """Compares 16 raw random bits per element with a threshold.
 
-    torch's bernoulli on CPU takes 12 % of a training step, this a third of that.
+    torch's bernoulli takes 12 % of a training step on a CPU; this class takes a third of that.
     """
 
     def __init__(self, p: float, seed: np.random.SeedSequence) -> None:
         self._bits = np.random.SFC64(seed)
-        threshold = min(round(p * 2**16), 2**16 - 1)  # at least one value in 65536 is kept
+        threshold = min(round(p * 2**16), 2**16 - 1)  # keeps at least one value in 65536
         self._scale = 1 / (1 - threshold / 2**16)
         self._lowest_kept = np.iinfo(np.int16).min + threshold
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         raw = self._bits.random_raw(-(-hidden.numel() // 4)).view(np.int16)[: hidden.numel()]
-        # numpy compares 16-bit integers ten times as fast as torch, and torch makes floats of
-        # bytes five times as fast as of booleans.
+        # numpy compares 16-bit integers ten times as fast as torch, and torch converts bytes to
+        # floats five times as fast as booleans.
         kept = torch.from_numpy((raw >= self._lowest_kept).view(np.uint8)).view(hidden.shape)
         return hidden * kept.to(hidden.dtype).mul_(self._scale)
 
     @property
     def state(self) -> list[int]:
-        """Where the random bits are; four numbers of 64 bits."""
+        """State of the random bits: four numbers of 64 bits."""
         return self._bits.state["state"]["state"].tolist()
 
     @state.setter
@@ -67,7 +67,7 @@ class _CpuDropout:
 
 
 class _DeviceDropout:
-    """Draws the masks on an accelerator. Not run by the test suite, which has only CPUs."""
+    """Draws the masks on an accelerator. The test suite does not run it: it has only CPUs."""
 
     def __init__(self, p: float, seed: np.random.SeedSequence, device: torch.device) -> None:
         self._p = p

@@ -1,9 +1,9 @@
-"""`PackedBatch` -> hidden states (n_tokens, d_model), on the modules of transformers.
+"""`PackedBatch` -> hidden states (n_tokens, d_model), with the modules of transformers.
 
-A function over the submodules of an encoder, not a second model: loading, saving and every
-other tool for the module keep working. `families` knows where an encoder has its submodules. Only
-hooks on submodules are not all called: weights are read from some of the linear layers without
-calling them. No pooling, no loss, no padding.
+`encode` is a function of the submodules of an encoder, not a second model, so loading, saving and
+other tools for the module still work. `families` knows where an encoder keeps its submodules. There
+is one exception: skbert reads the weights of some linear layers without calling the layers, so
+their hooks are not called. No pooling, no loss, no padding.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Where to go on, when the first layers have been computed before.
+    """Where to start if the first layers are already computed.
 
     Attributes
     ----------
     states : Tensor of shape (n_tokens, d_model)
-        What enters layer `layer`, for the tokens of one batch.
+        Input of layer `layer`, for the tokens of one batch.
     layer : int
-        How many layers are done.
+        Number of layers that are already computed.
     """
 
     states: Tensor
@@ -50,7 +50,7 @@ def encode(
     start: HiddenStates | None = None,
     n_layers: int | None = None,
 ) -> Tensor:
-    """Hidden states of the last layer for every token.
+    """Compute the hidden states of the last layer for every token.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ def encode(
     batch : PackedBatch
     dropout : Dropout
         Applied where BERT applies its hidden dropout: after the embeddings and before each
-        residual sum. Attention probabilities are never dropped.
+        residual sum. skbert never drops attention probabilities.
     start : HiddenStates or None
         None starts from the embeddings.
     n_layers : int or None
-        Stop after so many layers; None goes through all.
+        Stop after this number of layers; None computes all.
 
     Returns
     -------
@@ -87,10 +87,10 @@ def encode_first_token(
     start: HiddenStates | None = None,
     n_layers: int | None = None,
 ) -> Tensor:
-    """Hidden state of the last layer for each text's [CLS] alone.
+    """Compute the hidden state of the last layer for each text's [CLS] only.
 
-    In the last layer the other tokens are needed as keys and values only; leaving out the
-    rest of their work saves 14 % of a model of 6 layers, 7 % of 12. Parameters as `encode`.
+    The last layer needs the other tokens only as keys and values. Skipping the rest of their work
+    saves 14 % of a model of 6 layers and 7 % of one of 12. The parameters are as in `encode`.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> H
 
 
 def _embed(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """Word + position + segment embeddings, normalised; shape (n_tokens, d_model)."""
+    """Compute word + position + segment embeddings, normalised: (n_tokens, d_model)."""
     embeddings = embeddings_of(model)
     device = embeddings.words.weight.device
     positions = batch.positions + family_of(model).first_position
@@ -131,7 +131,7 @@ def _embed(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 
 def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
-    """One block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
+    """Compute one block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     projections = [block.query, block.key, block.value]
     if _only_predicting(hidden, dropout):
         biases = [block.query.bias, None, None]  # see `_after_attention_predicting`
@@ -146,7 +146,7 @@ def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) 
 def _first_token_layer(
     block: Block, hidden: Tensor, first: Tensor, groups: Groups, dropout: Dropout
 ) -> Tensor:
-    """One block for the tokens at `first` alone: (n_tokens, d_model) -> (n_texts, d_model)."""
+    """Compute one block for the tokens at `first`: (n_tokens, d_model) -> (n_texts, d_model)."""
     projections = [block.key, block.value]
     only_predicting = _only_predicting(hidden, dropout)
     if only_predicting:
@@ -162,13 +162,13 @@ def _first_token_layer(
 
 
 def _after_attention(block: Block, hidden: Tensor, context: Tensor, dropout: Dropout) -> Tensor:
-    """Attention's output projection and the feed-forward network, each with its residual."""
+    """Compute attention's output projection and the feed-forward network, with residuals."""
     hidden = block.attention_norm(_with_residual(block.attention_output, context, hidden, dropout))
     return block.output_norm(_with_residual(block.output, _inner(block, hidden), hidden, dropout))
 
 
 def _only_predicting(hidden: Tensor, dropout: Dropout) -> bool:
-    """Whether float32 states pass through without derivatives and without dropout."""
+    """Whether the block computes in float32, without derivatives and without dropout."""
     return (
         dropout is no_dropout
         and not torch.is_grad_enabled()
@@ -177,14 +177,14 @@ def _only_predicting(hidden: Tensor, dropout: Dropout) -> bool:
 
 
 def _after_attention_predicting(block: Block, hidden: Tensor, context: Tensor) -> Tensor:
-    """As `_after_attention`, of a `context` computed without the biases of keys and values.
+    """As `_after_attention`, but add the bias of the values here; `context` lacks it.
 
-    Each bias costs a pass over all states, so only those are added that must be. The keys' shifts
-    all scores of a query alike, which the softmax does not see. The weights of attention sum to
-    1, so the values' comes out of it as it went in, W_o b_v after the output projection. And
-    the products are summed up on their residual. Predicting 1,024 sentences with MiniLM on two
-    threads of an Intel Xeon takes 0.97 of the time so; where oneDNN multiplies, a bias costs
-    nothing.
+    Each bias costs a pass over all states, so skbert adds only the necessary ones. The bias of the
+    keys shifts all scores of a query by the same amount, which does not change the softmax. The
+    weights of attention sum to 1, so the bias of the values passes through attention unchanged and
+    becomes W_o b_v after the output projection. The products are accumulated on their residual.
+    With this, predicting 1,024 sentences with MiniLM on two threads of an Intel Xeon takes 0.97 of
+    the time. A bias costs nothing if oneDNN multiplies.
     """
     attended, output = block.attention_output, block.output
     bias = torch.addmv(attended.bias, attended.weight, block.value.bias)
@@ -195,7 +195,7 @@ def _after_attention_predicting(block: Block, hidden: Tensor, context: Tensor) -
 
 def _with_residual(dense: nn.Linear, x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
     branch = dropout(dense(x))
-    # In place where it can be: no derivative reads `branch`.
+    # In place if the types are equal, because no derivative reads `branch`.
     return branch.add_(residual) if branch.dtype == residual.dtype else branch + residual
 
 

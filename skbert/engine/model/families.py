@@ -36,7 +36,7 @@ class Block:
     """Modules of one block: attention, then ``inner``, ``activation`` and ``output``.
 
     `n_heads` is the number of attention heads. Each norm follows the residual sum of the layer
-    that is named like it.
+    with the same name.
     """
 
     query: nn.Linear
@@ -215,12 +215,12 @@ def _parts(module: nn.Module, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def new_config(family: Family, **settings: Any) -> PretrainedConfig:
-    """Make a configuration; settings that are not given have the defaults of transformers."""
+    """Make a configuration; all other settings have the defaults of transformers."""
     return _class(family, "configuration", family.config_class)(**settings)
 
 
 def empty_encoder(config: PretrainedConfig) -> PreTrainedModel:
-    """Build an encoder without pooler, without memory and without touching any random state."""
+    """Build an encoder without pooler. Its weights use no memory and no random state."""
     return _empty(config, family_of(config).encoder_class, add_pooling_layer=False)
 
 
@@ -240,7 +240,7 @@ def empty_pretraining_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _empty(config: PretrainedConfig, name: str, **options: Any) -> Any:
-    build = _class(family_of(config), "modeling", name)  # no import may see the device "meta"
+    build = _class(family_of(config), "modeling", name)  # import before the device is "meta"
     with torch.device("meta"):
         return build(config, **options)
 

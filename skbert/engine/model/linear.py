@@ -1,6 +1,6 @@
 """Linear layers side by side, (n, d_in) -> (n, sum of d_out), or added to a residual.
 
-torch computes them; in prediction on x86 CPUs oneDNN does where it can, see `onednn`.
+torch computes them. In prediction on x86 CPUs, oneDNN does so if possible; see `onednn`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
         if activated is not None:
             return activated
     product = layer(x)
-    # In place where no derivative needs the product: the largest of all hidden states.
+    # In place if no derivative needs the product, which is the largest of all hidden states.
     return F.gelu(product) if product.requires_grad else torch.ops.aten.gelu_(product)
 
 
 def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute ``residual + x W^T + b``: (n, d_out), (n, d_in) -> (n, d_out), without derivative."""
+    """Compute ``residual + x W^T + b`` without derivative: (n, d_out), (n, d_in) -> (n, d_out)."""
     total = try_linear(x, [weight], [bias], residual=residual)
     return (residual + bias).addmm_(x, weight.t()) if total is None else total
 
@@ -35,8 +35,8 @@ def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -
 def joint_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     """Compute all ``layer(x)`` side by side: (n, d_in) -> (n, sum of d_out).
 
-    Their weights are not laid side by side for it, which would copy them in every step. Results
-    of their own, concatenated, make a fit 2 % slower (bench_profile.py, AMD EPYC).
+    skbert does not concatenate the weights, which would copy them in every step. Concatenating the
+    results of separate layers makes a fit 2 % slower (bench_profile.py, AMD EPYC).
     """
     if torch.is_autocast_enabled(x.device.type):
         return torch.cat([F.linear(x, layer.weight, layer.bias) for layer in layers], dim=1)
@@ -45,9 +45,9 @@ def joint_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
 
 
 def side_by_side(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
-    """Compute all x W_i^T, and + b_i where it is not None, each into columns of one result.
+    """Compute all x W_i^T, plus b_i if it is not None, each into columns of one result.
 
-    No derivative is kept; `joint_linear` has one.
+    This function has no derivative, unlike `joint_linear`.
     """
     product = try_linear(x, weights, biases)
     return _into_columns(x, weights, biases) if product is None else product
@@ -67,8 +67,8 @@ def _into_columns(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor 
 class _JointLinear(torch.autograd.Function):
     """Y_i = x W_i^T + b_i, each written into its columns of one result.
 
-    With G_i the columns of the gradient: dW_i = G_i^T x, db_i = 1^T G_i, dx = sum_i G_i W_i, the
-    sum being accumulated by the products themselves.
+    With G_i the columns of the gradient: dW_i = G_i^T x, db_i = 1^T G_i, dx = sum_i G_i W_i. The
+    products accumulate this sum.
     """
 
     @staticmethod

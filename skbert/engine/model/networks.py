@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """An encoder, how its hidden states become one vector a text, and a linear head.
+    """An encoder, a pooling to one vector per text, and a linear head.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class TextClassifier:
         (d_model) -> (n_classes).
     pooling : {"cls", "mean"}
     precision : torch.dtype
-        Of the encoder's matrix products. Weights, vectors and logits are float32.
+        Precision of the encoder's matrix products. Weights, vectors and logits are float32.
     """
 
     encoder: PreTrainedModel
@@ -42,7 +42,7 @@ class TextClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.head.weight.device
 
     @property
@@ -56,9 +56,9 @@ class TextClassifier:
         dropout: Dropout = no_dropout,
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
-        """Unnormalised scores of each text, in the batch's order: (n_texts, n_classes)."""
+        """Compute unnormalised scores, in the order of the batch: (n_texts, n_classes)."""
         device = self.head.weight.device
-        # Filled before the encoder does it, because the head's rounding depends on its rows.
+        # Fill before the encoder does, because the head's rounding depends on its number of rows.
         filled = fill_batch(batch) if start is None else batch
         with computing_in(self.precision, device):
             pooled = pooled_states(self.encoder, filled, self.pooling, dropout, start).float()
@@ -66,7 +66,7 @@ class TextClassifier:
             return drop_filling(self.head(dropout(pooled)), len(batch.rows))
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
-        """Weights to train: all, or those above the embeddings and the first layers."""
+        """List the weights to train: all, or those above the embeddings and the first layers."""
         if n_frozen_layers == 0:
             return [*self.encoder.parameters(), *self.head.parameters()]
         trained = block_modules(self.encoder)[n_frozen_layers:]
@@ -81,20 +81,20 @@ class TextClassifier:
 
 @dataclass(frozen=True)
 class PretrainingNetwork:
-    """An encoder and the heads of BERT's own two tasks, modules of transformers.
+    """An encoder and the heads of BERT's two pre-training tasks; all are modules of transformers.
 
     Attributes
     ----------
     encoder : transformers.PreTrainedModel
     heads : torch.nn.Module
-        The head for words, whose decoder has the word embeddings as its weights, and the head
-        for the next sentence; see `families.Heads`.
+        The head for words, whose decoder shares its weights with the word embeddings, and the
+        head for the next sentence; see `families.Heads`.
     pooler : torch.nn.Module or None
-        tanh of a linear layer, between [CLS] and the head for the next sentence; None where no
-        next sentence is predicted.
+        tanh of a linear layer, between [CLS] and the head for the next sentence; None without
+        next sentence prediction.
     precision : torch.dtype
-        Of the matrix products of the encoder and of the head for words; see `computing_in`. The
-        pooler and its head are float32.
+        Precision of the matrix products of the encoder and of the head for words; see
+        `computing_in`. The pooler and its head are float32.
     """
 
     encoder: PreTrainedModel
@@ -106,14 +106,14 @@ class PretrainingNetwork:
     def of(
         cls, model: PreTrainedModel, precision: torch.dtype = torch.float32
     ) -> PretrainingNetwork:
-        """Take encoder, heads and pooler from a module such as `build_pretraining_model` makes."""
+        """Take encoder, heads and pooler from a module of `build_pretraining_model`."""
         family = family_of(model)
         encoder, heads = attrgetter(family.encoder, family.heads)(model)
         return cls(encoder, heads, attrgetter(family.pooler)(encoder), precision)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.word_bias.device
 
     @property
@@ -126,27 +126,30 @@ class PretrainingNetwork:
         return heads_of(self.encoder, self.heads)
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
-        """Weights to train: all, or those above the embeddings and the first layers.
+        """List the weights to train: all, or those above the embeddings and the first layers.
 
-        The decoder's weights are the word embeddings, and here only once.
+        The decoder shares its weights with the word embeddings; they are listed once.
         """
         if n_frozen_layers:
-            raise ValueError("Pre-training trains all layers; n_frozen_layers must be 0.")
+            raise ValueError(
+                f"n_frozen_layers={n_frozen_layers}, but pre-training trains all layers; only 0 is "
+                "allowed. Set n_frozen_layers=0."
+            )
         modules = [self.encoder, self.heads, *([self.pooler] if self.pooler else [])]
         return [*dict.fromkeys(p for module in modules for p in module.parameters())]
 
     def hidden(self, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
-        """Last hidden states of all tokens, in the batch's order: (n_tokens, d_model)."""
+        """Compute the last hidden states, in the order of the batch: (n_tokens, d_model)."""
         with computing_in(self.precision, self.device):
             return encode(self.encoder, batch, dropout).float()
 
     def word_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Unnormalised scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
+        """Compute scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
         with computing_in(self.precision, hidden.device):
             return self._head_modules.words(hidden).float()
 
     def next_sentence_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of IsNext and NotNext, from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
+        """Compute scores of IsNext and NotNext from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
         assert self.pooler is not None
         with computing_in(torch.float32, hidden.device):
             return self._head_modules.next_sentence(self.pooler(hidden[:, None]))

@@ -1,8 +1,8 @@
-"""oneDNN's matrix products for prediction on x86 CPUs: faster, and equal to torch's to rounding.
+"""oneDNN's matrix products for prediction on x86 CPUs: faster than torch's, equal up to rounding.
 
 oneDNN adds bias and residual and applies GELU inside the product, and multiplies by weights that
-it has reordered. All that is special about it stays in this file and its callers in `model`. Other
-code only says where weights are constant, with `constant_weights`.
+it has reordered. Only this file and its callers in `model` know oneDNN. Other code only marks where
+weights are constant, with `constant_weights`.
 
 Predicting sentences went from 2.2 to 2.4 times the speed of transformers' pipeline with oneDNN on
 an AMD EPYC (bench_predict.py before and after); on an Intel Xeon with AMX it makes no difference.
@@ -24,17 +24,17 @@ from torch import Tensor, nn
 from skbert.engine.text.packing import PackedBatch
 
 #: The only number of rows that oneDNN multiplies here, because it compiles kernels for each number
-#: of rows and keeps them. Batches of prediction have this size for that reason.
+#: of rows and keeps them. Prediction uses batches of this size for that reason.
 FULL_ROWS = 2048
 
-# A batch that lacks at most this many tokens is filled: 3 % more work at most.
+# Maximum number of tokens that `fill_batch` adds: at most 3 % more work.
 _MOST_ADDED = 64
 
 _Reordered = dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]]
 
-# Maps the ids of some weights to these weights and to what oneDNN multiplies by. It keeps the
-# weights so that Python gives their ids to no other tensor. None where oneDNN must not be used. A
-# context variable, because each thread that predicts has weights of its own.
+# Maps the ids of some weights to these weights and to the matrix for oneDNN. It keeps the weights
+# so that Python gives their ids to no other tensor. None if oneDNN must not be used. A context
+# variable, because each thread that predicts has its own weights.
 _reordered: ContextVar[_Reordered | None] = ContextVar("reordered", default=None)
 
 
@@ -49,9 +49,9 @@ def constant_weights(device: torch.device, precision: torch.dtype) -> Iterator[N
     Parameters
     ----------
     device : torch.device
-        Where the weights are; oneDNN is used on CPUs only.
+        Device of the weights; skbert uses oneDNN only on CPUs.
     precision : torch.dtype
-        Of the products; oneDNN is used for float32 only.
+        Precision of the products; skbert uses oneDNN only for float32.
     """
     usable = device.type == "cpu" and precision == torch.float32 and _is_enabled()
     token = _reordered.set({} if usable else None)
@@ -62,7 +62,7 @@ def constant_weights(device: torch.device, precision: torch.dtype) -> Iterator[N
 
 
 def is_used() -> bool:
-    """Whether oneDNN multiplies here: in a block of `constant_weights`, and without gradients."""
+    """Whether oneDNN multiplies now: in a block of `constant_weights`, and without gradients."""
     return _reordered.get() is not None and not torch.is_grad_enabled()
 
 
@@ -72,8 +72,8 @@ def fill_batch(batch: PackedBatch) -> PackedBatch:
     Returns
     -------
     PackedBatch
-        The batch itself if oneDNN is not used, or if the batch is full or much too short. Cut the
-        results of the appended text off with `drop_filling`.
+        The batch itself if oneDNN is not used, or if the batch is full or much too short. Remove
+        the results of the appended text with `drop_filling`.
     """
     n_missing = FULL_ROWS - len(batch.ids)
     if not (is_used() and 0 < n_missing <= _MOST_ADDED):
@@ -84,13 +84,13 @@ def fill_batch(batch: PackedBatch) -> PackedBatch:
         positions=np.concatenate([batch.positions, zeros]),
         segment_ids=np.concatenate([batch.segment_ids, zeros]),
         cu_seqlens=np.append(batch.cu_seqlens, np.int32(FULL_ROWS)),
-        rows=np.append(batch.rows, -1),  # no row of the caller's
+        rows=np.append(batch.rows, -1),  # not a row of the caller
     )
 
 
 def drop_filling(results: Tensor, n_rows: int) -> Tensor:
-    """Keep the first `n_rows` rows, those of the batch before `fill_batch`."""
-    # No slice of all rows: its derivative would copy the gradient.
+    """Keep the first `n_rows` rows, which belong to the batch before `fill_batch`."""
+    # Do not slice if all rows stay: the derivative of a slice would copy the gradient.
     return results if len(results) == n_rows else results[:n_rows]
 
 
@@ -136,10 +136,10 @@ def _concatenate(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor |
 
 
 def _reorder(x: Tensor, *weights: Tensor) -> Tensor | None:
-    """Give what oneDNN multiplies by, (d_out, d_in) each -> (sum of d_out, d_in), or None.
+    """Make the matrix for oneDNN, (d_out, d_in) each -> (sum of d_out, d_in), or return None.
 
-    None if oneDNN is not used. Only parameters are accepted: a parametrization computes another
-    tensor at each access.
+    None if oneDNN is not used. Weights must be parameters, because a parametrization computes
+    another tensor at each access.
     """
     known = _reordered.get()
     if known is None or not is_used() or len(x) != FULL_ROWS:
@@ -164,9 +164,9 @@ def _is_enabled() -> bool:
 
 @cache
 def is_available() -> bool:
-    """Whether this torch has the operators, and they compute what they should.
+    """Whether this torch has the operators, and they give correct results.
 
-    They are private to torch: `torch.compile` uses them for linear layers on CPUs.
+    The operators are private to torch: `torch.compile` uses them for linear layers on CPUs.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False

@@ -1,4 +1,4 @@
-"""Hidden states of tokens -> one vector a text."""
+"""Hidden states of tokens -> one vector per text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from skbert.engine.text.packing import PackedBatch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: What a classifier can be trained on, and what else a text's vector can be.
+#: Poolings of a classifier.
 POOLINGS = ("cls", "mean")
 
+#: Poolings of an embedding transformer.
 ALL_POOLINGS = (*POOLINGS, "max", "pooler")
 
 
@@ -28,11 +29,11 @@ def pooled_states(
     start: HiddenStates | None = None,
     n_layers: int | None = None,
 ) -> torch.Tensor:
-    """One vector for each text of the batch, in its order: (n_texts, d_model).
+    """Compute one vector per text, in the order of the batch: (n_texts, d_model).
 
-    "cls" is the hidden state of [CLS]; "mean" and "max" the average and the elementwise
+    "cls" is the hidden state of [CLS]. "mean" and "max" are the average and the elementwise
     maximum over all tokens of the text, special tokens included, as sentence-transformers
-    computes them. All are those of the last layer, or of layer `n_layers`.
+    computes them. The hidden states come from the last layer, or from layer `n_layers`.
     """
     if pooling == "cls":
         return encode_first_token(model, batch, dropout, start, n_layers)
@@ -42,7 +43,7 @@ def pooled_states(
 
 
 def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
-    """Average of each text's tokens: (n_tokens, d_model) -> (n_texts, d_model)."""
+    """Average the tokens of each text: (n_tokens, d_model) -> (n_texts, d_model)."""
     lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
     text_of_token = torch.repeat_interleave(lengths)
     sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, text_of_token, hidden)
@@ -50,7 +51,7 @@ def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor
 
 
 def max_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
-    """Largest of each text's tokens, elementwise: (n_tokens, d_model) -> (n_texts, d_model)."""
+    """Take the elementwise maximum in each text: (n_tokens, d_model) -> (n_texts, d_model)."""
     lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
     text_of_token = torch.repeat_interleave(lengths)[:, None].expand_as(hidden)
     lowest = hidden.new_full((len(lengths), hidden.shape[1]), -torch.inf)

@@ -1,12 +1,12 @@
-"""Keys -> vectors computed before: kept in the memory of a process, or in a folder for many.
+"""Caches, keys -> vectors, in the memory of one process or in a folder for many processes.
 
-A key is a hash of all that a vector depends on, so an entry is never wrong and never changed;
-it is only added, and the oldest leave when there are too many. Whoever is about to compute
-entries claims their keys first, so that of several processes or threads only one does it.
-What the vectors mean is not known here.
+A key is a hash of everything that a vector depends on, so an entry is never wrong and never
+changes. When a cache is full, it removes the oldest entries. A process or thread claims keys before
+it computes their vectors, so that no other computes the same. This file does not know the meaning
+of the vectors.
 
-A folder holds one SQLite database, not files of our own: its transactions are what makes
-several writers, and one killed at any moment, harmless; and SQLite comes with Python.
+A folder contains one SQLite database instead of a file format of skbert: its transactions protect
+against concurrent writers and against a writer that is killed. SQLite comes with Python.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ import numpy as np
 
 from skbert.engine.warn import warn_user
 
-MEMORY_LIMIT = 2**29  # bytes of vectors kept by a process
+MEMORY_LIMIT = 2**29  # bytes of vectors in a process
 
-FOLDER_LIMIT = 2**32  # bytes of the database of a folder
+FOLDER_LIMIT = 2**32  # bytes of the database in a folder
 
-# A batch takes seconds. A claim that is older is that of a process that was killed; were it
-# not, the batch would be computed twice and nothing else would happen.
+# A batch takes seconds, so an older claim comes from a process that was killed. If it does not, two
+# processes compute the same batch, which does no harm.
 _CLAIM_SECONDS = 120
 
 _POLL_SECONDS = 0.02
 
-_LOCK_SECONDS = 60  # until a database that is locked by others is given up
+_LOCK_SECONDS = 60  # how long to wait for a database that others have locked
 
 _CHUNK = 500  # keys in one query; SQLite before 3.32 allows 999
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """How much a cache was used since it was made.
+    """Hits, misses and size of a cache, counted in texts.
 
     Attributes
     ----------
     hits : int
-        Texts whose vector was there. Equal texts of one call count once.
+        Number of vectors that were in the cache. Equal texts of one call count once.
     misses : int
-        Texts whose vector was computed and added.
+        Number of vectors that were computed and added.
     size : int
-        Texts it holds now.
+        Number of vectors that the cache contains now.
     """
 
     hits: int
@@ -60,28 +60,28 @@ class CacheInfo:
 
 
 class Cache(Protocol):
-    """What both kinds can do. A key is 32 bytes, a vector a one-dimensional float32 array."""
+    """A cache. A key is 32 bytes, and a vector is a one-dimensional float32 array."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return those vectors that are there."""
+        """Return the vectors that the cache contains."""
 
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Promise to compute those keys that are neither there nor claimed; return them."""
+        """Claim the keys that are neither in the cache nor claimed, and return them."""
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Add vectors and end the claims on them."""
+        """Add vectors, and end the claims on their keys."""
 
     def release(self, keys: Iterable[bytes]) -> None:
-        """End claims on keys that will not be computed after all."""
+        """End the claims on keys whose computation failed."""
 
     def count(self, hits: int, misses: int) -> None:
-        """Add to what `info` tells."""
+        """Add to the counts of `info`."""
 
     def info(self) -> CacheInfo:
         """Return the counts so far."""
 
     def close(self) -> None:
-        """Let go of files, but not of what is kept."""
+        """Close the files; the entries stay."""
 
 
 def compute_once(
@@ -90,15 +90,15 @@ def compute_once(
     batches: Callable[[np.ndarray], Iterable[np.ndarray]],
     compute: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the vector of each key, from the cache or computed now, in no fixed order.
+    """Yield the vector of each key, from the cache or newly computed, in no fixed order.
 
     Parameters
     ----------
     cache : Cache
     keys : sequence of bytes
-        All different.
+        All keys must be different.
     batches : callable
-        Cuts indices of keys that are not there into the batches to compute at once.
+        Cuts the indices of missing keys into batches to compute.
     compute : callable
         Indices of some keys -> their vectors, shape (n, d), float32.
 
@@ -148,12 +148,12 @@ def _compute_claimed(
 
 
 class MemoryCache:
-    """Vectors in the memory of this process; the least recently used leave first.
+    """Vectors in the memory of this process; the least recently used ones are removed first.
 
     Parameters
     ----------
     limit : int
-        The most bytes of vectors that are kept.
+        Maximum number of bytes of all vectors.
     """
 
     def __init__(self, limit: int = MEMORY_LIMIT) -> None:
@@ -164,7 +164,7 @@ class MemoryCache:
         self._n_bytes = self._hits = self._misses = 0
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return those vectors that are there, and note that they were used."""
+        """Return the vectors that the cache contains, and mark them as recently used."""
         with self._lock:
             there = [key for key in keys if key in self._vectors]
             for key in there:
@@ -172,7 +172,7 @@ class MemoryCache:
             return {key: self._vectors[key] for key in there}
 
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Promise to compute those keys that are neither there nor claimed; return them."""
+        """Claim the keys that are neither in the cache nor claimed, and return them."""
         now = time.time()
         with self._lock:
             mine = {
@@ -182,7 +182,7 @@ class MemoryCache:
         return mine
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Add vectors and end the claims on them."""
+        """Add vectors, and end the claims on their keys."""
         with self._lock:
             for key, vector in vectors.items():
                 self._claims.pop(key, None)
@@ -194,13 +194,13 @@ class MemoryCache:
                 self._n_bytes -= oldest.nbytes
 
     def release(self, keys: Iterable[bytes]) -> None:
-        """End claims on keys that will not be computed after all."""
+        """End the claims on keys whose computation failed."""
         with self._lock:
             for key in keys:
                 self._claims.pop(key, None)
 
     def count(self, hits: int, misses: int) -> None:
-        """Add to what `info` tells."""
+        """Add to the counts of `info`."""
         with self._lock:
             self._hits += hits
             self._misses += misses
@@ -214,7 +214,7 @@ class MemoryCache:
         """Do nothing; there are no files."""
 
 
-#: What all estimators of this process with ``cache="memory"`` share.
+#: All estimators of this process with ``cache="memory"`` share this cache.
 shared_memory_cache = MemoryCache()
 
 _FILE = "skbert-vectors.sqlite3"
@@ -231,22 +231,22 @@ _TABLES = (
 
 
 class FolderCache:
-    """Vectors in a folder, for all processes that name it; the first added leave first.
+    """Vectors in a folder, for all processes that use it; the oldest ones are removed first.
 
-    SQLite's write-ahead log is used: readers do not wait for the writer. It needs memory
-    shared by the processes, so the folder must be on a disk of this machine.
+    The database uses SQLite's write-ahead log, so readers do not wait for the writer. The log needs
+    memory that the processes share, so the folder must be on a local disk.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Created if it does not exist.
     limit : int
-        The most bytes of the database.
+        Maximum number of bytes of the database.
 
     Raises
     ------
     OSError
-        If there can be no database here.
+        If the database cannot be created or opened.
     """
 
     def __init__(self, folder: Path, limit: int = FOLDER_LIMIT) -> None:
@@ -255,7 +255,7 @@ class FolderCache:
         self._is_writable = True
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Autocommit: transactions begin where `_write` begins them.
+            # Autocommit: a transaction begins only with BEGIN.
             self._database = sqlite3.connect(
                 self._path, timeout=_LOCK_SECONDS, isolation_level=None
             )
@@ -263,18 +263,18 @@ class FolderCache:
                 _prepare(self._database)
         except (OSError, sqlite3.Error) as error:
             raise OSError(
-                f"cache={str(folder)!r} cannot be used: {error}. A folder on a disk of this "
-                f"machine is expected, where files can be written. Choose another, or remove its "
-                f"{_FILE!r} if that is damaged."
+                f"Could not open cache={str(folder)!r} ({error}); a writable folder on a local "
+                f"disk is expected. Choose another folder, or delete {_FILE!r} in it if that file "
+                "is damaged."
             ) from error
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return those vectors that are there."""
+        """Return the vectors that the cache contains."""
         rows = self._select("key, vector", "vectors", keys)
         return {key: np.frombuffer(vector, dtype="<f4") for key, vector in rows}
 
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Promise to compute those keys that are neither there nor claimed; return them."""
+        """Claim the keys that are neither in the cache nor claimed, and return them."""
         mine = set(keys)
 
         def claim() -> None:
@@ -290,7 +290,7 @@ class FolderCache:
         return mine
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Add vectors and end the claims on them."""
+        """Add vectors, and end the claims on their keys."""
 
         def put() -> None:
             self._database.executemany(
@@ -303,16 +303,16 @@ class FolderCache:
         self._write(put)
 
     def release(self, keys: Iterable[bytes]) -> None:
-        """End claims on keys that will not be computed after all."""
+        """End the claims on keys whose computation failed."""
         self._write(lambda: self._delete_claims(keys))
 
     def count(self, hits: int, misses: int) -> None:
-        """Add to what `info` tells."""
+        """Add to the counts of `info`."""
         query = "UPDATE counts SET hits = hits + ?, misses = misses + ?"
         self._write(lambda: self._database.execute(query, [hits, misses]))
 
     def info(self) -> CacheInfo:
-        """Return the counts of all processes, since the folder was first used."""
+        """Return the counts of all processes since the first use of the folder."""
         query = "SELECT hits, misses, (SELECT count(*) FROM vectors) FROM counts"
         return CacheInfo(*self._database.execute(query).fetchone())
 
@@ -333,7 +333,7 @@ class FolderCache:
         self._database.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in keys])
 
     def _drop_oldest(self) -> None:
-        """Keep the pages in use below nine tenths of the limit once it has been reached."""
+        """If the database exceeds its limit, remove the oldest vectors until 90 % of it is used."""
         pragmas = ("page_count", "freelist_count", "page_size")
         n_pages, n_free, page_size = (
             self._database.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in pragmas
@@ -348,7 +348,7 @@ class FolderCache:
             )
 
     def _write(self, change: Callable[[], object]) -> None:
-        """Do all of a change or nothing; where nothing can be written, say so and go on."""
+        """Make a change in one transaction; if this fails, warn and write nothing from then on."""
         if not self._is_writable:
             return
         try:
@@ -362,13 +362,13 @@ class FolderCache:
         except sqlite3.Error as error:
             self._is_writable = False
             warn_user(
-                f"Vectors could not be added to {str(self._path)!r}: {error}. They are computed "
-                "without it. Make room on its disk, or choose another folder."
+                f"Could not add vectors to {str(self._path)!r} ({error}). skbert returns them, but "
+                "does not store them. Free some disk space there, or choose another folder."
             )
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    """Set the connection up; make the tables unless another process has."""
+    """Configure the connection, and create the tables unless another process has."""
     database.execute("PRAGMA synchronous = NORMAL")
     _use_write_ahead_log(database)
     if database.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
@@ -381,7 +381,7 @@ def _prepare(database: sqlite3.Connection) -> None:
 
 
 def _use_write_ahead_log(database: sqlite3.Connection) -> None:
-    """Switch once for all; SQLite does not wait for others here, but reports that it is locked."""
+    """Switch to the write-ahead log; retry while it is locked, because SQLite does not wait."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -403,7 +403,7 @@ def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def cache_info(place: str | Path) -> CacheInfo:
-    """Tell how much a cache was used, without making one; see `open_cache`."""
+    """Return the counts of a cache without creating it; see `open_cache`."""
     if isinstance(place, Path) and not (place / _FILE).exists():
         return CacheInfo(0, 0, 0)
     with closing(open_cache(place)) as cache:
@@ -411,5 +411,5 @@ def cache_info(place: str | Path) -> CacheInfo:
 
 
 def open_cache(place: str | Path) -> Cache:
-    """Open the cache of a folder, given as Path, or the one of this process, ``"memory"``."""
+    """Open the cache in a folder, given as a Path, or the cache of this process, ``"memory"``."""
     return FolderCache(place) if isinstance(place, Path) else shared_memory_cache

@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 #: Wraps all batches of one pass over the texts, to show its progress.
 BatchProgress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
 
-# One pass through the encoder gives all of these, and the cache keeps all: the next pooling
-# is then free. "pooler" is a function of "cls".
+# One pass through the encoder computes all of these, and the cache stores all, so another pooling
+# needs no second pass. "pooler" is a function of "cls".
 _KEPT_POOLINGS = ("cls", "mean", "max")
 
 
 @dataclass(frozen=True)
 class TextEmbedder:
-    """An encoder and how its hidden states become one vector a text.
+    """An encoder and a pooling to one vector per text.
 
     Attributes
     ----------
     encoder : transformers.PreTrainedModel
     pooler : dict of str to Tensor
-        "weight", (d_model, d_model), and "bias", (d_model,), of BERT's pooler; read for
-        pooling "pooler" alone.
+        "weight", (d_model, d_model), and "bias", (d_model,), of BERT's pooler. Only the pooling
+        "pooler" reads it.
     pooling : {"cls", "mean", "max", "pooler"}
     n_layers : int
-        The layer whose states are pooled; those above it are not computed. 0 is the embeddings.
+        The layer whose states are pooled; 0 is the embeddings. Layers above it are not computed.
     normalize : bool
-        Whether each vector is divided by its Euclidean length.
+        Whether to divide each vector by its Euclidean norm.
     precision : torch.dtype
-        Of the encoder's matrix products. Vectors are float32, and so is what follows the pooling.
+        Precision of the encoder's matrix products. Vectors and `finish` are float32.
     """
 
     encoder: PreTrainedModel
@@ -71,12 +71,12 @@ class TextEmbedder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return word_embeddings(self.encoder).weight.device
 
     @property
     def token_pooling(self) -> str:
-        """The pooling that BERT's pooler, if asked for, starts from."""
+        """The pooling over tokens: `pooling`, or "cls" for BERT's pooler."""
         return "cls" if self.pooling == "pooler" else self.pooling
 
     def pool(self, batch: PackedBatch) -> Tensor:
@@ -92,7 +92,7 @@ class TextEmbedder:
             return encode(self.encoder, batch, n_layers=self.n_layers).float()
 
     def pool_all(self, batch: PackedBatch) -> Tensor:
-        """Compute everything that the cache keeps: (n_texts, n_kept * d_model)."""
+        """Compute everything that the cache stores: (n_texts, n_kept * d_model)."""
         hidden = self.encode(batch)
         first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
         poolings = {
@@ -108,7 +108,7 @@ class TextEmbedder:
         return vector[start : start + self.d_model]
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """Apply what follows the pooling over tokens: (n_texts, d_model) -> the same."""
+        """Apply the steps after the pooling over tokens: (n_texts, d_model) -> the same shape."""
         if self.pooling == "pooler":
             weight, bias = (self.pooler[name].to(pooled.device) for name in ("weight", "bias"))
             with computing_in(torch.float32, pooled.device):
@@ -126,7 +126,7 @@ def embed_texts(
     embedder : TextEmbedder
     tokens : Tokens
     progress : callable or None
-        None shows nothing.
+        Shows progress; None shows nothing.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def embed_texts_cached(
     weights_sha256: str,
     progress: BatchProgress | None = None,
 ) -> Tensor:
-    """As `embed_texts`, but take vectors from `cache`, and add those that it lacks.
+    """As `embed_texts`, but read vectors from `cache`, and add the missing ones.
 
     Parameters
     ----------
@@ -165,18 +165,18 @@ def embed_texts_cached(
     keys = _content_keys(embedder, tokens, distinct, weights_sha256)
     pooled = np.empty((len(tokens), embedder.d_model), dtype=np.float32)
 
-    shown = iter([progress])  # only in the first round: later ones wait for other processes
+    shown = iter([progress])  # only in the first round; later rounds wait for other processes
 
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
         parts = split_by_tokens(tokens.lengths[distinct], missing, TOKEN_BUDGET)
         return _show(parts, next(shown, None))
 
     def compute(missing: np.ndarray) -> np.ndarray:
-        # Longest first already, and `pack` sorts stably: the order stays.
+        # The longest texts come first already, and `pack` sorts stably, so the order stays.
         batch = pack(tokens, distinct[missing])
         with torch.inference_mode():
             vectors = embedder.pool_all(batch)
-        _check_finite(vectors, batch.rows)  # before they are kept
+        _check_finite(vectors, batch.rows)  # before the cache stores them
         return vectors.cpu().numpy()
 
     with constant_weights(embedder.device, embedder.precision):
@@ -190,25 +190,24 @@ def _show(parts: list[np.ndarray], progress: BatchProgress | None) -> Iterable[n
 
 
 def _check_finite(vectors: Tensor, rows: np.ndarray) -> None:
-    """Refuse vectors, (n, d), that no estimator could use; `rows` says whose they are."""
+    """Raise an error if vectors, (n, d), are not finite; `rows` are their texts."""
     finite = torch.isfinite(vectors)
     if not finite.all():
         row = rows[int(finite.all(dim=1).int().argmin())]
         raise ValueError(
-            f"The vector of X[{row}] holds numbers that are not finite: the weights of this model "
-            "are too large, or damaged. Load it from a good copy, or choose another."
+            f"The vector of X[{row}] contains values that are not finite; the weights of this "
+            "model are too large or damaged. Load an intact copy, or choose another model."
         )
 
 
 def _content_keys(
     embedder: TextEmbedder, tokens: Tokens, rows: np.ndarray, weights_sha256: str
 ) -> list[bytes]:
-    """Hash, for each text, all that its pooled states depend on.
+    """Hash everything that the pooled states of each text depend on: the encoder and its input.
 
-    That is what the encoder is and what it reads. The tokens stand for the text, the tokenizer,
-    `max_length` and `truncation` together: where these differ without a difference in tokens,
-    the vectors are the same, and shared. What comes after the pooling over tokens is not part
-    of what is kept.
+    The tokens represent the text, the tokenizer, `max_length` and `truncation`. If these differ but
+    the tokens are equal, the vectors are equal, so they share an entry. The hash excludes the steps
+    after the pooling over tokens, because the cache stores the vectors before these steps.
     """
     config = embedder.encoder.config
     facts = (
@@ -229,7 +228,7 @@ def _content_keys(
 def embed_tokens(
     embedder: TextEmbedder, tokens: Tokens, progress: BatchProgress | None = None
 ) -> list[np.ndarray]:
-    """Compute one vector for each token of each text; the pooling is not used.
+    """Compute one vector for each token of each text, without pooling.
 
     Parameters
     ----------
@@ -239,7 +238,7 @@ def embed_tokens(
     Returns
     -------
     list of ndarray of shape (n_tokens of the text, d_model), float32
-        One for each text; [CLS] and [SEP] are tokens too.
+        One array per text. [CLS] and [SEP] are tokens, too.
     """
     distinct, stands_for = distinct_texts(tokens)
     vectors: dict[int, np.ndarray] = {}
@@ -258,5 +257,5 @@ def embed_tokens(
 
 
 def to_numpy(vectors: Tensor) -> np.ndarray:
-    """Bring vectors to the memory of the host; not copied if they are there."""
+    """Copy vectors to the memory of the host, unless they are already there."""
     return vectors.cpu().numpy()

@@ -20,16 +20,16 @@ from skbert.engine.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class Guesses:
-    """The likeliest word pieces at each masked place.
+    """The most probable word pieces at each masked place.
 
     Attributes
     ----------
     rows : ndarray of shape (n_masked,), int64
-        The text of each place, in the caller's order; rising, and in a text from left to right.
+        The text of each place, in the caller's order; from left to right within a text.
     ids : ndarray of shape (n_masked, top_k), int64
-        Likeliest first.
+        The most probable word piece first.
     probabilities : ndarray of shape (n_masked, top_k), float32
-        Of the softmax over all word pieces.
+        Softmax over all word pieces.
     """
 
     rows: np.ndarray
@@ -40,7 +40,7 @@ class Guesses:
 def guess_words(
     network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k: int, no_pieces: np.ndarray
 ) -> Guesses:
-    """Find the likeliest word pieces at each [MASK], each by itself.
+    """Find the most probable word pieces at each [MASK] separately.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def guess_words(
     mask_id : int
     top_k : int
     no_pieces : ndarray of int64
-        Ids that the model has, but the vocabulary does not: never guessed.
+        Ids that the model has, but the vocabulary does not. They are never predicted.
     """
     places = np.flatnonzero(tokens.ids == mask_id)
     ids = np.empty((len(places), top_k), dtype=np.int64)
@@ -69,7 +69,7 @@ def guess_words(
 
 
 def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> np.ndarray:
-    """Probability that a pair's second text follows its first; shape (n_pairs,), float32."""
+    """Compute the probability that the second text follows the first: (n_pairs,), float32."""
     out = np.empty(len(tokens), dtype=np.float32)
     with torch.inference_mode():
         for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):

@@ -1,7 +1,8 @@
-"""Tokens -> one row of logits a text, in the caller's order.
+"""Tokens -> one row of logits per text, in the caller's order.
 
-Longest texts come first, so that attention sees equal lengths; transformers' own pipeline gains 1.5
-times from sorted texts (bench_predict.py). Equal texts are computed once.
+The longest texts come first, so that attention computes texts of equal length together;
+transformers' own pipeline is 1.5 times as fast with sorted texts (bench_predict.py). Equal texts
+are computed once.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from skbert.engine.model.onednn import FULL_ROWS, constant_weights
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
-#: The most tokens in a batch, unless one text alone has more; the number for which oneDNN is used.
-#: Matrix products run at full speed with it, while a layer's activations stay near the processor
-#: and the allocator reuses their memory. Predicting 1,024 sentences with MiniLM on two threads of
-#: an Intel Xeon takes 2.09 s with 512, 1.91 with 1024, 1.84 with 2048, and 2.00 with 4096.
+#: Maximum number of tokens in a batch, unless one text alone has more. skbert uses oneDNN for this
+#: number. It is large enough for matrix products at full speed, and small enough that a layer's
+#: activations stay near the processor and the allocator reuses their memory. Predicting 1,024
+#: sentences with MiniLM on two threads of an Intel Xeon takes 2.09 s with 512, 1.91 with 1024, 1.84
+#: with 2048, and 2.00 with 4096.
 TOKEN_BUDGET = FULL_ROWS
 
 
@@ -56,7 +58,7 @@ def fill_rows(
     Parameters
     ----------
     out : Tensor of shape (n_texts, d)
-        Changed in place. Not an inference tensor, so its owner may use it without limits.
+        Changed in place. It is no inference tensor, so the caller can use it without restrictions.
     tokens : Tokens
     parts : iterable of ndarray of int64
         The rows of each batch.

@@ -1,4 +1,4 @@
-"""Labelled texts -> loss and weights: the `Objective` of fine-tuning, and its measure."""
+"""Labelled texts -> loss and trained weights: the `Objective` of fine-tuning, and evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from skbert.engine.training.loop import (
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """What to learn from, or to be measured on.
+    """Texts and labels for training or evaluation.
 
     Attributes
     ----------
@@ -37,8 +37,8 @@ class LabelledTexts:
     labels : ndarray of shape (n_texts,), int64
         Class numbers, from 0.
     weights : ndarray of shape (n_texts,), float32
-        How much each text counts; 1 on average of what is trained on. Before it is known which
-        texts that are, float64 and at most 1.
+        How much each text counts; 1 on average over the training texts. Before the training texts
+        are selected, float64 and at most 1.
     """
 
     tokens: Tokens
@@ -54,7 +54,7 @@ class Classification:
     classifier : TextClassifier
     data : LabelledTexts
     options : TrainingOptions
-        If layers are frozen, what leaves them is computed here, once.
+        If layers are frozen, the constructor computes their output once.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Classification:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text; shape (n_texts,)."""
+        """Number of tokens in each text; shape (n_texts,)."""
         return self._data.tokens.lengths
 
     def begin_epoch(self) -> None:
-        """Nothing is different in each epoch, but the order."""
+        """Do nothing: epochs differ only in the order of the texts."""
 
     def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Sum of the weighted losses of `rows`, divided by the number of texts in `batch`."""
+        """Sum the weighted losses of `rows`, and divide by the number of texts in `batch`."""
         packed = pack(self._data.tokens, rows)
         start = self._frozen.states(packed) if self._frozen else None
         logits = self._classifier.logits(packed, dropout, start)
@@ -87,22 +87,22 @@ class Classification:
         return Loss(loss_sum / len(batch), np.array([loss_sum.item(), len(rows)]))
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Mean loss, nats a text."""
+        """Compute the mean loss in nats per text."""
         loss_sum, n_texts = sums.tolist()
         return {"train_loss": loss_sum / n_texts}
 
 
 class TrainingRun:
-    """A fine-tuning whose number of steps is known, one epoch after the other.
+    """Fine-tuning with a known number of steps, epoch by epoch.
 
     Parameters
     ----------
     classifier : TextClassifier
-        Changed in place; between two epochs it is whole and can predict.
+        Changed in place. Between two epochs it is complete and can predict.
     data : LabelledTexts
     options : TrainingOptions
     seed : numpy.random.SeedSequence
-        Decides the order of the texts and the dropout.
+        Determines the order of the texts and the dropout.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class TrainingRun:
 def weighted_loss(
     logits: Tensor, data: LabelledTexts, rows: np.ndarray, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of `rows`, each times its weight, summed; logits are in their order."""
+    """Sum the weighted cross-entropies of `rows`; the logits are in the same order."""
     labels = torch.from_numpy(data.labels[rows]).to(logits.device)
     weights = torch.from_numpy(data.weights[rows]).to(logits.device)
     losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
@@ -136,14 +136,14 @@ def weighted_loss(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well some texts are classified.
+    """Loss and accuracy on some texts.
 
     Attributes
     ----------
     loss : float
-        Weighted mean cross-entropy, nats a text, in evaluation mode.
+        Weighted mean cross-entropy in nats per text, in evaluation mode.
     accuracy : float
-        Weighted share of the texts whose highest logit is that of their label.
+        Weighted share of the texts with the highest logit at their label.
     """
 
     loss: float
@@ -151,7 +151,7 @@ class Evaluation:
 
 
 def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
-    """Measure `classifier` on labelled texts, without changing it."""
+    """Evaluate `classifier` on labelled texts, without changing it."""
     logits = predict_logits(classifier, data.tokens)
     rows = np.arange(len(logits))
     weights = data.weights.astype(np.float64)

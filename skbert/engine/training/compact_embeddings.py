@@ -1,8 +1,8 @@
-"""Train only the word embeddings that occur: a compact table for the time of an epoch.
+"""Train only the word embeddings that occur, in a compact table during each epoch.
 
-A training set uses 5 to 14 thousand of BERT's 30 thousand rows. The others have no gradient,
-yet each step would clear, measure, and update all of them: a fit of 512 sentences takes 1.11 times
-as long with the whole table (bench_profile.py, AMD EPYC, two threads). Nothing is approximated: see
+A training set uses 5 to 14 thousand of BERT's 30 thousand rows. The other rows have no gradient,
+but each step would clear, measure and update all of them: a fit of 512 sentences takes 1.11 times
+as long with the whole table (bench_profile.py, AMD EPYC, two threads). The result is exact; see
 `CompactVocabulary.decay_absent`.
 """
 
@@ -27,14 +27,14 @@ class CompactVocabulary:
     embedding : torch.nn.Embedding
         The table of the whole vocabulary, (vocabulary size, d_model).
     tokens : Tokens
-        Everything that will be trained on.
+        All tokens of the training.
 
     Attributes
     ----------
     tokens : Tokens
-        The same texts, their ids counted within the compact table.
+        The same texts with ids of the compact table.
     weight : torch.nn.Parameter
-        (n_used, d_model); what the optimizer is to be given in place of the table's weight.
+        (n_used, d_model). Pass it to the optimizer instead of the table's weight.
     """
 
     def __init__(self, embedding: nn.Embedding, tokens: Tokens) -> None:
@@ -47,18 +47,18 @@ class CompactVocabulary:
         self.weight = nn.Parameter(embedding.weight.detach()[self._used])
 
     def decay_absent(self, factor: float) -> None:
-        """Account for one optimizer step on the rows that are not here.
+        """Account for one optimizer step on the rows that are not in the compact table.
 
         AdamW multiplies every weight by ``factor = 1 - learning_rate * weight_decay`` and then
-        moves it by its moments, which stay zero where there never is a gradient. So an absent
-        row after n steps is its old value times the product of the n factors; gradient
-        clipping sees the same norm, as zeros add nothing to it.
+        moves it by its moments, which stay zero if there is never a gradient. So after n steps, an
+        absent row is its old value times the product of the n factors. Gradient clipping uses the
+        same norm, because zeros add nothing to it.
         """
         self._absent_factor *= factor
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model read the compact table; on leaving, bring the whole one up to date."""
+        """Let the model use the compact table; on exit, update the whole table."""
         whole, padding_idx = self._embedding.weight, self._embedding.padding_idx
         self._embedding.weight, self._embedding.padding_idx = self.weight, self._padding_idx
         try:
@@ -71,7 +71,7 @@ class CompactVocabulary:
 
 
 def _position(used: np.ndarray, token_id: int | None) -> int | None:
-    """Find a token's row in the compact table; None if it has none."""
+    """Find the row of a token in the compact table; None if it has no row."""
     if token_id is None or token_id not in used:
         return None
     return int(np.searchsorted(used, token_id))

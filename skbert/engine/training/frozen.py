@@ -1,4 +1,4 @@
-"""Hidden states of layers that are not trained: computed once, read in every epoch.
+"""Hidden states of frozen layers: skbert computes them once and reads them in every epoch.
 
 With 4 of 6 layers frozen, 3 epochs take a third of the time (bench_fit.py: 3.2 times as fast,
 on an AMD EPYC and an Intel Xeon).
@@ -16,10 +16,10 @@ from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from skbert.engine.warn import warn_user
 
 _TOKEN_BUDGET = 4096
 
@@ -33,17 +33,17 @@ class FrozenLayers:
     ----------
     model : transformers.PreTrainedModel
     n_layers : int
-        How many layers are frozen; at least 1.
+        Number of frozen layers; at least 1.
     tokens : Tokens
-        All texts that batches will be made of.
+        The texts of all batches.
     precision : torch.dtype
-        Of the matrix products; what is kept is float32.
+        Precision of the matrix products; the stored states are float32.
 
     Warns
     -----
     UserWarning
-        If the hidden states of all tokens take more than 4 GiB; then they are computed anew
-        for each batch instead of being kept.
+        If the hidden states of all tokens need more than 4 GiB. Then this class does not store
+        them, but computes them for each batch.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class FrozenLayers:
         else:
             warn_user(
                 f"The hidden states of {n_layers} frozen layers for {len(tokens.ids)} tokens "
-                f"would take {n_bytes / 2**30:.1f} GiB, more than the "
-                f"{_LARGEST_CACHE / 2**30:.0f} GiB that are kept; they are computed again in "
-                "each epoch, which is slower. Lower max_length or train on fewer texts."
+                f"need {n_bytes / 2**30:.1f} GiB; skbert stores at most "
+                f"{_LARGEST_CACHE / 2**30:.0f} GiB, so it computes them again in each epoch, which "
+                "is slower. Lower max_length, or train on fewer texts."
             )
 
     def states(self, batch: PackedBatch) -> HiddenStates:
-        """Return what leaves the frozen layers, for the tokens of `batch`."""
+        """Return the output of the frozen layers for the tokens of `batch`."""
         if self._states is None:
             return HiddenStates(self._compute(batch), self._n_layers)
         kept = torch.from_numpy(token_index(self._tokens, batch)).to(self._states.device)

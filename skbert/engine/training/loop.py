@@ -1,8 +1,8 @@
-"""The training loop: epochs of shuffled batches, one optimizer step a batch.
+"""The training loop: epochs of shuffled batches, with one optimizer step per batch.
 
-What the loss is, an `Objective` knows. Weights are changed in place, one record an epoch comes out.
-No text, no scikit-learn, no decision when to stop: the caller stops by not asking for the next
-epoch.
+An `Objective` computes the loss. The loop changes the weights in place and returns one record per
+epoch. It knows neither texts nor scikit-learn, and does not decide when to stop: the caller calls
+`Trainer.epoch` for each epoch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from skbert.engine.training.optimizer import (
 )
 from skbert.engine.warn import warn_user
 
-# A batch with more tokens is taken in parts whose gradients are summed: the same step in less
-# memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger products
-# are not faster on a CPU.
+# The loop splits a batch with more tokens into parts and sums their gradients: the same step in
+# less memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger
+# products are not faster on a CPU.
 _MICRO_BATCH_TOKENS = 2048
 
 #: Wraps the batches of an epoch, given its number from 1, to show its progress.
@@ -43,7 +43,7 @@ EpochProgress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; see `BertSentimentClassifier` for each meaning."""
+    """Parameters of the training loop; see `BertSentimentClassifier`."""
 
     max_epochs: int
     batch_size: int
@@ -58,23 +58,23 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch did.
+    """The results of one epoch.
 
     Attributes
     ----------
     epoch : int
-        From 1.
+        Number of the epoch, from 1.
     train_loss : float
-        Mean loss over the epoch, in training mode; of classification the weighted mean
-        cross-entropy, nats a text.
+        Mean loss over the epoch, in training mode; for classification, the weighted mean
+        cross-entropy in nats per text.
     learning_rate : float
-        At the epoch's last step.
+        Learning rate of the last step.
     seconds : float
         Wall-clock time.
     n_tokens : int
-        Tokens seen, special ones included; there are no padding tokens.
+        Number of tokens, including special tokens; there are no padding tokens.
     measures : dict of str to float
-        What else the objective says of the epoch.
+        Other measures of the objective.
     """
 
     epoch: int
@@ -85,7 +85,7 @@ class EpochRecord:
     measures: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all values one after the other, those of `measures` after the loss."""
+        """Convert to a flat dict, with the values of `measures` after the loss."""
         values = asdict(self)
         measures = values.pop("measures")
         before = {name: values.pop(name) for name in ("epoch", "train_loss")}
@@ -94,14 +94,14 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Loss:
-    """What some texts of a batch add to the batch's loss.
+    """The contribution of some texts to the loss of their batch.
 
     Attributes
     ----------
     part : Tensor of shape ()
-        To be differentiated; the parts of a batch add up to its mean loss.
+        Differentiable. The parts of a batch sum to its mean loss.
     sums : ndarray of shape (n_sums,), float64
-        What adds up over parts and batches; `Objective.measures` says what it amounts to.
+        Values to sum over parts and batches; `Objective.measures` interprets the sums.
     """
 
     part: Tensor
@@ -109,35 +109,35 @@ class Loss:
 
 
 class Network(Protocol):
-    """What the loop must know of that which it trains."""
+    """A network that the loop can train."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
-        """Weights to train, each once."""
+        """List the weights to train, each once."""
 
 
 class Objective(Protocol):
-    """A loss and the texts it is computed on."""
+    """A loss and its texts."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text of this epoch; shape (n_texts,). n_texts is always the same."""
+        """Number of tokens in each text of this epoch; shape (n_texts,). n_texts never changes."""
 
     def begin_epoch(self) -> None:
-        """Draw what is different in each epoch."""
+        """Prepare the next epoch, for example draw new masks."""
 
     def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Compute what the texts `rows` add to the loss of the texts `batch`."""
+        """Compute the contribution of the texts `rows` to the loss of the texts `batch`."""
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Say what sums amount to: "train_loss", the mean loss, and whatever else."""
+        """Convert sums to measures: "train_loss", which is the mean loss, and others."""
 
 
 class DivergenceError(ArithmeticError):
-    """A loss or gradient was not finite; the weights are those before the step."""
+    """A loss or gradient was not finite; the weights did not change in this step."""
 
     def __init__(self, step: int, learning_rate: float, loss: float) -> None:
         super().__init__(
@@ -164,14 +164,14 @@ def planned_trainer(
 def open_ended_trainer(
     network: Network, n_texts: int, options: TrainingOptions, seed: np.random.SeedSequence
 ) -> Trainer:
-    """Make a trainer for more epochs than are known, the first of them of `n_texts` texts."""
+    """Make a trainer for an unknown number of epochs; the first one has `n_texts` texts."""
     n_steps = -(-n_texts // options.batch_size)
     n_warmup = n_warmup_steps(n_steps, options.warmup_fraction)
     return Trainer(network, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
 
 
 class Trainer:
-    """An optimizer with its schedule and random state, which takes one epoch after the other.
+    """An optimizer with its schedule and random state, which trains epoch by epoch.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class Trainer:
         Number of the step, from 0 -> factor of the learning rate.
     seed : numpy.random.SeedSequence
     vocabulary : CompactVocabulary or None
-        Made of all texts that will come, or None to train the whole embedding table.
+        Contains the words of all training texts. None trains the whole embedding table.
     """
 
     def __init__(
@@ -208,9 +208,9 @@ class Trainer:
         self._learning_rate = 0.0
 
     def epoch(self, objective: Objective, progress: EpochProgress | None = None) -> EpochRecord:
-        """Train on every text once, in a new order; without `progress` nothing is shown."""
+        """Train on every text once, in a new order; show nothing if `progress` is None."""
         start = time.perf_counter()
-        self.was_interrupted = True  # until it has ended
+        self.was_interrupted = True  # until the epoch has ended
         self._n_epochs += 1
         objective.begin_epoch()
         batches: Iterable[np.ndarray] = shuffled_batches(
@@ -232,7 +232,7 @@ class Trainer:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments of the optimizer, by number of the parameter; with `position`, its state."""
+        """Return the optimizer's moments by number of the parameter; `position` has the rest."""
         moments = self._optimizer.state_dict()["state"]
         return {
             f"{number}.{name}": value
@@ -241,7 +241,7 @@ class Trainer:
         }
 
     def position(self) -> dict[str, Any]:
-        """How far the training is, and where its random numbers are; of JSON types."""
+        """Return the numbers of steps and epochs and the random states, as JSON types."""
         return {
             "n_steps": self.n_steps,
             "n_epochs": self._n_epochs,
@@ -251,7 +251,7 @@ class Trainer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Go on from `tensors` and `position` of another trainer, and the weights it had."""
+        """Resume from `tensors` and `position` of another trainer; its weights must be loaded."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             number, name = key.split(".")
@@ -265,11 +265,11 @@ class Trainer:
             self._dropout.state = position["dropout"]  # type: ignore[attr-defined]
 
     def _steps_possible(self) -> AbstractContextManager[None]:
-        """Inside, the model has the compact vocabulary; outside, it is whole."""
+        """Let the model use the compact vocabulary inside the block, if there is one."""
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
 
     def step(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
-        """Take one optimizer step and return the sums of the loss before it, over `rows`."""
+        """Take one optimizer step, and return the sums of the loss over `rows` before it."""
         options = self.options
         self._learning_rate = options.learning_rate * self._schedule(self.n_steps)
         set_learning_rate(self._optimizer, self._learning_rate)
@@ -285,7 +285,7 @@ class Trainer:
         return sums
 
     def _accumulate_gradients(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
-        """Gradients of the mean loss of the batch, whatever the number of micro-batches."""
+        """Compute the gradients of the batch's mean loss, with any number of micro-batches."""
         lengths = objective.lengths
         while True:
             self._optimizer.zero_grad(set_to_none=True)
@@ -301,13 +301,13 @@ class Trainer:
     def _halve_micro_batches(self, longest_text: int) -> None:
         self._token_budget = max(self._token_budget // 2, longest_text)
         warn_user(
-            f"Out of memory on {self._device}: the step is repeated in micro-batches of "
+            f"Out of memory on {self._device}. skbert repeats the step in micro-batches of "
             f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
             "max_length or choose a smaller model to avoid this."
         )
 
     def _backward(self, objective: Objective, rows: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Add the gradients of some texts of a batch; return the sums of their loss."""
+        """Add the gradients of some texts of a batch, and return the sums of their loss."""
         loss = objective.loss(rows, batch, self._dropout)
         loss.part.backward()
         return loss.sums

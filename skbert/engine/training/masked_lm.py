@@ -1,10 +1,10 @@
-"""BERT's own two tasks as an `Objective`: masked language model and next sentence.
+"""BERT's two pre-training tasks as an `Objective`: masked language model and next sentence.
 
-Tokens or sentences in, losses out, with other masks and pairs in each epoch. The logits of
-words are computed at the masked places alone: (n_masked, n_words), never (n_tokens, n_words).
+Tokens or sentences -> losses, with new masks and pairs in each epoch. skbert computes the logits of
+words only at the masked places: (n_masked, n_words), never (n_tokens, n_words).
 
-The word embeddings are trained whole, unlike in fine-tuning: the softmax is over all words, and
-any of them can stand in the place of a masked one, so there is no compact vocabulary.
+Unlike fine-tuning, pre-training has no compact vocabulary and trains all word embeddings, because
+the softmax is over all words, and any word can replace a masked one.
 """
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ from skbert.engine.training.loop import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Added to the count of each word: what a word is worth that the texts do not have.
+# Added to the count of each word, so that the frequency of an unseen word is not 0.
 _COUNT_OF_UNSEEN = 0.1
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are masked; see `mask_tokens`."""
+    """Parameters of `mask_tokens`."""
 
     vocabulary: Vocabulary
     mask_fraction: float = 0.15
     whole_words: bool = False
 
     def draw(self, tokens: Tokens, rng: np.random.Generator) -> MaskedTokens:
-        """Choose tokens to be guessed, and hide most of them."""
+        """Choose the tokens to predict, and mask most of them."""
         return mask_tokens(tokens, self.vocabulary, self.mask_fraction, self.whole_words, rng)
 
 
 @dataclass(frozen=True)
 class MaskedTexts:
-    """What is to be learned from in one epoch.
+    """The texts of one epoch.
 
     Attributes
     ----------
     masked : MaskedTokens
-        Of n_texts texts.
+        The masked tokens of n_texts texts.
     labels : ndarray of shape (n_texts,), int64
-        Of each text `IS_NEXT`, `NOT_NEXT` or `NO_PAIR`.
+        `IS_NEXT`, `NOT_NEXT` or `NO_PAIR` for each text.
     n_masked : ndarray of shape (n_texts,), int64
-        How many tokens of each text are to be guessed.
+        Number of tokens to predict in each text.
     """
 
     masked: MaskedTokens
@@ -85,17 +85,17 @@ class MaskedTexts:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text; shape (n_texts,)."""
+        """Number of tokens in each text; shape (n_texts,)."""
         return self.masked.tokens.lengths
 
     def n_pairs(self, rows: np.ndarray) -> int:
-        """Count the pairs among some texts."""
+        """Count the pairs among the texts `rows`."""
         return int(np.count_nonzero(self.labels[rows] != NO_PAIR))
 
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """Losses of some texts, summed.
+    """Sums of the losses of some texts.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class BatchLosses:
     next_sentence : Tensor of shape ()
         Cross-entropy of the pairs.
     n_right : int
-        Pairs of which the right label has the higher logit.
+        Number of pairs for which the right label has the higher logit.
     """
 
     words: Tensor
@@ -136,7 +136,7 @@ def batch_losses(
 def draw_texts(
     texts: Tokens | Sentences, masking: Masking, rng: np.random.Generator
 ) -> MaskedTexts:
-    """Pair sentences, if sentences they are, and mask."""
+    """Draw pairs, if `texts` are sentences, and masks."""
     if isinstance(texts, Sentences):
         pairs = draw_pairs(texts, rng)
         tokens, labels = lay_out(texts, pairs.first, pairs.second), pairs.labels
@@ -157,7 +157,7 @@ class Pretraining:
     ----------
     network : PretrainingNetwork
     texts : Tokens or Sentences
-        Texts for the masked language model alone; or sentences to be paired.
+        Texts for the masked language model only, or sentences to pair.
     masking : Masking
     rng : numpy.random.Generator
         Draws pairs and masks.
@@ -174,19 +174,19 @@ class Pretraining:
         self._source = texts
         self._masking = masking
         self._rng = rng
-        self._texts = draw_texts(texts, masking, rng)  # so that n_texts is known
+        self._texts = draw_texts(texts, masking, rng)  # `lengths` must be known before an epoch
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each text of this epoch; shape (n_texts,)."""
+        """Number of tokens in each text of this epoch; shape (n_texts,)."""
         return self._texts.lengths
 
     def begin_epoch(self) -> None:
-        """Draw other pairs and other masks."""
+        """Draw new pairs and new masks."""
         self._texts = draw_texts(self._source, self._masking, self._rng)
 
     def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Compute what the texts `rows` add to the loss of the texts `batch`."""
+        """Compute the contribution of the texts `rows` to the loss of the texts `batch`."""
         texts = self._texts
         losses = batch_losses(self._network, texts, rows, dropout)
         part = losses.words / max(int(texts.n_masked[batch].sum()), 1)
@@ -198,7 +198,7 @@ class Pretraining:
         return Loss(part, np.array(sums))
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Mean losses, perplexity and accuracy; those of the next sentence if there are pairs."""
+        """Compute mean losses, perplexity and, if there are pairs, next sentence accuracy."""
         words, n_masked, next_sentence, n_right, n_pairs = sums.tolist()
         masked_loss = words / max(n_masked, 1)
         measures = {
@@ -214,7 +214,7 @@ class Pretraining:
 
 
 class PretrainingRun:
-    """A pre-training whose number of steps is known, one epoch after the other.
+    """Pre-training with a known number of steps, epoch by epoch.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class PretrainingRun:
     masking : Masking
     options : TrainingOptions
     seed : numpy.random.SeedSequence
-        Decides pairs, masks, the order of the texts and the dropout.
+        Determines pairs, masks, the order of the texts and the dropout.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class PretrainingRun:
         self.trainer = planned_trainer(network, n_texts, options, training_seed)
 
     def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:
-        """Train on every text once, with other masks and pairs, in a new order."""
+        """Train on every text once, with new masks and pairs, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 
 
@@ -255,18 +255,18 @@ def within_task_pretraining(
     seed: np.random.SeedSequence,
     precision: torch.dtype = torch.float32,
 ) -> PretrainingRun:
-    """Prepare the masked language model on an encoder that is used without its heads later.
+    """Prepare masked language modelling on an encoder that will be used without its heads.
 
     Parameters
     ----------
     encoder : transformers.PreTrainedModel
-        To be changed in place.
+        Changed in place.
     pretrained : Pretrained
-        Where it comes from, and where its head is, if there is one.
+        The source of the encoder, and of its head for words if it has one.
     tokens, options, seed
         As for `PretrainingRun`.
     precision : torch.dtype
-        Of the matrix products.
+        Precision of the matrix products.
     """
     head_seed, training_seed = seed.spawn(2)
     weights = head_weights(pretrained, np.random.default_rng(head_seed))
@@ -282,7 +282,7 @@ def within_task_pretraining(
 def masked_loss(
     network: PretrainingNetwork, tokens: Tokens, masking: Masking, rng: np.random.Generator
 ) -> float:
-    """Mean cross-entropy of the masked tokens, nats, without dropout and without gradients."""
+    """Compute the mean cross-entropy of masked tokens in nats, without dropout or gradients."""
     texts = draw_texts(tokens, masking, rng)
     with torch.inference_mode():
         total = math.fsum(
@@ -297,9 +297,9 @@ def start_from_frequencies(
 ) -> None:
     """Set the decoder's bias to the logarithms of the words' frequencies, in place.
 
-    A new head then begins near the entropy of single words instead of that of a uniform guess.
-    The bias has one number a word and moves by at most a learning rate a step, so it would take
-    tens of thousands of steps to get there by itself.
+    The loss of a new head then starts near the entropy of single words, instead of near the entropy
+    of a uniform guess. The bias has one number per word and moves by at most one learning rate per
+    step, so training alone would need tens of thousands of steps for this.
     """
     bias = network.word_bias
     words = tokens.ids[may_be_masked(tokens, vocabulary)]

@@ -1,8 +1,8 @@
-"""Which weights decay, and how large each step is. Knows neither texts nor labels.
+"""Weight decay, learning rates and clipping. This file knows neither texts nor labels.
 
-AdamW is torch's fused one, which reads weights, gradients and moments once, and clips on the way:
-one by one, with clipping apart, a fit of 512 sentences takes 1.10 times as long (bench_profile.py,
-AMD EPYC, two threads).
+skbert uses torch's fused AdamW, which reads weights, gradients and moments once, and clips in the
+same pass. With an unfused AdamW and separate clipping, a fit of 512 sentences takes 1.10 times as
+long (bench_profile.py, AMD EPYC, two threads).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-# Where fused AdamW divides the gradients by its attribute `grad_scale`.
+# Devices on which fused AdamW divides the gradients by its attribute `grad_scale`.
 _DIVIDING_DEVICES = ("cpu", "cuda")
 
 
 def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """Make AdamW (Loshchilov and Hutter, 2019) with decay on matrices only.
+    """Make AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only.
 
-    Biases and LayerNorm weights are vectors; they do not decay, as in the BERT paper's own
-    code. The learning rate is set before each step, see `learning_rate_factor`.
+    Biases and LayerNorm weights are vectors; they do not decay, as in the code of the BERT paper.
+    The trainer sets the learning rate before each step; see `learning_rate_factor`.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -37,17 +37,18 @@ def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.
 def clip_and_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
     """Take a step with the gradients scaled down to a norm of at most `max_norm`.
 
-    As after ``torch.nn.utils.clip_grad_norm_``, but on CPUs and CUDA devices fused AdamW divides
-    while it reads the gradients anyway, which spares a pass over all of them. Through the same
-    attribute `torch.amp.GradScaler` hands over its scale. On MPS the fused kernel does not look
-    at it, so there the gradients are divided before. CUDA and MPS are not run by the test suite.
+    The result is the same as after ``torch.nn.utils.clip_grad_norm_``. But on CPUs and CUDA
+    devices, fused AdamW divides the gradients while it reads them, which saves a pass over all of
+    them. `torch.amp.GradScaler` passes its scale through the same attribute. On MPS the fused
+    kernel ignores the attribute, so this function divides the gradients before. The test suite has
+    neither CUDA nor MPS.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
         Fused.
     norm : Tensor of shape ()
-        Of all its gradients; see `gradient_norm`.
+        Norm of all gradients; see `gradient_norm`.
     max_norm : float
     """
     excess = (norm.float() + 1e-6) / max_norm
@@ -63,9 +64,9 @@ def clip_and_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """Euclidean norm of all gradients together; shape ().
+    """Compute the Euclidean norm of all gradients together; shape ().
 
-    By dot products, which on a CPU use all threads, where ``torch.linalg.vector_norm`` uses one.
+    It uses dot products: on a CPU they use all threads, but ``torch.linalg.vector_norm`` uses one.
     """
     gradients = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
     return torch.stack([torch.dot(g, g) for g in gradients]).sum().sqrt()
@@ -78,27 +79,27 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def n_warmup_steps(n_steps: int, warmup_fraction: float) -> int:
-    """Share of the steps, rounded up; 0.07 of 100 is 7, although as floats it is a bit more."""
+    """Compute a share of the steps, rounded up; 0.07 of 100 is 7, although 0.07 * 100 > 7."""
     return math.ceil(round(warmup_fraction * n_steps, 6))
 
 
 def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> float:
-    """Linear warm-up, then linear decay (Devlin et al., 2019, appendix A.2).
+    """Compute the factor of linear warm-up, then linear decay (Devlin et al., 2019, appendix A.2).
 
     Parameters
     ----------
     step : int
         From 0 to ``n_steps - 1``.
     n_steps : int
-        Steps of the whole training.
+        Number of steps of the whole training.
     warmup_fraction : float
         Share of the steps, rounded up, in which the learning rate rises.
 
     Returns
     -------
     float
-        In (0, 1]. Neither the first step nor the last is 0, so that even a training of one
-        step learns; the schedules of transformers begin with a step of 0.
+        In (0, 1]. Neither the first factor nor the last is 0, so even a training of one step
+        learns; the schedules of transformers begin with a factor of 0.
     """
     n_warmup = n_warmup_steps(n_steps, warmup_fraction)
     if step < n_warmup:
@@ -107,13 +108,13 @@ def learning_rate_factor(step: int, n_steps: int, warmup_fraction: float) -> flo
 
 
 def constant_after_warmup(step: int, n_warmup: int) -> float:
-    """Linear warm-up, then always 1: for a training whose end is not known.
+    """Compute the factor of linear warm-up, then always 1, for an unknown number of steps.
 
     Parameters
     ----------
     step : int
         From 0.
     n_warmup : int
-        Steps in which the learning rate rises.
+        Number of steps in which the learning rate rises.
     """
     return min(1.0, (step + 1) / (n_warmup + 1))

@@ -1,4 +1,4 @@
-"""When to stop training, and the weights to go back to."""
+"""Early stopping, and copies of weights to restore."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skbert.engine.model.networks import TextClassifier
 
 
 def way_back(classifier: TextClassifier) -> Callable[[], None]:
-    """Copy the weights; what is returned gives them back to the classifier when it is called."""
+    """Copy the weights, and return a function that restores them."""
     modules = (classifier.encoder, classifier.head)
     return partial(_load, modules, _copied(modules))
 
@@ -36,12 +36,12 @@ class EarlyStopping:
     ----------
     classifier : TextClassifier
     n_iter_no_change : int
-        Stop after so many epochs in a row without a new lowest loss.
+        Stop after this number of consecutive epochs without a new lowest loss.
 
     Attributes
     ----------
     best_epoch : int
-        The epoch of the lowest loss, from 1; 0 before the first.
+        The epoch with the lowest loss, from 1; 0 before the first epoch.
     """
 
     def __init__(self, classifier: TextClassifier, n_iter_no_change: int) -> None:
@@ -53,7 +53,7 @@ class EarlyStopping:
         self.best_epoch = 0
 
     def should_stop(self, validation_loss: float) -> bool:
-        """Take note of an epoch's loss, and say whether it was one too many."""
+        """Record the loss of an epoch, and return whether to stop."""
         self._n_epochs += 1
         if validation_loss < self._best_loss or not self._best_weights:
             self._best_loss = validation_loss
@@ -62,12 +62,12 @@ class EarlyStopping:
         return self._n_epochs - self.best_epoch >= self._n_iter_no_change
 
     def restore(self) -> None:
-        """Give the classifier back the weights of its best epoch, if there was one."""
+        """Restore the weights of the best epoch, if there is one."""
         if self._best_weights:
             _load(self._modules, self._best_weights)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights of the best epoch so far; with `position`, the state of this object."""
+        """Return the weights of the best epoch so far; `position` has the rest of the state."""
         return {
             f"{part}.{name}": weight
             for part, weights in enumerate(self._best_weights)
@@ -75,7 +75,7 @@ class EarlyStopping:
         }
 
     def position(self) -> dict[str, float]:
-        """Count and lowest loss of the epochs so far."""
+        """Return the number of epochs so far, the best epoch and its loss."""
         return {
             "n_epochs": self._n_epochs,
             "best_epoch": self.best_epoch,
@@ -83,7 +83,7 @@ class EarlyStopping:
         }
 
     def resume(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Go on from `tensors` and `position` of another."""
+        """Resume from `tensors` and `position` of another instance."""
         self._best_weights = [{} for _ in self._modules]
         for key, weight in tensors.items():
             part, _, name = key.partition(".")
