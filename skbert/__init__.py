@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from skbert.classifier import BertSentimentClassifier
     from skbert.contract.texts import TruncationWarning
     from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
+    from skbert.engine.files.pretrained import free_pretrained
     from skbert.engine.prediction.cache import CacheInfo
     from skbert.pretraining import BertPretrainer, FilledText
 
@@ -25,6 +26,7 @@ _MODULE_OF = {
     "FilledText": "skbert.pretraining",
     "TokenEmbeddings": "skbert.embedding",
     "TruncationWarning": "skbert.contract.texts",
+    "free_pretrained": "skbert.engine.files.pretrained",
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "TokenEmbeddings",
     "TruncationWarning",
     "__version__",
+    "free_pretrained",
 ]
 
 

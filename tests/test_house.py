@@ -100,6 +100,20 @@ def test_no_file_and_no_class_is_too_large(module):
             assert size_without_docstrings(node) <= 450, node.name
 
 
+def test_the_way_of_a_text_in_contributing_exists():
+    """Each hop from `fit` to the optimizer names a definition in the file that it names."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## One text, from `fit` to the optimizer")[2].partition("\n## ")[0]
+    hops = re.findall(r"^\d+\. (.+?) \(`(.+?\.py)`\)", section, flags=re.MULTILINE)
+    assert 15 < len(hops) < 25
+    assert len(hops) == len(re.findall(r"^\d+\. ", section, flags=re.MULTILINE))
+    for names, file in hops:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        defined = {node.name for node in ast.walk(tree) if hasattr(node, "name")}
+        for name in re.findall(r"`(.+?)`", names):
+            assert set(name.split(".")) <= defined, f"{name} is not in {file}"
+
+
 def documented_and_actual(function, doc):
     signature = inspect.signature(function)
     documented = {name: p.type for p in doc["Parameters"] for name in p.name.split(", ")}
@@ -155,6 +169,22 @@ def test_every_parameter_has_a_constraint(estimator):
     assert set(estimator._parameter_constraints) == set(estimator().get_params())
 
 
+def test_public_names_are_imported_when_they_are_used(tmp_path):
+    done = run_offline(
+        "import skbert\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'numpy'} & {*sys.modules}\n"
+        "assert dir(skbert) == sorted(skbert.__all__)\n"
+        "from skbert import BertSentimentClassifier\n"
+        "assert 'torch' in sys.modules and 'transformers' not in sys.modules\n"
+        "assert all(getattr(skbert, name) is not None for name in skbert.__all__)\n"
+        "assert 'transformers' not in sys.modules and not attempts\n"
+        "try:\n    skbert.no_such_name\n"
+        "except AttributeError as error:\n    print(error)\n",
+        folder=tmp_path / "run",
+    )
+    assert done.stdout == "module 'skbert' has no attribute 'no_such_name'\n"
+
+
 def test_importing_leaves_the_process_as_it_was(tmp_path):
     # What skbert imports is imported first: what that changes is not skbert's doing.
     done = run_offline(
@@ -167,6 +197,8 @@ def test_importing_leaves_the_process_as_it_was(tmp_path):
         "            torch.get_num_threads(), torch.get_rng_state().tolist())\n"
         "before = state()\n"
         "import skbert\n"
+        "for name in skbert.__all__:\n"
+        "    getattr(skbert, name)\n"
         "assert state() == before and not attempts\n",
         folder=tmp_path / "run",
     )
