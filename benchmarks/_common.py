@@ -1,14 +1,14 @@
-"""What all benchmarks share: data, machine, interleaved rounds, matrix-product limit, report.
+"""Shared by all benchmarks: data, machine, interleaved rounds, matrix-product limit, report.
 
-Of the contenders only `Trainer` is here, which two benchmarks use. Times are seconds, memory is
-bytes, unless a name says otherwise.
+`Trainer` is the only contender in this file, because two benchmarks use it. Unless a name states
+another unit, times are seconds and memory is bytes.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before any library of the hub is imported: all weights are on this machine.
+# Set before the import of any library of the hub. All weights are on this machine.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
@@ -45,7 +45,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import constant_weights, is_used
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-MAX_LENGTH = 128  # tokens, special ones included
+MAX_LENGTH = 128  # tokens, special tokens included
 LEARNING_RATE = 5e-5  # the default of skbert, of Trainer and of skorch's notebook
 
 HERE = Path(__file__).parent
@@ -79,7 +79,7 @@ def model_folder() -> str:
 
 
 def forget_words(model: str = MODEL) -> None:
-    """Empty the tokenizer's memory of words: no round may profit from the round before."""
+    """Clear the tokenizer's cache of words, so that no round profits from the round before."""
     load_pretrained(model).wordpiece._memo.clear()
 
 
@@ -94,7 +94,7 @@ class Split:
 
 
 def load_split(n_train: int, n_test: int, source: str = "rotten_tomatoes") -> Split:
-    """Draw a stratified sample; the same at each call."""
+    """Draw a stratified sample, the same in each call."""
     reviews = load_movie_reviews(source)
     labels = (reviews["sentiment"] == "positive").astype(int)
     parts = train_test_split(
@@ -122,7 +122,7 @@ def long_texts(n_texts: int) -> tuple[list[str], list[int]]:
 def parse_arguments(
     description: str, *, rounds: int, n_texts: int, smoke_texts: int = 8
 ) -> argparse.Namespace:
-    """Read the options that all benchmarks have; `--smoke` makes everything tiny."""
+    """Read the options of all benchmarks; `--smoke` makes everything tiny."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
     parser.add_argument("--n-texts", type=int, default=n_texts, help="default: %(default)s")
@@ -139,7 +139,7 @@ def parse_arguments(
 
 
 def load_sequence_classifier(folder: str | None = None) -> Any:
-    """Load transformers' own classifier in float32; its linear layer is drawn at random."""
+    """Load transformers' own classifier in float32; its linear layer has random weights."""
     return transformers.AutoModelForSequenceClassification.from_pretrained(
         folder or model_folder(), num_labels=2, dtype=torch.float32
     )
@@ -154,10 +154,10 @@ def fit_with_trainer(
     batch_size: int,
     sampling: str = "random",
 ) -> None:
-    """Tokenize and train for one epoch with `TrainingArguments` as they come.
+    """Tokenize and train for one epoch with the defaults of `TrainingArguments`.
 
-    Each batch is padded to its longest text. Set are: the batch size, one epoch, the CPU, the
-    sampling strategy, and that nothing is evaluated, logged or saved.
+    Each batch is padded to its longest text. Only the batch size, one epoch, the CPU and the
+    sampling strategy are set, and evaluation, logging and saving are off.
     """
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
@@ -173,7 +173,7 @@ def fit_with_trainer(
             num_train_epochs=1,
             train_sampling_strategy=sampling,
             use_cpu=True,
-            dataloader_pin_memory=False,  # of no use without a GPU, and warns
+            dataloader_pin_memory=False,  # useless without a GPU, and warns
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
@@ -209,7 +209,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> tuple[str, set[str]]:
-    """Name and flags of the processor; flags are known on Linux only."""
+    """Name and flags of the processor; only Linux lists the flags."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine(), set()
@@ -234,7 +234,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> dict[str, Any]:
-    """Git commit, and whether anything but results differs from it, when the benchmark began."""
+    """Git commit at the start, and whether files other than results differ from it."""
 
     def git(*command: str) -> str:
         return subprocess.run(
@@ -248,26 +248,26 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-commit()  # now, before anything is measured: what is imported is what runs
+commit()  # at import, because the imported code is the code that runs
 
 # Interleaved rounds -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that is timed.
+    """A contender of a benchmark.
 
     Attributes
     ----------
     name : str
     prepare : callable
-        Called before each round, untimed: loads weights, and returns what is timed.
+        Loads the weights before each round, untimed, and returns the function to time.
     settings : str
-        What a reader must know to judge the comparison.
+        Settings that matter for the comparison.
     score : callable or None
-        Applied to the result after each round, untimed: for example a held-out accuracy.
+        Applied to the result after each round, untimed; for example, a held-out accuracy.
     n_texts : int
-        Texts in one run, to compute texts a second; 0 if that has no meaning.
+        Number of texts in one run, to compute texts per second; 0 if that has no meaning.
     """
 
     name: str
@@ -279,7 +279,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds, and scores where there are any, of each contender in each round."""
+    """Seconds and, if available, scores of each contender in each round."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -289,9 +289,9 @@ class Timings:
         return float(np.median(self.seconds[name]))
 
     def speedup(self, name: str, than: str) -> float:
-        """How many times as fast as `than` is `name`: the median of the rounds' own ratios.
+        """Return how many times as fast as `than` `name` is: the median of the rounds' ratios.
 
-        A disturbance that lasts longer than a round is in both numbers of its ratio.
+        A disturbance that lasts longer than a round affects both numbers of a ratio.
         """
         return float(np.median(np.divide(self.seconds[than], self.seconds[name])))
 
@@ -301,9 +301,9 @@ class Timings:
 
 
 def run_rounds(contenders: list[Contender], rounds: int) -> Timings:
-    """Time every contender once a round; each round begins with another of them."""
+    """Time every contender once per round; each round begins with another one."""
     gc.collect()
-    gc.freeze()  # what is here now, modules above all, need not be looked through every round
+    gc.freeze()  # so that no round searches the objects that exist now, mostly modules
     timings = Timings({c.name: [] for c in contenders}, {c.name: [] for c in contenders if c.score})
     for i in range(rounds):
         start = i % len(contenders)
@@ -320,12 +320,12 @@ def run_rounds(contenders: list[Contender], rounds: int) -> Timings:
     return timings
 
 
-# Matrix products: how many are needed, and how fast this machine does them --------------------
+# Matrix products: how many skbert needs, and how fast this machine computes them --------------
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What decides the number of operations of a BERT encoder with a linear head."""
+    """The sizes that determine the number of operations of a BERT encoder with a linear head."""
 
     n_layers: int
     d_model: int
@@ -350,7 +350,7 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of all of them."""
+        """Number of multiplications and additions of all products."""
         return 2 * self.m * self.k * self.n * self.count
 
     def gradients(self) -> list[Product]:
@@ -368,9 +368,9 @@ def linear_products(
 
     A layer has, for each token, the projections to query, key and value (one product, d_model
     -> 3 d_model), the output projection (d_model -> d_model) and the feed-forward network
-    (d_model -> d_inner -> d_model). With pooling "cls" the last layer needs keys and values
-    of all tokens, and the rest for one token a text. In training each product has the two of
-    its gradients; the gradient of the first layer's input is needed for the embeddings.
+    (d_model -> d_inner -> d_model). With pooling "cls", the last layer needs keys and values of all
+    tokens, but the rest only for one token per text. In training, each product adds two products
+    for its gradients. The embeddings need the gradient of the first layer's input.
     """
     d, d_inner = sizes.d_model, sizes.d_inner
     n_whole = sizes.n_layers - (pooling == "cls")
@@ -398,13 +398,13 @@ def linear_products(
 def needed_flops(
     sizes: Sizes, lengths: np.ndarray, *, training: bool, pooling: str = "cls"
 ) -> float:
-    """Operations of all matrix products for texts of these lengths, once each.
+    """Count the operations of all matrix products for texts of these lengths, once each.
 
-    Linear layers as in `linear_products`. Attention has two products a layer, Q K^T and P V:
-    2 * 2 L^2 d_model operations for a text of L tokens, or 2 * 2 L d_model where only [CLS]
-    asks; in training three times that. Softmax, GELU, LayerNorm, dropout, embedding lookups
-    and the optimizer are not matrix products and are not counted, so that a share of the
-    limit below 100 % includes the time they take.
+    Linear layers are as in `linear_products`. Attention has two products per layer, Q K^T and P V:
+    2 * 2 L^2 d_model operations for a text of L tokens, or 2 * 2 L d_model if only [CLS] is a
+    query; in training three times as many. Softmax, GELU, LayerNorm, dropout, embedding lookups
+    and the optimizer are not matrix products and do not count, so their time lowers the share of
+    the limit.
     """
     linear = linear_products(
         sizes, int(lengths.sum()), len(lengths), training=training, pooling=pooling
@@ -420,16 +420,16 @@ def needed_flops(
 class MatrixLimit:
     """The float32 matrix products of a typical batch, and nothing else.
 
-    For each product the fastest of the four memory layouts (each operand row- or column-major)
-    is found first; the result goes into memory that is already there. `run` then repeats all
-    products of the batch for about `seconds`, on all threads.
+    The constructor finds the fastest of the four memory layouts (each operand row- or column-major)
+    for each product; the result goes into allocated memory. `run` then repeats all products of the
+    batch for about `seconds`, on all threads.
 
     Parameters
     ----------
     products : list of Product
         From `linear_products`, for the number of tokens of a real batch. The products of
-        attention are counted as needed operations but not timed here: they are many small
-        ones, which no machine does at the speed of the large.
+        attention count as needed operations, but this class does not time them: they are small,
+        and no machine computes small products at the speed of large ones.
     seconds : float
     """
 
@@ -462,12 +462,12 @@ class MatrixLimit:
         return self.flops / np.array(timings.seconds[self.name])
 
     def share(self, timings: Timings, name: str, flops: float) -> float:
-        """Achieved FLOP/s of a contender over the limit's, median of the rounds' own ratios."""
+        """FLOP/s of a contender divided by the FLOP/s of the limit: the median over the rounds."""
         return float(np.median(flops / np.array(timings.seconds[name]) / self.rates(timings)))
 
 
 class OneDnnLimit(MatrixLimit):
-    """The same by oneDNN, as skbert uses it for full batches: all weights are reordered before.
+    """The same products by oneDNN, as skbert uses it for full batches, with reordered weights.
 
     Raises RuntimeError if skbert does not use oneDNN on this machine.
     """
@@ -508,7 +508,7 @@ def _fastest(product: Product) -> Callable[[], Any]:
 
 
 def _seconds_of(run: Callable[[], Any], repeats: int = 3) -> float:
-    """Shortest of a few runs, after one that is not counted."""
+    """Time a few runs after a warm-up run, and return the shortest time."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -518,22 +518,22 @@ def _seconds_of(run: Callable[[], Any], repeats: int = 3) -> float:
     return min(seconds)
 
 
-# What skbert really computes ----------------------------------------------------------------
+# Batches that skbert computes ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LogitsCall:
-    """One batch, or part of one, that went through skbert's classifier.
+    """A batch, or a part of one, that skbert's classifier computed.
 
     Attributes
     ----------
     rows : ndarray of shape (n_texts,)
-        Which texts, in the caller's order.
+        Rows of the texts, in the caller's order.
     lengths : ndarray of shape (n_texts,)
-        Their tokens.
+        Number of tokens of each text.
     logits : Tensor of shape (n_texts, n_classes)
     head : torch.nn.Linear
-        A copy of the head as it was at the first call.
+        A copy of the head at the first call.
     """
 
     rows: np.ndarray
@@ -544,14 +544,14 @@ class LogitsCall:
 
 @contextmanager
 def recorded_logits() -> Iterator[list[LogitsCall]]:
-    """Note all batches that an estimator computes in the block, whatever loop it has."""
+    """Record all batches that an estimator computes in the block."""
     calls: list[LogitsCall] = []
     original = TextClassifier.logits
 
     def logits(self: TextClassifier, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         head = calls[0].head if calls else copy.deepcopy(self.head)
         result = original(self, batch, *args, **kwargs)
-        own = batch.rows >= 0  # a text without a row only fills the batch up
+        own = batch.rows >= 0  # a text without a row only fills the batch
         lengths = np.diff(batch.cu_seqlens)[own]
         own_logits = result.detach()[torch.from_numpy(own)]
         calls.append(LogitsCall(batch.rows[own], lengths, own_logits, head))
@@ -574,19 +574,19 @@ def typical_batch(calls: list[LogitsCall]) -> tuple[int, int]:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has in RAM now."""
+    """Return the resident memory of this process."""
     return psutil.Process().memory_info().rss
 
 
 def forget_peak() -> None:
-    """Start `peak_bytes` anew: the peak of imports is not of interest. Linux only."""
+    """Reset `peak_bytes`, for example after the imports. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes() -> int:
-    """Return the most memory in RAM since `forget_peak`, as the kernel noted it.
+    """Return the maximum resident memory since `forget_peak`, as recorded by the kernel.
 
-    Not `getrusage`: its maximum is inherited from the process that started this one.
+    The maximum of `getrusage` would include the process that started this one.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -629,7 +629,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def print_timings(timings: Timings, contenders: list[Contender], reference: str) -> None:
-    """Texts a second, median and spread of the seconds, and how often `reference` is as fast."""
+    """Table of texts per second, median and spread of the seconds, and speedup of `reference`."""
     rows = []
     for contender in contenders:
         seconds = timings.seconds[contender.name]
@@ -671,7 +671,7 @@ def plain_name(processor: str) -> str:
 
 
 def results_of_machine(name: str) -> Path:
-    """Where the results of a benchmark go: each kind of processor has a folder of its own."""
+    """Path of the results of a benchmark; each kind of processor has its own folder."""
     processor = plain_name(_processor()[0]).lower()
     folder = "-".join("".join(c if c.isalnum() else " " for c in processor).split())
     return RESULTS / folder / f"{name}.json"

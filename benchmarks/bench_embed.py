@@ -1,9 +1,9 @@
-"""How fast are sentence vectors, against sentence-transformers with the same weights?
+"""How fast are sentence vectors, compared with sentence-transformers and the same weights?
 
-Normalised vectors of all-MiniLM-L6-v2: those of [CLS], which are skbert's default and for which it
-computes the last layer for one token a text; and the mean over the tokens, as that model is meant
-to be used. Both sides must return the same vectors, within 1e-5, before anything is timed.
-Sentences profit most from packing, long documents of equal length least, so both are measured.
+The benchmark computes normalised vectors of all-MiniLM-L6-v2: with pooling "cls", skbert's default,
+for which it computes the last layer for one token per text; and with pooling "mean", for which the
+model was trained. Before timing, both sides must return the same vectors, within 1e-5. Sentences
+profit most from packing, long documents of equal length least, so the benchmark measures both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.prediction.predict import TOKEN_BUDGET
 
 TOLERANCE = 1e-5
-MAX_LENGTH = 256  # tokens; what the model's own settings say
+MAX_LENGTH = 256  # tokens, as in the settings of the model
 
 Embed = Callable[[], np.ndarray]
 
@@ -65,7 +65,7 @@ def all_contenders(kind: str, texts: list[str], pooling: str) -> list[common.Con
 
 
 def check_equal(contenders: list[common.Contender]) -> float:
-    """Run each once, which also warms it up; the vectors must be equal."""
+    """Run each contender once, as a warm-up, and check that the vectors are equal."""
     ours, theirs = (contender.prepare()() for contender in contenders)
     difference = float(np.abs(ours - theirs).max())
     assert difference < TOLERANCE, f"vectors differ by {difference:.1e}"
@@ -118,7 +118,7 @@ def main() -> int:
     results = {
         kind: measure(kind, texts, pooling, arguments) for kind, (texts, pooling) in cases.items()
     }
-    # Documents that are all equally long have no padding to leave out: no claim, but reported.
+    # Documents of equal length have no padding to save, so the report makes no claim for them.
     bounds = [
         common.Bound(
             f"embed, {kind}, times as fast as sentence-transformers",

@@ -1,8 +1,8 @@
-"""How long does fine-tuning take, against the usual ways to do it with transformers?
+"""How long does fine-tuning take, compared with the usual ways with transformers?
 
 All contenders start from the same files and train on the same sentences, with the same batch
-size, number of epochs and highest learning rate; README.md says in what they differ. Before
-anything is timed, the losses of skbert and of an ordinary padded loop must agree step by step.
+size, number of epochs and highest learning rate; README.md lists the differences. Before timing,
+the losses of skbert and of an ordinary padded loop must agree step by step.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def check_loss_curves(data: common.Split, batch_size: int) -> dict[str, Any]:
 def joined_steps(
     calls: list[common.LogitsCall], batch_size: int, n_texts: int
 ) -> list[list[common.LogitsCall]]:
-    """Put the parts of each optimizer step together again; one epoch."""
+    """Join the parts of each optimizer step of one epoch."""
     steps: list[list[common.LogitsCall]] = [[]]
     for call in calls:
         n_before = sum(len(part.rows) for part in steps[-1])
@@ -178,7 +178,7 @@ def trainer_fit(data: common.Split, batch_size: int, name: str, sampling: str) -
 
 
 class LogitsModule(nn.Module):
-    """What skorch's notebook wraps around a transformers model: logits instead of an object."""
+    """The wrapper of skorch's notebook: a transformers model that returns logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ def bounds(timings: common.Timings, share: float) -> list[common.Bound]:
 def main() -> int:
     arguments = common.parse_arguments(__doc__, rounds=5, n_texts=512)
     data = common.load_split(arguments.n_texts, n_test=8 if arguments.smoke else 512)
-    torch.manual_seed(0)  # rivals draw their heads, dropout and order from the global generator
+    torch.manual_seed(0)  # for heads, dropout and order of the other contenders
     curves = check_loss_curves(data, arguments.batch_size)
     limit, flops = matrix_limit(data, arguments)
     if not arguments.smoke:

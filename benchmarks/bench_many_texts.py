@@ -1,13 +1,13 @@
-"""How much memory does it take to predict a million short texts, and how long?
+"""How much memory and time does it take to predict a million short texts?
 
-The model is a BERT of 2 layers and 64 dimensions with the vocabulary of the default model, as
-the question is not how fast an encoder is but what is kept for each text. The rival is
-TfidfVectorizer + LogisticRegression, which makes one sparse matrix of all texts. Both must name
-the right class of nearly all texts, or nothing is compared. Each measurement is a process of its
-own, and counts from where the texts and the fitted model are in memory.
+The model is a BERT of 2 layers and 64 dimensions with the vocabulary of the default model, because
+the benchmark measures the memory per text, not the speed of an encoder. The other contender is
+TfidfVectorizer + LogisticRegression, which makes one sparse matrix of all texts. Both must predict
+the right class of nearly all texts. Each measurement runs in its own process and starts when the
+texts and the fitted model are in memory.
 
-skbert remembers up to 200,000 words, so the first texts take more memory than later ones: as many
-other texts are predicted afterwards, and must add little.
+skbert caches up to 200,000 words, so the first texts need more memory than later ones. The
+benchmark then predicts the same number of other texts, which must add little memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SIZES = {
 
 
 def short_texts(n_texts: int, seed: int) -> tuple[list[str], np.ndarray]:
-    """Sentences of 9 to 12 tokens, hardly one of them twice; one word decides the label."""
+    """Sentences of 9 to 12 tokens, nearly all distinct; one word determines the label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n_texts)
     words = rng.integers(0, 6, n_texts)
@@ -71,7 +71,7 @@ def measure_here(contender: str, folder: str, n_texts: int) -> dict[str, Any]:
     model = fitted(contender, folder)
     texts, labels = short_texts(n_texts, seed=1)
     other_texts, _ = short_texts(n_texts, seed=2)
-    model.predict(texts[:1000])  # what is made once
+    model.predict(texts[:1000])  # warm-up
     before = common.resident_bytes()
     common.forget_peak()
     begin = time.perf_counter()

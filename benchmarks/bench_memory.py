@@ -1,7 +1,7 @@
-"""How much memory does fine-tuning take at its peak, against transformers' Trainer?
+"""How much peak memory does fine-tuning need, compared with transformers' Trainer?
 
-Each measurement is a process of its own: it imports everything, notes its resident memory,
-loads the weights, trains for a few steps, and reports the most it had above the imports.
+Each measurement runs in its own process. The process imports everything, records its resident
+memory, loads the weights, trains for a few steps, and reports the peak above the recorded memory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Measure = Callable[[str, str, str, int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the texts it is fine-tuned on, and what is claimed.
+    """A model, its training texts, and the claimed peak.
 
     Attributes
     ----------
     name : str
     folder : str
-        Of the model.
+        Folder of the model.
     texts_path : str
         A JSON file with a list of texts and a list of labels.
     at_most : float
@@ -90,7 +90,7 @@ def measure_here(contender: str, folder: str, texts_path: str, batch_size: int) 
     return {"imports": imports, "peak": peak, "above": peak - imports, "seconds": seconds}
 
 
-# In the process that asks -------------------------------------------------------------------
+# In the parent process ----------------------------------------------------------------------
 
 
 def measure_in_process(
@@ -107,7 +107,7 @@ def measure_in_process(
 
 
 def save_bert(folder: Path, **sizes: int) -> str:
-    """Save a BERT with random weights: BERT-base unless `sizes` say otherwise."""
+    """Save a BERT with random weights: BERT-base, with the changes in `sizes`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BertModel(BertConfig(**sizes)).save_pretrained(folder)
@@ -149,7 +149,7 @@ def run_case(
 
 
 def ratio(measured: dict[str, list[dict[str, Any]]]) -> float:
-    """Peak of skbert over Trainer's, median of the rounds' own ratios."""
+    """Peak of skbert divided by the peak of Trainer: the median over the rounds."""
     ours, theirs = ([round_["above"] for round_ in measured[name]] for name in CONTENDERS)
     return float(np.median(np.divide(ours, theirs)))
 

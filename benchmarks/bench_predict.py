@@ -1,7 +1,7 @@
-"""How fast are probabilities of new sentences, with one and the same fine-tuned model?
+"""How fast is `predict_proba` of new sentences, with the same fine-tuned model everywhere?
 
-skbert fine-tunes for a few steps; its weights then go into every rival, so that all must
-return the same probabilities, within 1e-4, before anything is timed.
+skbert fine-tunes for a few steps, and all contenders use these weights. Before timing, all must
+return the same probabilities, within 1e-4.
 """
 
 from __future__ import annotations
@@ -29,24 +29,27 @@ from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 from skbert import BertSentimentClassifier
 
 TOLERANCE = 1e-4
-BATCH_SIZE = 32  # sentence-transformers' default, and what the pipeline is given
+BATCH_SIZE = 32  # sentence-transformers' default, also for the pipeline
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 Predict = Callable[[], np.ndarray]
 
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision, which nobody needs here
+logging.getLogger("torch.onnx").setLevel(
+    logging.ERROR
+)  # about torchvision, which is unnecessary here
 
 
-# The same weights for all -------------------------------------------------------------------
+# The same weights for all contenders --------------------------------------------------------
 
 
 def save_for_transformers(fitted: BertSentimentClassifier, folder: Path) -> None:
     """Save as a `BertForSequenceClassification` with the same logits.
 
     That class has a pooler, tanh(P x + b), between [CLS] and its linear layer; skbert has none.
-    With P = 2^-12 and b = 0 the pooler is x / 4096 up to a relative error of (x / 4096)^2 / 3,
-    which is below float32 rounding, and a linear layer with 4096 times the weights undoes it;
-    powers of two round nothing. It costs d_model^2 products a text, under 1 % of the model's.
+    With P = 2^-12 and b = 0, the pooler is x / 4096 up to a relative error of (x / 4096)^2 / 3,
+    which is below float32 rounding. A linear layer with 4096 times the weights reverts it without
+    rounding, because 4096 is a power of two. The pooler costs d_model^2 products per text, under
+    1 % of the model's.
     """
     config = fitted.model_.config
     config.num_labels = len(fitted.classes_)
@@ -76,7 +79,7 @@ class LogitsModule(nn.Module):
 
 
 def export_onnx(fitted: BertSentimentClassifier, path: Path) -> None:
-    """Export with torch.onnx, batch size and length left open."""
+    """Export with torch.onnx, for any batch size and length."""
     tokenizer = fitted.tokenizer_
     example = tokenizer(["one", "some more words"], padding=True, return_tensors="pt")
     axes = {name: {0: "n_texts", 1: "length"} for name in INPUTS}
@@ -98,7 +101,7 @@ def export_onnx(fitted: BertSentimentClassifier, path: Path) -> None:
 
 
 def skbert_predict(fitted: BertSentimentClassifier, texts: list[str]) -> Predict:
-    """Predict with a fresh copy: a pickle does not carry the tokenizer's memory of words."""
+    """Predict with a fresh copy, because a pickle does not contain the tokenizer's cache."""
     copy = pickle.loads(pickle.dumps(fitted))
     return lambda: copy.predict_proba(texts)
 
@@ -206,7 +209,7 @@ def all_contenders(
 
 
 def check_equal(contenders: list[common.Contender]) -> dict[str, float]:
-    """Run each once, which also warms it up; all must return skbert's probabilities."""
+    """Run each contender once, as a warm-up; all must return skbert's probabilities."""
     results = {contender.name: contender.prepare()() for contender in contenders}
     expected = results["skbert"]
     differences = {name: float(np.abs(result - expected).max()) for name, result in results.items()}
@@ -223,9 +226,9 @@ def check_equal(contenders: list[common.Contender]) -> dict[str, float]:
 def matrix_limits(
     fitted: BertSentimentClassifier, texts: list[str], smoke: bool
 ) -> tuple[list[common.MatrixLimit], float]:
-    """Limits for the batches that skbert really computes, and the operations they need.
+    """Limits for the batches that skbert computes, and the number of operations they need.
 
-    By torch.mm, and where skbert uses oneDNN also by that.
+    One limit uses torch.mm; if skbert uses oneDNN, another limit uses oneDNN.
     """
     with common.recorded_logits() as calls:
         fitted.predict_proba(texts)

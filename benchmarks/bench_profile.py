@@ -1,15 +1,14 @@
-"""Where does the time of skbert's own fit and predict go, and what does each shortcut bring?
+"""Where do skbert's fit and predict spend their time, and how much does each optimization save?
 
-torch's profiler adds up the time inside each operation, in the thread that calls it; what is left
-of the wall-clock time is Python, numpy and the calls themselves. Noting every operation takes
-time too, most of it where there are many small ones, as in attention. What attention copies and
-scales counts among the copies and sums.
+torch's profiler sums the time inside each operation, in the thread that calls it. The rest of the
+wall-clock time is Python, numpy and the calls themselves. Profiling takes time, too, most of it for
+many small operations, as in attention. Copies and scaling in attention count as copies and sums.
 
-So fit is also timed as it is and without one part at a time, in interleaved rounds: what comes out
-is then useless, but the difference is what that part costs, and the most that making it faster
-could bring. In the same rounds one shortcut at a time is taken back, for the ordinary way of
-torch: that costs as much as the shortcut brings. Without dropout the losses are shown to be the
-same.
+So the benchmark also times fit as it is and without one part at a time, in interleaved rounds. The
+results without a part are useless, but the difference is the cost of that part, and the maximum
+that a faster version could save. In the same rounds, the benchmark replaces one optimization at a
+time by the ordinary way of torch; the difference is the time that the optimization saves. Without
+dropout, it checks that the losses are the same.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ KINDS = {
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 ONLY_IN_FIT = [PRODUCTS[1], "AdamW and the norm of the gradients"]
-AT_LEAST = 0.75  # of a fit: what is not a matrix product is to be under a quarter
+AT_LEAST = 0.75  # of a fit; operations other than matrix products must take less than a quarter
 
 
 def shares_of(run: Callable[[], Any]) -> dict[str, float]:
@@ -71,7 +70,7 @@ def shares_of(run: Callable[[], Any]) -> dict[str, float]:
 
 @contextmanager
 def replaced(module: Any, **others: Any) -> Iterator[None]:
-    """Put other functions in the place of a module's own."""
+    """Replace functions of a module."""
     own = {name: getattr(module, name) for name in others}
     vars(module).update(others)
     try:
@@ -85,7 +84,7 @@ def first_third(query_key_value: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 class WholeTable:
-    """In place of `CompactVocabulary`: all word embeddings are trained."""
+    """Replaces `CompactVocabulary`; AdamW trains all word embeddings."""
 
     def __init__(self, embedding: torch.nn.Embedding, tokens: Any) -> None:
         self.tokens = tokens
@@ -94,7 +93,7 @@ class WholeTable:
         return nullcontext()
 
     def decay_absent(self, factor: float) -> None:
-        """AdamW itself decays the rows without a gradient."""
+        """Do nothing: AdamW itself decays the rows without a gradient."""
 
 
 def unfused_adamw(parameters: Any, weight_decay: float) -> torch.optim.AdamW:
@@ -167,7 +166,7 @@ def fit_with(
 
 
 def check_same_loss(without_dropout: list[common.Contender]) -> None:
-    """A shortcut taken back must change nothing; but dropout masks depend on their shapes."""
+    """Check that no optimization changes the losses, without dropout, whose masks would differ."""
     losses = {c.name: c.prepare()().history_[-1]["train_loss"] for c in without_dropout}
     for name, loss in losses.items():
         assert abs(loss - losses["fit"]) < 1e-4, f"{name}: loss {loss}, not {losses['fit']}"
@@ -189,7 +188,7 @@ def main() -> int:
     }
     results: dict[str, Any] = {}
     for name, run in runs.items():
-        run()  # words, memory and libraries are warm
+        run()  # warm-up
         rounds = [shares_of(run) for _ in range(arguments.rounds)]
         results[name] = {kind: float(np.median([r[kind] for r in rounds])) for kind in rounds[0]}
         unseen = [kind for kind in KINDS if not results[name][kind]]

@@ -1,8 +1,8 @@
 """How does time grow with the number of texts, their length and the layers of the model?
 
-Without padding, work is linear in tokens but for attention, which is quadratic in the length
-of a text and small at these lengths. Each series is fitted with a line (how much of the
-variance it explains, R2) and with a power (the slope in log-log coordinates; 1 is linear).
+Without padding, work is linear in tokens except in attention, which is quadratic in the length of a
+text, but small at these lengths. The benchmark fits each series with a line, and reports R2, and
+with a power, and reports the exponent, which is the slope in log-log coordinates; 1 is linear.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST_R2 = 0.97
 
 @dataclass(frozen=True)
 class Point:
-    """One size, and what is timed there."""
+    """One size of a series, and its contender."""
 
     size: float
     contender: common.Contender
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """What is varied, and the times it took."""
+    """The sizes of one quantity, and their times."""
 
     name: str
     unit: str
@@ -52,7 +52,7 @@ def fit_point(
 ) -> Point:
     def prepare() -> Callable[[], Any]:
         estimator = classifier(**parameters)
-        load_pretrained(estimator.model)  # from here on in memory
+        load_pretrained(estimator.model)  # load it into memory
         common.forget_words(estimator.model)
         return lambda: estimator.fit(texts, labels)
 
@@ -63,7 +63,7 @@ def predict_point(
     name: str, size: float, fitted: BertSentimentClassifier, texts: list[str]
 ) -> Point:
     def prepare() -> Callable[[], Any]:
-        estimator = copy.deepcopy(fitted)  # without the tokenizer's memory of words
+        estimator = copy.deepcopy(fitted)  # without the tokenizer's cache of words
         return lambda: estimator.predict_proba(texts)
 
     return Point(size, common.Contender(f"{name} {size:g}", prepare))

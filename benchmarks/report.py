@@ -20,7 +20,7 @@ Results = list[dict[str, Any]]
 
 
 def load_results() -> dict[str, Results]:
-    """Read all results files, in the order of their names, by the processor's name."""
+    """Read all results files, in the order of their names, grouped by processor."""
     found: dict[str, Results] = {}
     for path in sorted(common.RESULTS.glob("**/*.json")):
         result = json.loads(path.read_text())
@@ -31,7 +31,7 @@ def load_results() -> dict[str, Results]:
 
 
 def bounds_table(found: dict[str, Results]) -> str:
-    """One row for each claim: what was asked, and what was found on each processor."""
+    """One row per claim: the bound, and the result on each processor."""
     rows: dict[tuple[str, str], list[str]] = {}
     for column, results in enumerate(found.values(), 2):
         for bound in (bound for result in results for bound in result["bounds"]):
@@ -72,7 +72,7 @@ def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def profile_table(results: Results) -> str:
-    """Where the time of fit and predict goes."""
+    """Table of the time that fit and predict spend in each kind of operation."""
     shares = next((r["results"]["shares"] for r in results if r["benchmark"] == "profile"), None)
     if shares is None:
         return ""
@@ -83,7 +83,7 @@ def profile_table(results: Results) -> str:
 
 
 def machines(results: Results) -> str:
-    """Say where, when and with what each benchmark was run; equal ones once."""
+    """List machine, date and versions of each benchmark; equal ones once."""
     lines: dict[str, list[str]] = {}
     for result in results:
         here = result["machine"]

@@ -195,7 +195,7 @@ def test_pairs_and_single_texts_do_not_mix(tiny_bert, fitted_to, given):
     X = {"single": ["a", "b"], "pairs": [("a", "b"), ("c", "d")]}
     words = {"single": "single texts", "pairs": "pairs of texts"}
     message = (
-        f"X holds {words[given]}, but BertSentimentClassifier was fitted to {words[fitted_to]}. "
+        f"X contains {words[given]}, but BertSentimentClassifier was fitted to {words[fitted_to]}. "
         "Pass the same columns as to fit."
     )
     clf = classifier(tiny_bert).fit(X[fitted_to], [0, 1])

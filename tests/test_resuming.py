@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import skbert
 from skbert import BertSentimentClassifier
+from skbert.contract import prepare_finetuning
 from skbert.contract.callbacks import EpochTasks
 from skbert.engine.training.loop import Trainer
 from tests.offline import ROOT, in_this_clone
@@ -413,13 +414,13 @@ def test_a_partial_fit_that_diverges_keeps_the_weights_before(tiny_bert, toy_rev
 
 def test_a_model_that_is_not_finite_is_an_error(tiny_bert, toy_reviews, monkeypatch):
     clf = classifier(tiny_bert)
-    plain = clf._start
+    plain = prepare_finetuning.new_state
 
     def broken(*arguments):
         state = plain(*arguments)
         state.network.head.weight.data.fill_(float("nan"))
         return state
 
-    monkeypatch.setattr(clf, "_start", broken)
+    monkeypatch.setattr(prepare_finetuning, "new_state", broken)
     with pytest.raises(ArithmeticError, match=r"not finite in step 1 \(loss nan"):
         clf.fit(*toy_reviews)
