@@ -1,4 +1,4 @@
-"""Makes pickles as earlier formats of skbert were, for the tests of reading them."""
+"""Create pickles in older and newer formats of skbert, to test how it loads them."""
 
 import pickle
 from unittest import mock
@@ -8,7 +8,7 @@ from skbert.engine.files.pretrained import load_pretrained
 
 
 def format_0(estimator, without=()):
-    """Before there was a stamp: the tokenizer as an object, and no parameters that came later."""
+    """Pickle without a stamp, with the tokenizer as an object, and without newer parameters."""
 
     def old(state):
         state = {name: value for name, value in state.items() if name not in without}
@@ -18,7 +18,7 @@ def format_0(estimator, without=()):
 
 
 def format_0_with_weights(transformer):
-    """A transformer that was pickled with its weights: here, too, the tokenizer is an object."""
+    """Pickle a transformer with its weights, and with the tokenizer as an object."""
 
     def old(state):
         return state | {"_packed": state["_packed"] | {"tokenizer": pretrained.tokenizer}}
@@ -28,11 +28,11 @@ def format_0_with_weights(transformer):
 
 
 def from_the_future(estimator):
-    """A format that does not exist yet."""
+    """Pickle in a format that does not exist yet."""
     stamp = {"format": persistence.PICKLE_FORMAT + 1, "versions": {"skbert": "99.0"}}
     return _pickled(estimator, lambda state: state | {"_skbert": stamp})
 
 
-def _pickled(estimator, stamped):
-    with mock.patch(f"{type(estimator).__module__}.stamped", stamped):
+def _pickled(estimator, stamp_state):
+    with mock.patch(f"{type(estimator).__module__}.stamp_state", stamp_state):
         return pickle.dumps(estimator)

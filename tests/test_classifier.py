@@ -1,4 +1,4 @@
-"""The estimator as its users call it: the three uses, learning, order, bad input."""
+"""The public interface of the classifier: basic use, learning, order of texts, bad input."""
 
 import pickle
 
@@ -44,7 +44,7 @@ def test_fit_with_nothing_but_texts_and_labels(real_weights):
 @pytest.mark.parametrize("n_frozen_layers", [0, 2])
 def test_each_text_is_tokenised_once(tiny_bert, toy_reviews, monkeypatch, n_frozen_layers):
     X, y = toy_reviews
-    load_pretrained(tiny_bert)  # which compares some texts of its own
+    load_pretrained(tiny_bert)  # loading tokenises some probe texts
     tokenised = []
     tokenise = WordPieceTokenizer.__call__
 
@@ -90,7 +90,7 @@ def test_dump_and_predict_in_a_new_process_without_the_model(tmp_path, toy_revie
         str(tmp_path / "sentiment.joblib"),
         folder=tmp_path / "elsewhere",
     )
-    # another process may run another number of threads, so not the last bit
+    # another process may use another number of threads, so the last bits may differ
     other = np.frombuffer(bytes.fromhex(done.stdout.strip())).reshape(2, 2)
     np.testing.assert_allclose(other, clf.predict_proba(["a good film", ""]), rtol=0, atol=1e-6)
 
@@ -173,7 +173,7 @@ def test_bad_input_is_refused_in_words(tiny_bert, X, y, error, message):
     ("parameters", "message"),
     [
         ({"max_length": 65}, "max_length=65, but the model has 64 positions"),
-        ({"device": "tpu"}, "device='tpu' is not a device that skbert knows"),
+        ({"device": "tpu"}, "device='tpu' is not a known device"),
         ({"max_epochs": 0}, "The 'max_epochs' parameter of BertSentimentClassifier"),
     ],
 )

@@ -1,4 +1,4 @@
-"""BertEmbeddingTransformer: vectors of transformers' own model, and scikit-learn's contract."""
+"""BertEmbeddingTransformer: the same vectors as transformers, and scikit-learn's contract."""
 
 import hashlib
 import importlib.metadata
@@ -47,7 +47,7 @@ POOLINGS = ["cls", "mean", "max", "pooler"]
 
 
 def transformer_of(model, **parameters):
-    """For models with 64 positions, as the small ones of these tests."""
+    """Create a transformer for the small models of these tests, which have 64 positions."""
     return BertEmbeddingTransformer(model, **{"max_length": 64} | parameters)
 
 
@@ -58,7 +58,7 @@ def test_max_of_tokens_by_hand():
 
 
 def reference(folder, texts, pairs, pooling, layer):
-    """What transformers itself gives: padded, all layers computed."""
+    """Compute the vectors with transformers, with padding and all layers."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
     model.eval()
     inputs = tokenizer(texts, pairs, padding=True, return_tensors="pt")
@@ -88,7 +88,7 @@ def test_vectors_are_those_of_transformers(tiny_bert, tmp_path, pooling, layer, 
 
 @pytest.fixture(scope="module")
 def many_texts():
-    """Texts of several batches that are as large as batches become."""
+    """Texts for several batches of the maximum size."""
     rng = np.random.default_rng(0)
     words = np.array("the a film very good bad dull i my not".split())
     return [" ".join(rng.choice(words, n)) for n in rng.integers(5, 60, 200)]
@@ -143,7 +143,7 @@ def test_vectors_of_the_real_weights_are_those_of_transformers(
 
 
 @pytest.mark.weights
-@pytest.mark.filterwarnings("default")  # those of sentence-transformers and what it imports
+@pytest.mark.filterwarnings("default")  # for sentence-transformers and its imports
 def test_mean_vectors_are_those_of_sentence_transformers(real_weights, sentences_of_reviews):
     sentence_transformers = pytest.importorskip(
         "sentence_transformers", reason="the benchmarks need it, the other tests do not"
@@ -221,7 +221,7 @@ def test_token_embeddings(tiny_bert):
             expected = BertModel.from_pretrained(tiny_bert).eval()(**inputs).last_hidden_state[0]
         assert embedding.vectors.dtype == np.float32
         np.testing.assert_allclose(embedding.vectors, expected.numpy(), rtol=0, atol=1e-5)
-    embedded[0].vectors[:] = 0  # each text has an array of its own
+    embedded[0].vectors[:] = 0  # each text has its own array
     assert embedded[3].vectors.any()
 
 
@@ -439,7 +439,7 @@ def test_pickle_with_its_weights(tmp_path, pooling):
     transformer = transformer_of(str(folder), store_weights=True, pooling=pooling)
     expected = transformer.fit_transform(TEXTS)
     joblib.dump(transformer, tmp_path / "transformer.joblib")
-    assert len(pickle.dumps(clone(transformer))) < 2000  # what is not fitted holds nothing
+    assert len(pickle.dumps(clone(transformer))) < 2000  # an unfitted transformer has no weights
     folder.rename(tmp_path / "elsewhere")
     for mmap_mode in (None, "r"):
         loaded = joblib.load(tmp_path / "transformer.joblib", mmap_mode=mmap_mode)
@@ -472,7 +472,7 @@ needs_array_api = pytest.mark.skipif(
 
 
 def run_with_array_api(script):
-    """Run a script in a process of its own: scipy reads its switch when it is imported."""
+    """Run a script in a new process, because scipy reads its switch when it is imported."""
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=os.environ | {"SCIPY_ARRAY_API": "1"},
@@ -529,7 +529,7 @@ def test_array_api_dispatch_copies_no_vectors(tiny_bert):
         from sklearn.preprocessing import StandardScaler
         from skbert import BertEmbeddingTransformer
 
-        converted = []  # shapes of all tensors that become something else
+        converted = []  # shapes of all tensors that are converted to another type
 
         def note(name):
             plain = getattr(torch.Tensor, name)
@@ -560,7 +560,7 @@ def test_array_api_dispatch_copies_no_vectors(tiny_bert):
             assert regression.given.data_ptr() == embed.handed_out.data_ptr()
             torch.testing.assert_close(regression.given.mean(0), torch.zeros(32))
             pipeline.predict_proba(texts)
-        # Only the solver's gradients, one number a feature, go to scipy.
+        # Only the solver's gradients, one number per feature, are passed to scipy.
         assert set(converted) == {{(32,)}}, converted
         print("ok")
         """

@@ -1,4 +1,4 @@
-"""Special tokens around texts, and the room they leave: by hand, then that the two agree."""
+"""Special tokens around texts and the room that they leave: worked examples, and consistency."""
 
 import numpy as np
 import pytest

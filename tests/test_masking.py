@@ -1,4 +1,4 @@
-"""Masked tokens by hand, and their statistics."""
+"""Masked tokens: worked examples and statistics."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ VOCABULARY = Vocabulary.of(PIECES, special_ids=[0, 1, 2, 3, 4], mask_id=4)
 
 
 def tokens_of(*texts):
-    """Texts as rows of ids; a segment of a pair ends with the first 3 that is marked by -3."""
+    """Build Tokens from rows of ids; -3 marks the [SEP], id 3, that ends the first segment."""
     ids = np.array([abs(i) for text in texts for i in text], dtype=np.int32)
     segments = np.concatenate(
         [np.cumsum([0] + [i == -3 for i in text[:-1]]) for text in texts]
@@ -33,7 +33,7 @@ def test_the_vocabulary_by_hand():
 
 
 def test_special_tokens_are_never_masked_wherever_they_come_from():
-    # [CLS] play ##ing [SEP]; a pair; a text that spells out [SEP], [CLS], [UNK] and [MASK]; ""
+    # [CLS] play ##ing [SEP]; a pair; a text that contains [SEP], [CLS], [UNK] and [MASK]; ""
     tokens = tokens_of([2, 5, 6, 3], [2, 5, -3, 6, 3], [2, 5, 3, 7, 2, 1, 4, 8, 3], [2, 3])
     allowed = may_be_masked(tokens, VOCABULARY)
     assert [
@@ -60,7 +60,7 @@ def test_shares_are_15_80_10_10(whole_words):
     n_chosen = chosen.sum()
     hidden, kept = now == 4, now == before
     assert hidden.sum() / n_chosen == pytest.approx(0.8, abs=0.012)
-    # a random word is the old one in 1 of 95 cases
+    # in 1 of 95 cases, the random word is the original one
     assert kept.sum() / n_chosen == pytest.approx(0.1 + 0.1 / 95, abs=0.009)
     assert (~hidden & ~kept).sum() / n_chosen == pytest.approx(0.1 - 0.1 / 95, abs=0.009)
     random = now[~hidden & ~kept]

@@ -34,17 +34,17 @@ COMPLAINTS = [
     (
         "Tensors are rebuilt before __setstate__ can choose a device",
         "skorch-dev/skorch#426 dreamquark-ai/tabnet#136",
-        "tests/test_saving.py::test_a_pickle_holds_numbers_texts_and_arrays_alone",
+        "tests/test_saving.py::test_a_pickle_contains_only_numbers_texts_and_arrays",
     ),
     (
         "After loading, device lies, or the model silently runs on the CPU",
         "skorch-dev/skorch#93 PriorLabs/TabPFN#1243",
-        "tests/test_saving.py::test_a_device_that_is_not_here_is_replaced_and_said",
+        "tests/test_saving.py::test_a_device_that_is_not_available_is_replaced_with_a_warning",
     ),
     (
         "A file stores the weights twice",
         "autogluon/autogluon#5855",
-        "tests/test_saving.py::test_a_pickle_holds_numbers_texts_and_arrays_alone",
+        "tests/test_saving.py::test_a_pickle_contains_only_numbers_texts_and_arrays",
     ),
     (
         "A file has 27 GB",
@@ -76,7 +76,7 @@ COMPLAINTS = [
     (
         "A safe format refuses types it does not know, so users switch its safety off",
         "skops-dev/skops#501 probabl-ai/skore#400",
-        "tests/test_saving.py::test_a_folder_holds_no_pickle_and_is_read_without_one "
+        "tests/test_saving.py::test_a_folder_contains_no_pickle_and_loads_without_one "
         "tests/test_saving.py::test_skops_needs_to_trust_one_name",
     ),
     (
@@ -88,7 +88,7 @@ COMPLAINTS = [
     (
         "The head in a downloaded folder is a pickle, which can run any code",
         "huggingface/setfit@0f8e322",
-        "tests/test_saving.py::test_a_folder_holds_no_pickle_and_is_read_without_one "
+        "tests/test_saving.py::test_a_folder_contains_no_pickle_and_loads_without_one "
         "tests/test_untrusted_folders.py::test_code_in_a_folder_is_never_run "
         "tests/test_house.py::test_nothing_is_unpickled_or_evaluated",
     ),

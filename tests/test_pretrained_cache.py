@@ -1,4 +1,4 @@
-"""The weights that a process shares: read once, dropped with all that was made of them."""
+"""The weights that a process shares: read once, and freed with their encoders."""
 
 import gc
 import pickle
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def readings(monkeypatch):
-    """The files of weights that were read."""
+    """The list of weights files that skbert has read."""
     read = []
     read_safetensors = module.read_safetensors
 
@@ -90,7 +90,7 @@ def test_encoders_go_even_if_somebody_holds_the_weights(folder):
     reference = weakref.ref(found.frozen_encoder(OTHER))
     free_pretrained()
     assert is_gone(reference)
-    assert found.frozen_encoder(OTHER).device == OTHER  # made again
+    assert found.frozen_encoder(OTHER).device == OTHER  # built again
 
 
 def test_the_model_that_was_not_used_for_longest_makes_room(tmp_path, readings):

@@ -1,4 +1,4 @@
-"""What is saved: pickles and joblib files, and folders without pickle."""
+"""Saving and loading: pickles, joblib files, and folders without pickle."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def logits_of(clf, X):
 
 
 def leaves(value):
-    """All that a pickled state consists of, containers opened."""
+    """Yield all keys and values of a pickled state, also those inside containers."""
     if isinstance(value, dict):
         yield from (leaf for item in value.items() for part in item for leaf in leaves(part))
     elif isinstance(value, (list, tuple)):
@@ -74,7 +74,7 @@ def refuse(*args, **kwargs):
 
 
 def names_in(pickled):
-    """Modules and names that a pickle imports when it is loaded."""
+    """List the modules and names that loading a pickle imports."""
     strings, found = [], set()
     for opcode, argument, _ in pickletools.genops(pickled):
         if isinstance(argument, str):
@@ -124,7 +124,7 @@ def test_saving_and_loading_never_call_torch_load(clf, toy_reviews, monkeypatch,
 
 
 @pytest.mark.parametrize("after", ["fit", "partial_fit"])
-def test_a_pickle_holds_numbers_texts_and_arrays_alone(tiny_bert, toy_reviews, after):
+def test_a_pickle_contains_only_numbers_texts_and_arrays(tiny_bert, toy_reviews, after):
     clf = fitted_on(tiny_bert, *toy_reviews)
     if after == "partial_fit":
         clf.partial_fit(*toy_reviews)
@@ -138,7 +138,7 @@ def test_a_pickle_holds_numbers_texts_and_arrays_alone(tiny_bert, toy_reviews, a
     assert n_bytes == sum(weight.nbytes for weight in weights) + n_labels
 
 
-def test_a_pickle_of_a_pretrainer_holds_them_alone_too(tiny_bert, toy_reviews):
+def test_a_pickle_of_a_pretrainer_contains_only_these(tiny_bert, toy_reviews):
     X, _ = toy_reviews
     pretrainer = BertPretrainer(tiny_bert, max_length=32, next_sentence=False, random_state=0)
     pretrainer.fit(X)
@@ -148,7 +148,7 @@ def test_a_pickle_of_a_pretrainer_holds_them_alone_too(tiny_bert, toy_reviews):
     assert loaded.transform(X).tolist() == pretrainer.transform(X).tolist()
 
 
-def test_so_does_one_that_started_from_nothing(toy_reviews):
+def test_a_pickle_of_a_pretrainer_with_random_weights_contains_only_these(toy_reviews):
     X, _ = toy_reviews
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(vocab_size=90, intermediate_size=64, max_position_embeddings=64, **sizes)
@@ -166,14 +166,14 @@ def test_a_pickle_says_format_and_versions(clf):
     assert stamp["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
-def test_a_pickle_is_read_with_other_versions_of_what_is_below(clf, toy_reviews, monkeypatch):
+def test_a_pickle_loads_with_other_versions_of_the_dependencies(clf, toy_reviews, monkeypatch):
     X, _ = toy_reviews
     others = {"python": "3.8", "torch": "1.0", "transformers": "4.0", "skbert": "0.0"}
     monkeypatch.setattr("skbert.contract.persistence.versions", lambda: others)
     assert logits_of(pickle.loads(pickle.dumps(clf)), X) == logits_of(clf, X)
 
 
-def test_a_pickle_without_a_stamp_is_brought_to_the_format_of_today(clf, toy_reviews):
+def test_a_pickle_without_a_stamp_is_converted_to_the_current_format(clf, toy_reviews):
     X, _ = toy_reviews
     loaded = pickle.loads(format_0(clf, without=("checkpoint_dir", "label_smoothing")))
     assert logits_of(loaded, X) == logits_of(clf, X)
@@ -181,7 +181,7 @@ def test_a_pickle_without_a_stamp_is_brought_to_the_format_of_today(clf, toy_rev
     assert loaded.tokenizer_("a film")["input_ids"] == clf.tokenizer_("a film")["input_ids"]
 
 
-def test_a_transformer_without_a_stamp_is_brought_to_the_format_of_today(tiny_bert, toy_reviews):
+def test_a_transformer_without_a_stamp_is_converted_to_the_current_format(tiny_bert, toy_reviews):
     X, _ = toy_reviews
     transformer = BertEmbeddingTransformer(tiny_bert, store_weights=True, max_length=32).fit(X)
     loaded = pickle.loads(format_0_with_weights(transformer))
@@ -198,15 +198,15 @@ def test_a_pickle_of_a_newer_skbert_is_refused(clf):
 
 def test_device_auto_is_resolved_again(clf, monkeypatch):
     data = pickle.dumps(clf)
-    asked = []
+    resolved = []
     monkeypatch.setattr(
         "skbert.contract.persistence.resolve_device",
-        lambda d: asked.append(d) or torch.device("cpu"),
+        lambda name: resolved.append(name) or torch.device("cpu"),
     )
-    assert pickle.loads(data).device_ == "cpu" and asked == ["auto"]
+    assert pickle.loads(data).device_ == "cpu" and resolved == ["auto"]
 
 
-def test_a_device_that_is_not_here_is_replaced_and_said(clf, toy_reviews, tmp_path):
+def test_a_device_that_is_not_available_is_replaced_with_a_warning(clf, toy_reviews, tmp_path):
     X, y = toy_reviews
     elsewhere = copy.deepcopy(clf).set_params(device="cuda:17")
     elsewhere.save_pretrained(tmp_path / "model")
@@ -214,13 +214,13 @@ def test_a_device_that_is_not_here_is_replaced_and_said(clf, toy_reviews, tmp_pa
         lambda: pickle.loads(pickle.dumps(elsewhere)),
         lambda: BertSentimentClassifier.from_pretrained(tmp_path / "model"),
     ):
-        with pytest.warns(UserWarning, match=r"'cuda:17' was asked for, .* model uses '\w+'"):
+        with pytest.warns(UserWarning, match=r"'cuda:17' is not available; .* model uses '\w+'"):
             loaded = load()
         assert loaded.device == "cuda:17" and loaded.device_ == str(resolve_device("auto"))
         kinds = {parameter.device.type for parameter in loaded.model_.parameters()}
         assert kinds == {torch.device(loaded.device_).type}
         assert len(loaded.predict(X)) == len(X)
-        with pytest.raises(ValueError, match="device='cuda:17' was asked for"):
+        with pytest.raises(ValueError, match="device='cuda:17' is not available"):
             loaded.fit(X, y)
 
 
@@ -250,7 +250,7 @@ def test_skops_needs_to_trust_one_name(clf, toy_reviews, tmp_path):
 
 
 def mapped_ranges(path):
-    """Addresses at which this process has a file mapped, read-only and shared."""
+    """List the addresses at which this process has mapped a file, read-only and shared."""
     ranges = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(path)):
@@ -302,11 +302,12 @@ def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews
     n_bytes = sum(weight.nbytes for weight in clf.model_.state_dict().values())
     for report in reports:
         np.testing.assert_allclose(report["logits"], clf.decision_function(X[:8]), atol=1e-5)
-        assert report["private"] == 0  # no page of the file is this process's own
-        assert report["resident"] > 0.4 * n_bytes  # all layers; of the words, those that occur
+        assert report["private"] == 0  # the process has no private page of the file
+        assert report["resident"] > 0.4 * n_bytes  # all layers, and the embeddings of the words
         assert report["proportional"] < report["resident"] / 4  # shared by eight, and the cache
-        # nor is there a copy elsewhere. With the oldest versions 47 MiB are taken otherwise, today
-        # 25; that no weight is among them, test_memory_mapped_weights_stay_in_the_file shows.
+        # No copy elsewhere. Other memory is 47 MiB with the oldest versions of the dependencies,
+        # and 25 MiB with current ones. test_memory_mapped_weights_stay_in_the_file shows that it
+        # contains no weights.
         assert report["anonymous"] < (0.8 if IS_OLD else 0.5) * n_bytes
 
 
@@ -398,7 +399,7 @@ def test_a_model_that_stopped_early_predicts_the_same_in_another_process(
 # folders ------------------------------------------------------------------------------------------
 
 
-def test_a_folder_holds_no_pickle_and_is_read_without_one(clf, folder, toy_reviews, monkeypatch):
+def test_a_folder_contains_no_pickle_and_loads_without_one(clf, folder, toy_reviews, monkeypatch):
     X, _ = toy_reviews
     assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
     for name in ("load", "loads", "Unpickler"):
@@ -408,7 +409,7 @@ def test_a_folder_holds_no_pickle_and_is_read_without_one(clf, folder, toy_revie
     assert logits_of(loaded, X) == logits_of(clf, X)
 
 
-def test_a_folder_gives_back_what_was_saved(clf, folder, toy_reviews):
+def test_a_loaded_folder_equals_the_saved_classifier(clf, folder, toy_reviews):
     X, _ = toy_reviews
     loaded = BertSentimentClassifier.from_pretrained(folder)
     assert logits_of(loaded, X) == logits_of(clf, X)
@@ -418,7 +419,7 @@ def test_a_folder_gives_back_what_was_saved(clf, folder, toy_reviews):
     assert loaded.history_ == clf.history_ and loaded.n_epochs_ == 2
     assert loaded.n_truncated_ == 0
     files = {path.name for path in folder.iterdir() if "token" not in path.name}
-    # the words a second time, if transformers 4 has saved the tokenizer
+    # transformers 4 also saves vocab.txt
     assert files - {"vocab.txt"} == {"config.json", "model.safetensors", "skbert.json"}
 
 
@@ -438,7 +439,7 @@ def test_labels_keep_their_type(tiny_bert, toy_reviews, tmp_path, labels):
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0")), min_size=2, max_size=2, unique=True)
 )
-def test_any_labels_are_given_back(clf, tmp_path_factory, labels):
+def test_any_labels_survive_saving(clf, tmp_path_factory, labels):
     named = copy.copy(clf)
     named.classes_ = np.array(sorted(labels))
     folder = tmp_path_factory.mktemp("labels") / "model"
@@ -449,7 +450,7 @@ def test_any_labels_are_given_back(clf, tmp_path_factory, labels):
     assert config["id2label"] == dict(zip("01", sorted(labels), strict=True))
 
 
-def test_transformers_reads_it_and_says_the_same(clf, folder, toy_reviews):
+def test_transformers_loads_the_folder_and_predicts_the_same(clf, folder, toy_reviews):
     X, _ = toy_reviews
     classify = pipeline("text-classification", str(folder), top_k=None, device="cpu")
     found = [{entry["label"]: entry["score"] for entry in scores} for scores in classify(X)]
@@ -473,14 +474,14 @@ def test_mean_pooling_is_kept_but_not_for_transformers(tiny_bert, toy_reviews, t
     assert logits_of(loaded, X) == logits_of(clf, X)
 
 
-def test_a_random_state_that_cannot_be_written_is_said(tiny_bert, toy_reviews, tmp_path):
+def test_saving_a_random_state_instance_warns(tiny_bert, toy_reviews, tmp_path):
     clf = fitted_on(tiny_bert, *toy_reviews, max_epochs=1, random_state=np.random.RandomState(0))
     with pytest.warns(UserWarning, match="RandomState instance, which cannot be saved"):
         clf.save_pretrained(tmp_path / "model")
     assert BertSentimentClassifier.from_pretrained(tmp_path / "model").random_state is None
 
 
-def test_an_older_folder_is_replaced_and_nothing_else(clf, folder, tmp_path):
+def test_only_a_folder_of_skbert_is_replaced(clf, folder, tmp_path):
     clf.save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (folder / "notes.txt").write_text("mine")
@@ -513,7 +514,7 @@ def test_checkpoint_dir_is_not_part_of_a_model(clf, tmp_path):
     assert str(tmp_path / "runs") not in (tmp_path / "model" / "skbert.json").read_text()
 
 
-def test_the_folder_may_go_once_it_is_read(clf, folder, toy_reviews):
+def test_a_loaded_classifier_does_not_need_its_folder(clf, folder, toy_reviews):
     X, _ = toy_reviews
     loaded = BertSentimentClassifier.from_pretrained(folder)
     for path in folder.iterdir():
@@ -521,12 +522,12 @@ def test_the_folder_may_go_once_it_is_read(clf, folder, toy_reviews):
     assert logits_of(loaded, X) == logits_of(clf, X)
 
 
-def test_its_pooler_is_none(folder, toy_reviews):
-    with pytest.raises(ValueError, match=r"the weights of .* hold no pooler"):
+def test_a_saved_classifier_has_no_pooler(folder):
+    with pytest.raises(ValueError, match=r"the weights of .* contain no pooler"):
         BertEmbeddingTransformer(str(folder), pooling="pooler", max_length=32).transform(["a"])
 
 
-def test_without_the_exchange_of_linux(clf, folder, tmp_path, monkeypatch):
+def test_a_folder_is_replaced_on_systems_without_exchange(clf, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(folders.sys, "platform", "another")
     clf.save_pretrained(folder)
     assert BertSentimentClassifier.from_pretrained(folder).n_epochs_ == 2
@@ -581,7 +582,7 @@ def test_an_error_of_the_disk_leaves_the_old_folder(clf, folder, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_killed_writer_left_goes_after_an_hour(clf, folder, tmp_path):
+def test_files_of_killed_writers_are_deleted_after_an_hour(clf, folder, tmp_path):
     old, new = (tmp_path / f".model-{digit * 32}" for digit in "ab")
     other = tmp_path / f".model2-{'c' * 32}"
     for left in (old, new, other):
@@ -612,11 +613,11 @@ def test_two_writers_leave_one_whole_folder(clf, tmp_path, toy_reviews):
     allowed = (logits_of(clf, X), logits_of(other, X))
     n_read = 0
     while any(writer.poll() is None for writer in writers):
-        if folder.exists():  # it is read while they write
+        if folder.exists():  # load it while they write
             try:
                 loaded = BertSentimentClassifier.from_pretrained(folder)
             except (OSError, ValueError):
-                continue  # replaced between two of its files, which the hashes tell
+                continue  # replaced while it was read, which the hashes detect
             assert logits_of(loaded, X) in allowed
             n_read += 1
     assert [writer.returncode for writer in writers] == [0, 0] and n_read > 0

@@ -1,4 +1,4 @@
-"""Sentences and their pairs: by hand, then half true and half of another document."""
+"""Sentences and their pairs: worked examples, and the share of true pairs."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_splitting(text, sentences):
 
 
 def test_a_row_of_stops_is_tried_from_its_first_alone():
-    """From each it would take time of its length squared."""
+    """The time is not quadratic in the number of marks."""
     assert _SENTENCE_END.match("... ", 0).end() == 3
     assert not any(_SENTENCE_END.match("... ", start) for start in (1, 2))
     text = "." * 300_000 + "x"
@@ -50,7 +50,7 @@ def test_a_row_of_stops_is_tried_from_its_first_alone():
 
 
 def sentences_of(*documents):
-    """Documents as lists of sentences as lists of ids."""
+    """Build Sentences from documents, which are lists of sentences, which are lists of ids."""
     flat = [sentence for document in documents for sentence in document]
     bare = BareTokens.of([i for sentence in flat for i in sentence], [len(s) for s in flat])
     return Sentences.of(bare, documents_of(documents), Layout(cls_id=101, sep_id=102))
@@ -81,13 +81,13 @@ def test_long_sentences_are_cut_into_equal_pieces_and_empty_ones_left_out():
     assert sentences.numbers.tolist() == [0, 0, 0, 2, 4]
     assert sentences.documents.tolist() == [0, 0, 0, 0, 2]
     assert sentences.bare.ids.tolist() == [*range(10), 50, 60, 61, 62]
-    # the pieces of a sentence are no successors of each other
+    # pieces of one sentence are not successors of each other
     assert sentences.has_successor.tolist() == [False, False, True, False, False]
 
 
 @pytest.fixture
 def mixed():
-    """Documents of 1 to 8 sentences of 1 to 9 tokens, in pieces of at most 4."""
+    """Create documents of 1 to 8 sentences with 1 to 9 tokens, in pieces of at most 4 tokens."""
     rng = np.random.default_rng(0)
     documents = [[[d] * rng.integers(1, 10) for _ in range(rng.integers(1, 9))] for d in range(200)]
     return sentences_of(*documents).in_pieces(4)
@@ -124,7 +124,7 @@ def test_each_sentence_is_once_a_first_and_once_a_second_text(mixed):
     [[2, 2], [2] * 7, [6, 6], [5, 4, 7, 3], [40, *[3] * 30], [100, *[4] * 50], [300, 299]],
 )
 def test_nothing_but_the_words_tells_true_from_false(n_sentences):
-    """Whatever the documents, each sentence is as often in true pairs as in false ones."""
+    """Each sentence is in true and false pairs equally often, for any documents."""
     sentences = sentences_of(*([[d]] * n for d, n in enumerate(n_sentences)))
     rng, n_draws = np.random.default_rng(0), 1000
     n_true = np.zeros((2, len(sentences)))

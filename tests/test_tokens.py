@@ -1,4 +1,4 @@
-"""Ids by hand, then exactly those of transformers for whatever a text may hold."""
+"""Ids of texts: worked examples, and exactly the ids of transformers for arbitrary texts."""
 # ruff: noqa: RUF001, E501 - the awkward characters are the point
 
 import json
@@ -81,7 +81,7 @@ def pretrained(request):
 
 @pytest.fixture(scope="module")
 def reference(pretrained):
-    """Ids of one text by a tokenizer that transformers has just loaded, nothing cut or padded."""
+    """Ids of one text by a tokenizer of transformers, without truncation and padding."""
     tokenizer = AutoTokenizer.from_pretrained(pretrained.tokenizer.name_or_path)
     tokenizer.model_max_length = LONG  # no log line about long texts
     tokenizer.backend_tokenizer.no_padding()
@@ -95,7 +95,7 @@ def reference(pretrained):
 
 
 def texts_of(found):
-    """The ids of each text as a list."""
+    """Compute the ids of each text, as a list."""
     return [ids.tolist() for ids in np.split(found.ids, found.offsets[1:-1])]
 
 
@@ -239,7 +239,7 @@ def test_the_saved_padding_and_truncation_of_all_minilm_are_not_used(real_weight
     saved = json.loads(
         (Path(pretrained.tokenizer.name_or_path) / "tokenizer.json").read_text(encoding="utf-8")
     )
-    assert saved["padding"]["strategy"] == {"Fixed": 128}  # the trap is there
+    assert saved["padding"]["strategy"] == {"Fixed": 128}  # the file does contain padding
     assert saved["truncation"]["max_length"] == 128
     found = pretrained.wordpiece(["a film", "good " * 300], max_length=LONG, truncation="head")
     assert found.lengths.tolist() == [4, 302]
@@ -289,7 +289,7 @@ def test_another_kind_of_tokenizer_is_given_whole_texts():
     for text in [text for text in TRICKY if text] + ["a good  film"]:
         expected = [2, *backend.encode(text, add_special_tokens=False).ids, 3]
         assert ids_of(wordpiece, text, text) == [expected] * 2
-    # word by word it would be other ids
+    # word by word, the ids would differ
     glued = [i for word in ("good", "film") for i in backend.encode(word).ids]
     assert ids_of(wordpiece, "good film") != [[2, *glued, 3]]
 

@@ -31,7 +31,7 @@ def same_weights(a, b):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The tokens of each pre-training, as sets of texts of ids."""
+    """The texts of each pre-training, as lists of tuples of ids."""
     runs = []
     plain = PretrainingRun.__init__
 
@@ -54,7 +54,7 @@ def test_history_by_hand(tiny_bert, toy_reviews):
     assert "next_sentence_loss" not in clf.pretraining_history_[0]
     without = classifier(tiny_bert, pretraining_epochs=3).fit(X, y)
     n_tokens = [c.pretraining_history_[0]["n_tokens"] for c in (clf, without)]
-    assert n_tokens[0] - n_tokens[1] == 5 * (9 + 5 + 7 + 7)  # "what" is four pieces
+    assert n_tokens[0] - n_tokens[1] == 5 * (9 + 5 + 7 + 7)  # "what" has four pieces
 
 
 def test_none_is_the_default_and_then_nothing_is_read(tiny_bert, toy_reviews):
@@ -127,7 +127,7 @@ def test_texts_are_read_whole(tiny_bert, toy_reviews, seen):
     assert [ids.count(dull), ids.count(good)] == [words.count("dull"), words.count("good")]
     n_long = len(texts)
     clf.set_params(early_stopping=True, validation_fraction=0.5).fit(longer, y, X_unlabelled=rest)
-    assert len(seen[1]) < 0.6 * n_long  # the pieces of validation texts are left out too
+    assert len(seen[1]) < 0.6 * n_long  # no pieces of validation texts
 
 
 def test_cut_pairs_are_said(tiny_bert, toy_reviews):
@@ -162,7 +162,7 @@ def test_diverging_is_an_error(tiny_bert, toy_reviews):
 
 @pytest.mark.parametrize("n_steps", [2, 5, 8])
 def test_an_interrupted_fit_goes_on(tiny_bert, toy_reviews, tmp_path, monkeypatch, n_steps):
-    # 4 steps of pre-training with 100 texts, 3 an epoch of fine-tuning with 80
+    # 4 steps of pre-training with 100 texts, 3 steps per epoch of fine-tuning with 80 texts
     X, y = toy_reviews
     settings = {"pretraining_epochs": 1, "max_epochs": 2}
     whole = classifier(tiny_bert, **settings).fit(X, y, X_unlabelled=UNLABELLED)
@@ -180,16 +180,18 @@ def test_an_interrupted_fit_goes_on(tiny_bert, toy_reviews, tmp_path, monkeypatc
         clf.fit(X, y, X_unlabelled=UNLABELLED)
     taken[:] = [0] * 100
     clf.fit(X, y, X_unlabelled=UNLABELLED)
-    assert len(taken) - 100 == (3 if n_steps == 8 else 10)  # one epoch only was kept
+    assert len(taken) - 100 == (3 if n_steps == 8 else 10)  # the checkpoint has one epoch
     assert same_weights(clf, whole)
     assert len(clf.pretraining_history_) == 1 and list(tmp_path.iterdir()) == []
-    if n_steps < 8:  # another run of the same data has other unlabelled texts: another run
+    if n_steps < 8:  # the rest, once: other unlabelled texts make another run
         return
     taken.clear()
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, y, X_unlabelled=UNLABELLED)
     taken[:] = [0] * 100
-    with pytest.warns(UserWarning, match=r"holds 1 run\(s\) of other data, parameters or versions"):
+    with pytest.warns(
+        UserWarning, match=r"holds 1 run\(s\) with other data, parameters or versions"
+    ):
         clf.fit(X, y, X_unlabelled=UNLABELLED[:-1])
 
 
