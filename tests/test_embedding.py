@@ -333,7 +333,7 @@ def test_what_is_wrong_with_parameters(tiny_bert, method):
     assert "'pooling' parameter of BertEmbeddingTransformer must be" in message(pooling="sum")
     assert "'cache' parameter of BertEmbeddingTransformer must be" in message(cache=3)
     assert "'layer' parameter of BertEmbeddingTransformer must be" in message(layer=1.5)
-    assert message(device="tpu").startswith("device='tpu' is not a device that skbert knows.")
+    assert message(device="tpu").startswith("device='tpu' is not a known device;")
 
 
 def test_pooler_that_is_not_there(tmp_path):
