@@ -5,6 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 TIMED := $(filter-out %/bench_pretraining.py,$(BENCHMARKS))
@@ -15,7 +16,7 @@ export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest check docs bench bench-pretraining fix lint types wheel docs-quick bench-smoke clean
+.PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -24,13 +25,20 @@ demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/pl
 	$(BIN)/python examples/plot_quickstart.py
 
 # One thread a worker: two workers with two threads each are slower than that on two cores.
-test test-oldest: export OMP_NUM_THREADS := 1
-test test-oldest: export MKL_NUM_THREADS := 1
+test test-oldest test-newest: export OMP_NUM_THREADS := 1
+test test-oldest test-newest: export MKL_NUM_THREADS := 1
 test: $(VENV)/.installed-dev ## tests and doctests; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-oldest: $(OLDEST)/.installed ## the same with the oldest versions allowed, in .venv-oldest
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-newest: $(NEWEST)/bin/python ## the same with the newest releases, in .venv-newest; not in check
+	@echo "installing the newest releases into $(NEWEST); the first time this takes many minutes"
+	$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade \
+		--upgrade-strategy eager -e ".[test]"
+	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
 
@@ -79,6 +87,9 @@ $(BIN)/python:
 
 $(OLDEST)/bin/python:
 	$(PYTHON) -m venv $(OLDEST)
+
+$(NEWEST)/bin/python:
+	$(PYTHON) -m venv $(NEWEST)
 
 $(OLDEST)/.installed: pyproject.toml .ci/oldest.txt | $(OLDEST)/bin/python
 	@echo "installing the oldest versions into $(OLDEST); the first time this takes minutes"
