@@ -1,11 +1,14 @@
-"""oneDNN's matrix products for prediction on x86 CPUs: faster than torch's, equal up to rounding.
+"""oneDNN's matrix products for prediction on x86 CPUs, equal to torch's up to rounding.
 
 oneDNN adds bias and residual and applies GELU inside the product, and multiplies by weights that
 it has reordered. Only this file and its callers in `model` know oneDNN. Other code only marks where
 weights are constant, with `constant_weights`.
 
-Predicting sentences went from 2.2 to 2.4 times the speed of transformers' pipeline with oneDNN on
-an AMD EPYC (bench_predict.py before and after); on an Intel Xeon with AMX it makes no difference.
+The gain depends on the processor. With oneDNN, predicting sentences went from 2.2 to 2.4 times the
+speed of transformers' pipeline on an AMD EPYC with AVX-512 (bench_predict.py before and after). On
+an Intel Xeon with AMX it makes no difference. On an AMD EPYC with AVX2 only, `predict_logits` of
+1,000 sentences takes 1.08 times the CPU time on two threads (median of 11 interleaved pairs on a
+busy machine), because oneDNN's GELU is slower.
 """
 
 from __future__ import annotations
