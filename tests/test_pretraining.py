@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.fixes import parse_version
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertModel, pipeline
 
 from skbert import (
@@ -486,12 +484,8 @@ def test_the_folder_is_that_of_transformers(fitted, tmp_path):
     )
     with torch.no_grad():
         theirs, ours = module(**inputs), fitted.model_(**inputs)
-    # The same to the bit, but before transformers 5, whose BertForPreTraining is loaded with other
-    # attention ("eager") than skbert's module ("sdpa").
-    is_old = parse_version(transformers.__version__) < parse_version("5")
     for name in ("prediction_logits", "seq_relationship_logits"):
-        atol = 1e-5 if is_old else 0.0
-        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=atol)
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=0)
     (probability,) = fitted.predict_next_sentence([("a [MASK] film", "it was [MASK] fun")])
     expected = theirs.seq_relationship_logits.softmax(1)[0, 0].item()
     assert probability == pytest.approx(expected, abs=1e-6)

@@ -16,14 +16,12 @@ import numpy as np
 import pytest
 import skops.io
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.fixes import parse_version
 from skops.io.exceptions import UntrustedTypesFoundException
 from transformers import BertConfig, pipeline
 
@@ -32,8 +30,6 @@ from skbert.engine.files import folders
 from skbert.engine.model.device import resolve_device
 from tests.offline import ROOT, in_this_clone, run_offline
 from tests.old_pickles import format_0, format_0_with_weights, from_the_future
-
-IS_OLD = parse_version(transformers.__version__) < parse_version("5")
 
 
 def fitted_on(model, X, y, **parameters):
@@ -305,10 +301,9 @@ def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews
         assert report["private"] == 0  # the process has no private page of the file
         assert report["resident"] > 0.4 * n_bytes  # all layers, and the embeddings of the words
         assert report["proportional"] < report["resident"] / 4  # shared by eight, and the cache
-        # No copy elsewhere. Other memory is 47 MiB with the oldest versions of the dependencies,
-        # and 25 MiB with current ones. test_memory_mapped_weights_stay_in_the_file shows that it
-        # contains no weights.
-        assert report["anonymous"] < (0.8 if IS_OLD else 0.5) * n_bytes
+        # No copy elsewhere. Other memory is 25 MiB. That it contains no weights is shown by
+        # test_memory_mapped_weights_stay_in_the_file.
+        assert report["anonymous"] < 0.5 * n_bytes
 
 
 def predict_mapped(path, X):
@@ -419,8 +414,7 @@ def test_a_loaded_folder_equals_the_saved_classifier(clf, folder, toy_reviews):
     assert loaded.history_ == clf.history_ and loaded.n_epochs_ == 2
     assert loaded.n_truncated_ == 0
     files = {path.name for path in folder.iterdir() if "token" not in path.name}
-    # transformers 4 also saves vocab.txt
-    assert files - {"vocab.txt"} == {"config.json", "model.safetensors", "skbert.json"}
+    assert files == {"config.json", "model.safetensors", "skbert.json"}
 
 
 @pytest.mark.parametrize(

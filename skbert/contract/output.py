@@ -35,9 +35,9 @@ def wants_tensors(estimator: Any) -> bool:
 
 
 def with_index_of(X: Any, vectors: np.ndarray, estimator: Any) -> Any:
-    """Put vectors into a frame with the index of a Series, if frames are asked for.
+    """Convert vectors to a frame with the index of a Series, if the user requests frames.
 
-    scikit-learn names the columns. It keeps the index of a frame, but 1.6 not that of a Series.
+    scikit-learn names the columns. It keeps the index of a frame, but not that of a Series.
     """
     container = _get_output_config("transform", estimator)["dense"]
     if container == "pandas" and isinstance(X, pd.Series):
