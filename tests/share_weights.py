@@ -12,7 +12,12 @@ from pathlib import Path
 
 import joblib
 
-from skbert import BertSentimentClassifier  # noqa: F401  (imported once, for all)
+# Imported here, so that all children share the modules. skbert imports transformers only when it
+# builds a model, which each child would otherwise do for itself, in 100 MB of its own.
+import transformers.models.bert.modeling_bert  # noqa: F401
+from transformers import AutoTokenizer, BertTokenizerFast  # noqa: F401
+
+from skbert import BertSentimentClassifier  # noqa: F401
 
 
 def mapped_kib(path):
