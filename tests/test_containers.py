@@ -181,8 +181,8 @@ LONG = "many words " * 20
         (
             [("a", "b"), ("c", "d", "e")],
             ValueError,
-            "X[1] is ('c', 'd', 'e') (tuple), after X[0] of 2 text(s); rows must all be one str, "
-            "or all be pairs of str. Give pairs as [(first, second), ...].",
+            "X[1] is ('c', 'd', 'e') (tuple), but X[0] has 2 text(s); all rows must be a str, or "
+            "all must be pairs of str. Pass pairs as [(first, second), ...].",
         ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,

@@ -111,8 +111,8 @@ def test_texts_of_one_sentence_switch_it_off_and_say_so_once(tiny_bert):
         clf = pretrainer(tiny_bert).fit(SINGLE)
     (warning,) = caught
     assert str(warning.message) == (
-        "next_sentence=True, but none of the 16 texts has several sentences: only the masked "
-        "language model is trained. Give documents of several sentences, or set "
+        "next_sentence=True, but none of the 16 texts has several sentences. fit trains masked "
+        "language modelling alone. Pass documents of several sentences, or set "
         "next_sentence=False."
     )
     with pytest.raises(ValueError, match=r"Next sentence prediction is not trained: .* Fit with"):
@@ -345,7 +345,7 @@ def test_a_piece_joins_the_word_before_it():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no gap", r"Text 1 has 0 '\[MASK\]', of which 0 are among the tokens that are read"),
+        ("no gap", r"Text 1 has 0 '\[MASK\]', of which 0 are within max_length=32"),
         ("good " * 12 + "[MASK]" + " bad" * 60, r"Text 1 has 1 '\[MASK\]', of which 0 .* max_len"),
     ],
 )
@@ -357,7 +357,7 @@ def test_a_mask_must_be_there_and_be_read(fitted, text, message):
 
 @pytest.mark.parametrize("top_k", [0, 10**6, 2.5])
 def test_top_k_must_be_possible(fitted, top_k):
-    with pytest.raises(ValueError, match=re.escape(f"top_k={top_k!r}; allowed are the integers")):
+    with pytest.raises(ValueError, match=re.escape(f"top_k={top_k!r}; allowed are integers")):
         fitted.fill_mask("[MASK]", top_k=top_k)
 
 
@@ -389,7 +389,9 @@ def test_ids_that_are_no_word_pieces_are_never_guessed(tmp_path):
     filled = clf.fill_mask("so [MASK]", top_k=n_pieces)
     assert {*filled.words[0]} == {*clf.tokenizer_.get_vocab()}
     assert filled.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(ValueError, match=f"the integers from 1 to {n_pieces}, the number of word"):
+    with pytest.raises(
+        ValueError, match=f"allowed are integers from 1 to {n_pieces}, the number of word"
+    ):
         clf.fill_mask("so [MASK]", top_k=n_pieces + 1)
 
 

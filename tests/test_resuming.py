@@ -239,7 +239,7 @@ def test_a_callback_that_stopped_the_run_is_not_asked_again(
 ):
     clf = classifier(tiny_bert, checkpoint_dir=tmp_path)
     monkeypatch.setattr(EpochTasks, "end_epoch", lambda *arguments: True)
-    monkeypatch.setattr(clf, "_set_fitted", None)  # the process ends after the training
+    monkeypatch.setattr(EpochTasks, "end_fit", None)  # the process ends after the training
     with pytest.raises(TypeError):
         clf.fit(*toy_reviews)
     monkeypatch.undo()

@@ -462,7 +462,9 @@ def test_it_is_a_model_for_the_other_estimators(clf, folder, toy_reviews):
 def test_mean_pooling_is_kept_but_not_for_transformers(tiny_bert, toy_reviews, tmp_path):
     X, y = toy_reviews
     clf = fitted_on(tiny_bert, X, y, pooling="mean", max_epochs=1)
-    with pytest.warns(UserWarning, match="pooling='mean' has no counterpart"):
+    with pytest.warns(
+        UserWarning, match="transformers does not support pooling='mean' in a classifier"
+    ):
         clf.save_pretrained(tmp_path / "model")
     loaded = BertSentimentClassifier.from_pretrained(tmp_path / "model")
     assert logits_of(loaded, X) == logits_of(clf, X)
