@@ -488,7 +488,7 @@ class BertPretrainer(
         texts = check_documents(self, X, reset=False).texts
         tokens = self._one_text_each(texts, None, state)
         embedder = TextEmbedder(
-            encoder=self.model_.bert,
+            encoder=state.network.encoder,
             pooler={},
             pooling="mean",
             n_layers=self.model_.config.num_hidden_layers,
@@ -533,13 +533,15 @@ class BertPretrainer(
         """
         check_is_fitted(self)
         settings = {"versions": versions(), "history": self.history_}
-        known = {
-            "cls.predictions": self._knows_words,
-            "cls.seq_relationship": self._knows_next_sentence,
-            "pooler": self._knows_pooler,
-        }
-        drawn = [part for part, is_known in known.items() if not is_known]
-        save_pretraining_model(Path(folder), self.model_, self.tokenizer_, settings, drawn)
+        save_pretraining_model(
+            Path(folder),
+            self.model_,
+            self.tokenizer_,
+            settings,
+            knows_words=self._knows_words,
+            knows_next_sentence=self._knows_next_sentence,
+            knows_pooler=self._knows_pooler,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine."""

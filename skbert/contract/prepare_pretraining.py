@@ -67,8 +67,7 @@ class PretrainerState:
     @property
     def network(self) -> PretrainingNetwork:
         """The modules of `model` as the engine uses them."""
-        bert = self.model.bert
-        return PretrainingNetwork(bert, self.model.cls, bert.pooler, self.precision)
+        return PretrainingNetwork.of(self.model, self.precision)
 
     def after(self, history: list[dict[str, Any]], trains_pairs: bool) -> PretrainerState:
         """Note which heads the epochs of `history` have trained."""

@@ -7,7 +7,7 @@ The estimator interprets the settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,18 +117,28 @@ def save_pretraining_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
-    drawn: Sequence[str],
+    *,
+    knows_words: bool,
+    knows_next_sentence: bool,
+    knows_pooler: bool,
 ) -> None:
     """Write a folder that transformers loads as a model with heads; see `save_classifier`.
 
-    The modules in `drawn` have random weights. The folder contains them because transformers
-    expects them, and marks them so that `read_safetensors` ignores them.
+    Modules that no training has reached have random weights. The folder contains them because
+    transformers expects them, and marks them so that `read_safetensors` ignores them.
     """
     _check_replaceable(folder)
+    family = family_of(model)
+    is_trained = {
+        f"{family.heads}.{family.head_parts['words']}": knows_words,
+        f"{family.heads}.{family.head_parts['next_sentence']}": knows_next_sentence,
+        family.pooler: knows_pooler,
+    }
+    drawn = [module for module, trained in is_trained.items() if not trained]
 
     def write(new: Path) -> None:
         _write_weights(pretraining_weights(model), new / WEIGHTS_FILE, {DRAWN: " ".join(drawn)})
-        config = model.config.to_dict() | {"architectures": [family_of(model).pretraining_class]}
+        config = model.config.to_dict() | {"architectures": [family.pretraining_class]}
         write_json(new / CONFIG_FILE, config)
         _write_tokenizer(tokenizer, new)
         write_manifest(new, {"kind": "pretraining", "settings": settings})

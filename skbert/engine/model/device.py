@@ -134,7 +134,7 @@ def precision_name(precision: torch.dtype) -> str:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively. The test suite has only CPUs."""
+    """Whether the device multiplies bfloat16 natively. CI runs the tests on CPUs only."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Not `torch.ops.mkldnn._is_mkldnn_bf16_supported`, which is true for any AVX-512.

@@ -67,7 +67,7 @@ class _CpuDropout:
 
 
 class _DeviceDropout:
-    """Draws the masks on an accelerator. The test suite does not run it: it has only CPUs."""
+    """Draws the masks on an accelerator. Only `tests/test_gpu.py` runs it."""
 
     def __init__(self, p: float, seed: np.random.SeedSequence, device: torch.device) -> None:
         self._p = p
