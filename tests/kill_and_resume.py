@@ -15,6 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+# Imported here, because each child would otherwise import it for itself, which takes seconds.
+import transformers.models.bert.modeling_bert  # noqa: F401
+from transformers import AutoTokenizer, BertTokenizerFast  # noqa: F401
+
 from skbert import BertSentimentClassifier
 from skbert.engine.training.loop import Trainer
 from skbert.engine.training.resume import RunFile

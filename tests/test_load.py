@@ -198,6 +198,8 @@ def test_nothing_of_the_callers_is_changed(
     tiny_bert, toy_reviews, tmp_path, tmp_path_factory, monkeypatch
 ):
     X, y = toy_reviews
+    # A folder for temporary files that no other process uses.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     clf = BertSentimentClassifier(tiny_bert, max_length=32, max_epochs=1)
 
