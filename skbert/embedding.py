@@ -112,7 +112,8 @@ class BertEmbeddingTransformer(
     Attributes
     ----------
     weights_sha256_ : str
-        Hash of the weights file at the time of `fit`. `transform` refuses other weights.
+        Hash of the weights file at the time of `fit`. With other weights, `transform` raises an
+        error.
     precision_ : {"float32", "bfloat16"}
         The precision that `precision` resolves to on this machine. Undefined if this machine does
         not support the precision.
@@ -294,7 +295,7 @@ class BertEmbeddingTransformer(
         ]
 
     def _check_for_model(self, config: Any, texts: Texts) -> None:
-        """Refuse parameters that do not fit the machine or the model; needs no weights."""
+        """Raise an error for parameters that do not fit the machine or the model."""
         resolve_precision(self.precision, resolve_device(self.device))
         check_text_limits(self.max_length, config, pairs=texts.second is not None)
         check_layer(self.layer, config.num_hidden_layers)

@@ -117,7 +117,7 @@ def test_scoring_monitor_is_spared_the_validation_texts(tiny_bert, toy_reviews):
 
 
 def test_the_mode_of_the_model_stays(tiny_bert, toy_reviews):
-    """Scores are taken without dropout, and training goes on with it."""
+    """Scores are computed without dropout, and training continues with it."""
     X, y = toy_reviews
     modes = []
 
@@ -162,7 +162,7 @@ def test_progress_bars_nest_down_to_the_epoch(tiny_bert, toy_reviews, capsys, mo
     )
     search = GridSearchCV(pipeline, {"bert__dropout": [0.0, 0.1]}, cv=2, n_jobs=n_jobs)
     with warnings.catch_warnings():
-        # FunctionTransformer has no callbacks, and scikit-learn says so
+        # FunctionTransformer has no callbacks, so scikit-learn warns
         warnings.filterwarnings("ignore", ".*FunctionTransformer does not support callbacks")
         search.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(*toy_reviews)
     shown = capsys.readouterr().out

@@ -501,7 +501,7 @@ def test_the_folder_is_that_of_transformers(fitted, tmp_path):
     assert filled.words == [words]
 
 
-def test_what_was_only_drawn_is_not_taken_for_trained(tmp_path):
+def test_random_heads_are_not_used_as_trained_ones(tmp_path):
     folder = str(tmp_path / "model")
     pretrainer(config(), next_sentence=False).fit(TEXTS).save_pretrained(folder)
     words_only = pretrainer(folder, max_epochs=0, next_sentence=False).fit(TEXTS)
@@ -530,7 +530,7 @@ def test_a_pooler_without_a_head_is_kept(tiny_bert, tmp_path):
     assert not any(name.startswith("seq_relationship") for name in found.heads)
 
 
-def test_a_head_for_words_that_was_only_drawn_starts_anew(tiny_bert, tmp_path):
+def test_a_random_head_for_words_starts_from_the_embeddings_again(tiny_bert, tmp_path):
     folder = str(tmp_path / "model")
     pretrainer(tiny_bert, next_sentence=False, max_epochs=0).fit(["good"]).save_pretrained(folder)
     again = pretrainer(folder, next_sentence=False, max_epochs=0).fit(["bad"])

@@ -1,4 +1,4 @@
-"""Weights that weigh, training that stops, training that goes on."""
+"""Sample and class weights, early stopping, warm starts and partial_fit."""
 
 import pickle
 
@@ -182,7 +182,7 @@ def test_partial_fit_keeps_the_optimizer_and_its_schedule(tiny_bert, toy_reviews
     assert [r["learning_rate"] for r in clf.history_] == pytest.approx([0.75e-3, 1e-3])
     moments = clf._trainer.tensors()
     assert {int(step) for name, step in moments.items() if name.endswith(".step")} == {6}
-    loaded = pickle.loads(pickle.dumps(clf))  # without the optimizer: it begins anew
+    loaded = pickle.loads(pickle.dumps(clf))  # without the optimizer, which starts again
     assert loaded.partial_fit(X, y).history_[2]["learning_rate"] == pytest.approx(0.75e-3)
     # a changed parameter needs another optimizer
     clf.set_params(learning_rate=2e-3).partial_fit(X, y)

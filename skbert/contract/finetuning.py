@@ -146,11 +146,13 @@ def fine_tune_one_epoch(
     seeds, options = Seeds.of(estimator.random_state), training_options(estimator)
     if is_first:
         check_before_loading(estimator, texts)
-        start = new_state(estimator, load_pretrained(estimator.model), known, seeds)
+        pretrained = load_pretrained(estimator.model)
+        tokens = tokenize(estimator, texts, pretrained.wordpiece)
+        start = new_state(estimator, pretrained, known, seeds)
     else:
         check_for_model(estimator, estimator.model_.config, texts)
         start = state_of(estimator, estimator.precision)
-    tokens = tokenize(estimator, texts, start.wordpiece)
+        tokens = tokenize(estimator, texts, start.wordpiece)
     training = take_rows(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
     trainer = getattr(estimator, "_trainer", None)
     if trainer is None or not _fits(trainer, estimator, start):

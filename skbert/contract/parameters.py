@@ -175,7 +175,7 @@ class Seeds:
 
 
 def check_text_limits(max_length: int, config: Any, *, pairs: bool) -> None:
-    """Refuse a `max_length`, or pairs of texts, that the model has no embeddings for.
+    """Raise an error for a `max_length` or pairs of texts that the model has no embeddings for.
 
     Parameters
     ----------

@@ -248,7 +248,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
 
 
 def check_before_loading(estimator: Any, texts: Texts) -> None:
-    """Refuse parameters that do not fit the machine or the model, without reading weights."""
+    """Raise an error for parameters that do not fit the machine or the model; read no weights."""
     resolve_precision(estimator.precision, resolve_device(estimator.device))
     check_for_model(estimator, load_config(estimator.model), texts)
 
@@ -257,8 +257,8 @@ def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
     if not np.array_equal(classes, known):
         raise ValueError(
             f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
-            f"those of the last fit, {known.tolist()}. Give all of them, or set "
-            "warm_start=False."
+            f"those of the last fit, {known.tolist()}. Pass texts of all these "
+            "classes, or set warm_start=False."
         )
 
 
