@@ -84,7 +84,7 @@ def first_third(query_key_value: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 class WholeTable:
-    """Replaces `CompactVocabulary`; AdamW trains all word embeddings."""
+    """Replaces `CompactEmbeddings`; AdamW trains all word embeddings."""
 
     def __init__(self, embedding: torch.nn.Embedding, tokens: Any) -> None:
         self.tokens = tokens
@@ -135,7 +135,7 @@ PARTS: Patches = {
     "without AdamW": lambda: replaced(loop, clip_and_step=lambda *_: None),
 }
 SHORTCUTS: Patches = {
-    "whole table of words": lambda: replaced(classification, CompactVocabulary=WholeTable),
+    "whole table of words": lambda: replaced(classification, CompactEmbeddings=WholeTable),
     "AdamW and clipping not fused": lambda: replaced(
         loop,
         new_adamw=unfused_adamw,

@@ -233,7 +233,7 @@ COMPLAINTS = [
         "RuntimeError: Already borrowed, because a fast tokenizer is not thread-safe",
         "huggingface/tokenizers#537 huggingface/transformers#47085",
         "tests/test_load.py::test_sixteen_threads_get_the_answers_of_one "
-        "tests/test_tokens.py::test_threads_may_share_it",
+        "tests/test_wordpiece.py::test_threads_may_share_it",
     ),
     # Side effects, noise, network
     (
@@ -241,7 +241,7 @@ COMPLAINTS = [
         "huggingface/transformers#16594 huggingface/smol-course#164 midas-research/dlkp#23 "
         "ThilinaRajapakse/simpletransformers#116",
         "tests/test_load.py::test_nothing_of_the_callers_is_changed "
-        "tests/test_checkpoint.py::test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing",
+        "tests/test_pretrained.py::test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing",
     ),
     (
         "Folders named checkpoints, outputs, tmp_trainer and trainer_output appear",
@@ -252,20 +252,20 @@ COMPLAINTS = [
     (
         "'Some weights were not initialized', at every fit",
         "huggingface/transformers#5421",
-        "tests/test_checkpoint.py::test_a_fit_says_nothing_and_leaves_nothing",
+        "tests/test_pretrained.py::test_a_fit_says_nothing_and_leaves_nothing",
     ),
     (
         "The constructor prints and opens a log, predict shows a progress bar",
         "charles9n/bert-sklearn@9cb510a",
-        "tests/test_checkpoint.py::test_a_fit_says_nothing_and_leaves_nothing "
+        "tests/test_pretrained.py::test_a_fit_says_nothing_and_leaves_nothing "
         "tests/test_fitting.py::test_nothing_is_shown_otherwise",
     ),
     (
         "The network is asked for a model that is in the cache",
         "huggingface/transformers#30345 huggingface/transformers#36762 "
         "huggingface/transformers#34162",
-        "tests/test_checkpoint.py::test_the_hub_cache_comes_before_the_hub "
-        "tests/test_checkpoint.py::test_the_hub_cache_in_a_fresh_process",
+        "tests/test_pretrained.py::test_the_hub_cache_comes_before_the_hub "
+        "tests/test_pretrained.py::test_the_hub_cache_in_a_fresh_process",
     ),
     # Results
     (
@@ -343,7 +343,7 @@ COMPLAINTS = [
     (
         "LIME and SHAP run out of memory, because their variants of a text come in one batch",
         "marcotcr/lime#651 shap/shap#4051",
-        "tests/test_inference.py::test_thousands_of_variants_of_a_text_come_in_bounded_batches",
+        "tests/test_predict.py::test_thousands_of_variants_of_a_text_come_in_bounded_batches",
     ),
 ]
 

@@ -15,7 +15,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import pack
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
     EpochProgress,
@@ -112,11 +112,11 @@ class TrainingRun:
         options: TrainingOptions,
         seed: np.random.SeedSequence,
     ) -> None:
-        vocabulary = None
+        embeddings = None
         if not options.n_frozen_layers:
-            vocabulary = CompactVocabulary(word_embeddings(classifier.encoder), data.tokens)
-            data = replace(data, tokens=vocabulary.tokens)
-        self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, vocabulary)
+            embeddings = CompactEmbeddings(word_embeddings(classifier.encoder), data.tokens)
+            data = replace(data, tokens=embeddings.tokens)
+        self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, embeddings)
         self._objective = Classification(classifier, data, options)
 
     def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:

@@ -3,7 +3,7 @@
 A training set uses 5 to 14 thousand of BERT's 30 thousand rows. The other rows have no gradient,
 but each step would clear, measure and update all of them: a fit of 512 sentences takes 1.11 times
 as long with the whole table (bench_profile.py, AMD EPYC, two threads). The result is exact; see
-`CompactVocabulary.decay_absent`.
+`CompactEmbeddings.decay_absent`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from skbert.engine.text.tokens import Tokens
 
 
-class CompactVocabulary:
+class CompactEmbeddings:
     """The rows of a word-embedding table that some tokens use.
 
     Parameters

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from skbert.engine.model.dropout import Dropout, seeded_dropout
 from skbert.engine.text.packing import shuffled_batches, split_by_tokens
-from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.optimizer import (
     clip_and_step,
     constant_after_warmup,
@@ -151,14 +151,14 @@ def planned_trainer(
     n_texts: int,
     options: TrainingOptions,
     seed: np.random.SeedSequence,
-    vocabulary: CompactVocabulary | None = None,
+    embeddings: CompactEmbeddings | None = None,
 ) -> Trainer:
     """Make a trainer for ``options.max_epochs`` epochs of `n_texts` texts each."""
     n_steps = options.max_epochs * -(-n_texts // options.batch_size)
     schedule = partial(
         learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
     )
-    return Trainer(network, options, schedule, seed, vocabulary)
+    return Trainer(network, options, schedule, seed, embeddings)
 
 
 def open_ended_trainer(
@@ -180,7 +180,7 @@ class Trainer:
     schedule : callable
         Number of the step, from 0 -> factor of the learning rate.
     seed : numpy.random.SeedSequence
-    vocabulary : CompactVocabulary or None
+    embeddings : CompactEmbeddings or None
         Contains the words of all training texts. None trains the whole embedding table.
     """
 
@@ -190,7 +190,7 @@ class Trainer:
         options: TrainingOptions,
         schedule: Callable[[int], float],
         seed: np.random.SeedSequence,
-        vocabulary: CompactVocabulary | None = None,
+        embeddings: CompactEmbeddings | None = None,
     ) -> None:
         order_seed, dropout_seed = seed.spawn(2)
         self._order = np.random.default_rng(order_seed)
@@ -198,7 +198,7 @@ class Trainer:
         self._dropout = seeded_dropout(options.dropout, dropout_seed, self._device)
         self.options = options
         self._schedule = schedule
-        self._vocabulary = vocabulary
+        self._embeddings = embeddings
         with self._steps_possible():
             self._parameters = network.parameters(options.n_frozen_layers)
         self._optimizer = new_adamw(self._parameters, options.weight_decay)
@@ -265,8 +265,8 @@ class Trainer:
             self._dropout.state = position["dropout"]  # type: ignore[attr-defined]
 
     def _steps_possible(self) -> AbstractContextManager[None]:
-        """Let the model use the compact vocabulary inside the block, if there is one."""
-        return self._vocabulary.in_place() if self._vocabulary else nullcontext()
+        """Let the model use the compact embeddings inside the block, if there is one."""
+        return self._embeddings.in_place() if self._embeddings else nullcontext()
 
     def step(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
         """Take one optimizer step, and return the sums of the loss over `rows` before it."""
@@ -279,8 +279,8 @@ class Trainer:
             loss = objective.measures(sums)["train_loss"]
             raise DivergenceError(self.n_steps + 1, self._learning_rate, loss)
         clip_and_step(self._optimizer, norm, options.max_gradient_norm)
-        if self._vocabulary:
-            self._vocabulary.decay_absent(1 - self._learning_rate * options.weight_decay)
+        if self._embeddings:
+            self._embeddings.decay_absent(1 - self._learning_rate * options.weight_decay)
         self.n_steps += 1
         return sums
 

@@ -3,7 +3,7 @@
 Tokens or sentences -> losses, with new masks and pairs in each epoch. skbert computes the logits of
 words only at the masked places: (n_masked, n_words), never (n_tokens, n_words).
 
-Unlike fine-tuning, pre-training has no compact vocabulary and trains all word embeddings, because
+Unlike fine-tuning, pre-training has no compact embeddings and trains all word embeddings, because
 the softmax is over all words, and any word can replace a masked one.
 """
 

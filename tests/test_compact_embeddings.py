@@ -12,7 +12,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training import classification, loop
 from skbert.engine.training.classification import LabelledTexts, TrainingRun
-from skbert.engine.training.compact_embeddings import CompactVocabulary
+from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.optimizer import gradient_norm
 
@@ -29,7 +29,7 @@ OPTIONS = TrainingOptions(
 
 
 class WholeVocabulary:
-    """Replaces `CompactVocabulary`: AdamW itself updates every row in every step."""
+    """Replaces `CompactEmbeddings`: AdamW itself updates every row in every step."""
 
     def __init__(self, embedding, tokens):
         self.tokens, self.weight = tokens, embedding.weight
@@ -63,7 +63,7 @@ def test_training_on_the_rows_that_occur_equals_training_on_all(tiny_bert, monke
     monkeypatch.setattr(loop, "gradient_norm", noting)
     ours, ours_losses = trained(tiny_bert)
     assert max(norms) > OPTIONS.max_gradient_norm  # clipping acts
-    monkeypatch.setattr(classification, "CompactVocabulary", WholeVocabulary)
+    monkeypatch.setattr(classification, "CompactEmbeddings", WholeVocabulary)
     theirs, theirs_losses = trained(tiny_bert)
     assert ours_losses == pytest.approx(theirs_losses, abs=1e-6)
     for (name, mine), reference in zip(
@@ -78,7 +78,7 @@ def test_rows_by_hand():
         embedding.weight.copy_(torch.arange(12.0).view(6, 2))
     ids = np.array([5, 2, 5], dtype=np.int32)
     tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
-    compact = CompactVocabulary(embedding, tokens)
+    compact = CompactEmbeddings(embedding, tokens)
     assert compact.tokens.ids.tolist() == [1, 0, 1]
     assert compact.weight.tolist() == [[4.0, 5.0], [10.0, 11.0]]
 
@@ -99,7 +99,7 @@ def test_the_padding_row_keeps_its_meaning():
     embedding = torch.nn.Embedding(6, 2, padding_idx=3)
     ids = np.array([5, 3, 1], dtype=np.int32)
     tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
-    compact = CompactVocabulary(embedding, tokens)
+    compact = CompactEmbeddings(embedding, tokens)
     with compact.in_place():
         assert embedding.padding_idx == 1
         embedding(torch.tensor([0, 1, 2])).sum().backward()
@@ -112,7 +112,7 @@ def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
     table = model.embeddings.word_embeddings
     before = table.weight.detach().clone()
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
-    with pytest.raises(KeyboardInterrupt), CompactVocabulary(table, tokens).in_place():
+    with pytest.raises(KeyboardInterrupt), CompactEmbeddings(table, tokens).in_place():
         raise KeyboardInterrupt
     assert torch.equal(table.weight, before)
 
@@ -120,6 +120,6 @@ def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
 def test_tokens_are_not_changed():
     ids = np.array([5, 3, 1], dtype=np.int32)
     tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
-    compact = CompactVocabulary(torch.nn.Embedding(6, 2), tokens)
+    compact = CompactEmbeddings(torch.nn.Embedding(6, 2), tokens)
     assert tokens.ids.tolist() == [5, 3, 1]
     assert compact.tokens.ids.tolist() == [2, 1, 0]
