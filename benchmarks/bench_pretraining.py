@@ -48,7 +48,9 @@ from sklearn.model_selection import train_test_split
 from transformers import BertConfig
 
 from skbert import BertPretrainer, BertSentimentClassifier
+from skbert.contract.prepare_pretraining import current_state
 from skbert.datasets import load_movie_reviews
+from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import may_be_masked
 from skbert.engine.text.sentences import split_into_sentences
@@ -149,9 +151,9 @@ def judged_pairs(documents: list[list[str]], seed: int) -> JudgedPairs:
 
 def unigram_entropy(pretrainer: BertPretrainer, texts: list[str]) -> float:
     """Entropy of the frequencies of the word pieces in `texts`, nats."""
-    state = pretrainer._current()
+    state = current_state(pretrainer)
     tokens = state.wordpiece(texts, max_length=sys.maxsize, truncation="head")
-    vocabulary = pretrainer._masking(state.tokenizer).vocabulary
+    vocabulary = vocabulary_of(state.tokenizer)
     counts = np.bincount(tokens.ids[may_be_masked(tokens, vocabulary)])
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
