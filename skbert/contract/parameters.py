@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 
+from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import smallest_max_length
 
 _Class = TypeVar("_Class", bound=type)
@@ -26,9 +27,6 @@ _SHARED_DOCS = {
 max_length : int, default=128
     Maximum number of tokens of a text, [CLS] and [SEP] included. At least 3, and at most the
     number of positions of the model (512 for the published BERTs).""",
-    "batch_size": """\
-batch_size : int, default=32
-    Number of texts per optimizer step.""",
     "weight_decay": """\
 weight_decay : float, default=0.01
     Weight decay of AdamW for the weight matrices. Biases and LayerNorm weights do not decay.""",
@@ -216,6 +214,18 @@ def check_segments(config: Any) -> None:
             f"The model has type_vocab_size={config.type_vocab_size}, but pairs of texts need 2 "
             "segments. Choose a model with segments, or join the two texts of each pair."
         )
+
+
+def resolve_pooling(pooling: str, made_with: str) -> str:
+    """Compute the pooling of a classifier; "auto" is that with which its model was made."""
+    if pooling != "auto":
+        return pooling
+    if made_with not in POOLINGS:
+        raise ValueError(
+            f"pooling='auto' takes the pooling with which the model was made, but that is "
+            f"{made_with!r}, and a classifier of skbert has {[*POOLINGS]}. Pass one of them."
+        )
+    return made_with
 
 
 def check_layer(layer: int, n_layers: int) -> int:

@@ -22,6 +22,9 @@ from skbert.engine.warn import warn_user
 #: Format 1 has a stamp and stores tokenizers as the texts of their files.
 PICKLE_FORMAT = 1
 
+#: Parameters of a classifier that "auto" resolves, and that its attributes ``name_`` hold.
+RESOLVED = ("batch_size", "max_epochs")
+
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
 
@@ -101,6 +104,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
+        "resolved": {name: getattr(clf, f"{name}_", None) for name in RESOLVED},
         "n_columns": int(clf._n_columns),
         "n_features_in": getattr(clf, "n_features_in_", None),
         "feature_names_in": None if names is None else names.tolist(),
@@ -155,23 +159,26 @@ def restore_estimator(
         clf = cls(**parameters)
         classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
         _restore_columns(clf, settings)
-        history = [dict(record) for record in settings["history"]]
+        settings["history"] = [dict(record) for record in settings["history"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"The settings of the saved {cls.__name__} are invalid ({error!r}). Save the model "
             "again with the installed skbert."
         ) from error
     clf._validate_params()
-    if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes or not history:
+    if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes:
         raise ValueError(
             f"The saved {cls.__name__} has weights for {n_classes} classes, but labels "
-            f"{classes.tolist()}, after {len(history)} epochs. Save the model again."
+            f"{classes.tolist()}. Save the model again."
         )
     return clf, classes
 
 
 def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
+    for name, value in settings.get("resolved", {}).items():
+        if name in RESOLVED and value is not None:
+            setattr(clf, f"{name}_", int(value))
     clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
     clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     if settings["n_features_in"] is not None:

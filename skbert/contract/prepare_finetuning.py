@@ -20,10 +20,17 @@ from skbert.contract.parameters import (
     Seeds,
     check_n_frozen_layers,
     check_text_limits,
+    resolve_pooling,
 )
 from skbert.contract.persistence import plain_parameters, versions
+from skbert.contract.steps import training_options, warn_few_steps
 from skbert.contract.texts import Texts, check_texts, warn_truncated
-from skbert.engine.files.pretrained import Pretrained, load_config, load_pretrained
+from skbert.engine.files.pretrained import (
+    Pretrained,
+    load_config,
+    load_pooling,
+    load_pretrained,
+)
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.model.networks import TextClassifier
@@ -31,6 +38,7 @@ from skbert.engine.text.sentences import WholeTexts
 from skbert.engine.text.tokens import Tokens, concatenate
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.resume import KeptRun, RunSettings, find_run
 
 #: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
@@ -137,19 +145,26 @@ class ClassifierState:
             "n_epochs_": len(history),
             "device_": str(self.network.device),
             "precision_": precision_name(self.network.precision),
+            "pooling_": self.network.pooling,
         }
 
 
 def state_of(estimator: Any, precision: str) -> ClassifierState:
     """Collect what a fitted classifier has learned; `precision` is that of the computations."""
     dtype = resolve_precision(precision, estimator.head_.weight.device)
-    network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling, dtype)
+    network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling_, dtype)
     return ClassifierState(network, estimator.tokenizer_, estimator._wordpiece, estimator.history_)
 
 
 def copy_state(state: ClassifierState) -> ClassifierState:
     """Copy the weights, which may be memory-mapped or shared with a copy of the estimator."""
     return replace(state, network=copy.deepcopy(state.network))
+
+
+def with_pooling(state: ClassifierState, pooling: str) -> ClassifierState:
+    """Change the pooling to that of the parameter; "auto" keeps it."""
+    pooling = resolve_pooling(pooling, state.network.pooling)
+    return replace(state, network=replace(state.network, pooling=pooling))
 
 
 def new_state(
@@ -161,8 +176,23 @@ def new_state(
     head = random_head(config.hidden_size, len(classes), config.initializer_range, rng)
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
-    network = TextClassifier(pretrained.new_encoder(), head, estimator.pooling, precision)
+    pooling = resolve_pooling(estimator.pooling, pretrained.pooling)
+    network = TextClassifier(pretrained.new_encoder(), head, pooling, precision)
     return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
+
+
+def shipped_state(estimator: Any) -> tuple[ClassifierState, np.ndarray]:
+    """Load the classifier that skbert contains under the name `model`, and its classes."""
+    pretrained = load_pretrained(estimator.model)
+    head = pretrained.classifier
+    assert head is not None
+    device = resolve_device(estimator.device)
+    precision = resolve_precision(estimator.precision, device)
+    network = TextClassifier(
+        pretrained.new_encoder(), head.new_module(), pretrained.pooling, precision
+    )
+    tokenizer, wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
+    return ClassifierState(network.to(device), tokenizer, wordpiece, []), np.array(head.labels)
 
 
 @dataclass(frozen=True)
@@ -180,6 +210,8 @@ class PreparedFit:
     validation : LabelledTexts or None
     pretraining_texts : Tokens or None
         None if the fit does no masked language modelling.
+    options : TrainingOptions
+        The parameters of training, with "auto" resolved.
     n_truncated : int
         Number of truncated texts in X.
     seeds : Seeds
@@ -193,6 +225,7 @@ class PreparedFit:
     training: LabelledTexts
     validation: LabelledTexts | None
     pretraining_texts: Tokens | None
+    options: TrainingOptions
     n_truncated: int
     seeds: Seeds
     kept: KeptRun | None
@@ -224,6 +257,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         _check_same_classes(given.classes, estimator.classes_)
         check_for_model(estimator, estimator.model_.config, texts)
         start = copy_state(state_of(estimator, estimator.precision))
+        start = with_pooling(start, estimator.pooling)
         data = tokenize_input(estimator, given, start.wordpiece)
     else:
         check_before_loading(estimator, texts)
@@ -234,6 +268,9 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     if kept and kept.saved:
         seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
     parts = split(estimator, data, seeds)
+    options = training_options(estimator, len(parts.training.tokens))
+    if pretrained is not None:
+        warn_few_steps(estimator, len(parts.training.tokens), options)
     return PreparedFit(
         start=start,
         pretrained=pretrained,
@@ -241,6 +278,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         training=parts.training,
         validation=parts.validation,
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
+        options=options,
         n_truncated=data.labelled.tokens.n_truncated,
         seeds=seeds,
         kept=kept,
@@ -251,6 +289,7 @@ def check_before_loading(estimator: Any, texts: Texts) -> None:
     """Raise an error for parameters that do not fit the machine or the model; read no weights."""
     resolve_precision(estimator.precision, resolve_device(estimator.device))
     check_for_model(estimator, load_config(estimator.model), texts)
+    resolve_pooling(estimator.pooling, load_pooling(estimator.model))
 
 
 def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skbert.engine.files.manifest import MANIFEST, read_manifest
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import FAMILIES, Family, new_config
 
@@ -34,9 +35,44 @@ _NUMBERS = {
 _KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
 
 
+#: Where sentence-transformers writes how a model pools its hidden states.
+POOLING_FILE = "1_Pooling/config.json"
+
+#: sentence-transformers' names of poolings in that file -> skbert's.
+_POOLING_MODES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+
+
 def read_config(path: Path) -> PretrainedConfig:
     """Read a configuration; see `config_of`."""
     return config_of(parse_object(read_text(path), path), path)
+
+
+def read_pooling(folder: Path) -> str:
+    """Find the pooling with which the model in a folder was made.
+
+    A folder of a classifier names it in ``skbert.json``, and one of sentence-transformers in
+    ``1_Pooling/config.json``. Models without either were not trained with a pooling; they get
+    "cls", as in the BERT paper.
+
+    Returns
+    -------
+    str
+        "cls", "mean" or "max", or sentence-transformers' name of another pooling.
+    """
+    if (folder / MANIFEST).is_file():
+        return str(read_manifest(folder).get("pooling", "cls"))
+    path = folder / POOLING_FILE
+    if not path.is_file():
+        return "cls"
+    settings = parse_object(read_text(path), path)
+    if "pooling_mode" in settings:  # sentence-transformers since 5.4
+        mode = str(settings["pooling_mode"])
+        return {"lasttoken": "last token"}.get(mode, mode)
+    flags = [name for name, is_used in settings.items() if is_used is True]
+    modes = [
+        name.removeprefix("pooling_mode_") for name in flags if name.startswith("pooling_mode_")
+    ]
+    return " + ".join(_POOLING_MODES.get(mode, mode) for mode in modes) or "cls"
 
 
 def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:

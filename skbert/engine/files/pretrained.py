@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skbert.engine.files.config import read_config
-from skbert.engine.files.find import FoundModel, check_sha256, file_sha256, find_model
+from skbert.engine.files.config import read_config, read_pooling
+from skbert.engine.files.find import FoundModel, find_model
+from skbert.engine.files.low_rank import ClassifierHead, read_change
 from skbert.engine.files.manifest import check_folder
 from skbert.engine.files.tokenizer_files import (
     read_tokenizer,
@@ -56,6 +57,10 @@ class Pretrained:
     is_tied : bool
         Whether the decoder of the masked-language-model head is the word embeddings, as in BERT.
         True if the checkpoint has no decoder.
+    pooling : str
+        The pooling with which the model was made; see `read_pooling`.
+    classifier : ClassifierHead or None
+        The linear layer of a classifier that skbert contains.
     """
 
     config: PretrainedConfig
@@ -65,6 +70,8 @@ class Pretrained:
     wordpiece: WordPieceTokenizer
     heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_tied: bool = True
+    pooling: str = "cls"
+    classifier: ClassifierHead | None = None
 
     def frozen_encoder(self, device: torch.device) -> PreTrainedModel:
         """Return the shared encoder, whose weights must not change; see `PretrainedCache`."""
@@ -78,6 +85,10 @@ class Pretrained:
     def new_tokenizer(self) -> PreTrainedTokenizerBase:
         """Copy the tokenizer, because each call sets padding and truncation on it."""
         return copy.deepcopy(self.tokenizer)
+
+
+#: The folder of a checkpoint, and the change of its weights.
+_Key = tuple[Path, Path | None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class PretrainedCache:
 
     def __init__(self, n_models: int) -> None:
         self._n_models = n_models
-        self._kept: OrderedDict[Path, _Kept] = OrderedDict()  # least recently used first
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()  # least recently used first
         self._encoders: weakref.WeakKeyDictionary[
             Pretrained, dict[torch.device, PreTrainedModel]
         ] = weakref.WeakKeyDictionary()
@@ -111,15 +122,15 @@ class PretrainedCache:
 
     def get(self, found: FoundModel) -> Pretrained:
         """Read a checkpoint, or take it from memory if its files have not changed since."""
-        version = found.sha256, found.stamps
-        pretrained = self._look_up(found.folder, version)
+        version, key = (found.sha256, found.stamps), (found.folder, found.change)
+        pretrained = self._look_up(key, version)
         if pretrained is not None:
             return pretrained
         with self._reading:
-            pretrained = self._look_up(found.folder, version)  # another thread may have read it
+            pretrained = self._look_up(key, version)  # another thread may have read it
             if pretrained is None:
                 pretrained = _read(found)
-                self._keep(found.folder, _Kept(version, pretrained))
+                self._keep(key, _Kept(version, pretrained))
         return pretrained
 
     def encoder_on(self, pretrained: Pretrained, device: torch.device) -> PreTrainedModel:
@@ -138,20 +149,20 @@ class PretrainedCache:
             self._kept.clear()
             self._encoders.clear()
 
-    def _look_up(self, folder: Path, version: Any) -> Pretrained | None:
+    def _look_up(self, key: _Key, version: Any) -> Pretrained | None:
         with self._lock:
-            kept = self._kept.get(folder)
+            kept = self._kept.get(key)
             if kept is None:
                 return None
             if kept.version != version:
-                del self._kept[folder]
+                del self._kept[key]
                 return None
-            self._kept.move_to_end(folder)
+            self._kept.move_to_end(key)
             return kept.pretrained
 
-    def _keep(self, folder: Path, kept: _Kept) -> None:
+    def _keep(self, key: _Key, kept: _Kept) -> None:
         with self._lock:
-            self._kept[folder] = kept
+            self._kept[key] = kept
             while len(self._kept) > self._n_models:
                 self._kept.popitem(last=False)
 
@@ -195,27 +206,35 @@ def load_config(model: str) -> PretrainedConfig:
     return read_config(find_model(model).config)
 
 
+def load_pooling(model: str) -> str:
+    """Find the pooling with which a checkpoint was made, without its weights; see `read_pooling`."""
+    return read_pooling(find_model(model).folder)
+
+
 def weights_sha256(model: str) -> str:
-    """Compute the SHA-256 of a checkpoint's weights file; see `file_sha256`."""
-    return file_sha256(find_model(model).weights)
+    """Compute the SHA-256 of a checkpoint's weights; see `FoundModel.weights_sha256`."""
+    return find_model(model).weights_sha256()
 
 
 def _read(found: FoundModel) -> Pretrained:
-    if found.sha256 is not None:
-        check_sha256(found.weights, found.sha256)
+    found.check_hashes()
     check_folder(found.folder)
     config = read_config(found.config)
     tokenizer = read_tokenizer(found.folder)
     family = family_of(config)
     stored = read_safetensors(found.weights, family)
+    weights = encoder_weights(stored, found.weights, config)
+    change = read_change(found.change) if found.change else None
     return Pretrained(
         config=config,
-        weights=encoder_weights(stored, found.weights, config),
+        weights=change.apply(weights) if change else weights,
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer, config.vocab_size),
         heads=stored_heads(stored, family),
         is_tied=is_tied(stored, family),
+        pooling=read_pooling(found.folder),
+        classifier=change.head if change else None,
     )
 
 

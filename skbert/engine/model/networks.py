@@ -57,13 +57,21 @@ class TextClassifier:
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
         """Compute unnormalised scores, in the order of the batch: (n_texts, n_classes)."""
-        device = self.head.weight.device
         # Fill before the encoder does, because the head's rounding depends on its number of rows.
         filled = fill_batch(batch) if start is None else batch
-        with computing_in(self.precision, device):
-            pooled = pooled_states(self.encoder, filled, self.pooling, dropout, start).float()
-        with computing_in(torch.float32, device):
+        pooled = self.pooled(filled, dropout, start)
+        with computing_in(torch.float32, self.device):
             return drop_filling(self.head(dropout(pooled)), len(batch.rows))
+
+    def pooled(
+        self,
+        batch: PackedBatch,
+        dropout: Dropout = no_dropout,
+        start: HiddenStates | None = None,
+    ) -> torch.Tensor:
+        """Compute the vector of each text, in the order of the batch: (n_texts, d_model)."""
+        with computing_in(self.precision, self.device):
+            return pooled_states(self.encoder, batch, self.pooling, dropout, start).float()
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """List the weights to train: all, or those above the embeddings and the first layers."""

@@ -1,0 +1,112 @@
+"""The training options of a classifier, and the formulas behind "auto".
+
+Fine-tuning needs a number of optimizer steps, not of epochs [1]_. With few texts, small batches and
+more epochs give them.
+
+.. [1] T. Zhang et al. Revisiting Few-sample BERT Fine-tuning. ICLR 2021, arXiv:2006.05987.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.exceptions import ConvergenceWarning
+
+from skbert.engine.training.loop import TrainingOptions
+from skbert.engine.warn import warn_user
+
+#: Texts per optimizer step, by the most training texts for which "auto" takes it.
+_BATCH_SIZES = {512: 8, 2048: 16}
+
+#: Texts per optimizer step for more training texts than that.
+_LARGEST_BATCH_SIZE = 32
+
+#: The number of optimizer steps below which "auto" adds epochs.
+ENOUGH_STEPS = 200
+
+#: The smallest number of epochs that "auto" takes, which BERT's authors recommend.
+_FEWEST_EPOCHS = 3
+
+#: The number of optimizer steps below which a new linear layer learns too little.
+TOO_FEW_STEPS = 50
+
+
+def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
+    """Collect the parameters of a classifier that the training loop reads.
+
+    Parameters
+    ----------
+    estimator : BertSentimentClassifier
+    n_texts : int
+        Number of training texts, from which "auto" is resolved.
+    """
+    batch_size = resolve_batch_size(estimator.batch_size, n_texts)
+    return TrainingOptions(
+        max_epochs=resolve_max_epochs(estimator.max_epochs, n_texts, batch_size),
+        batch_size=batch_size,
+        learning_rate=estimator.learning_rate,
+        weight_decay=estimator.weight_decay,
+        warmup_fraction=estimator.warmup_fraction,
+        dropout=estimator.dropout,
+        n_frozen_layers=estimator.n_frozen_layers,
+        label_smoothing=estimator.label_smoothing,
+    )
+
+
+def resolve_batch_size(batch_size: int | str, n_texts: int) -> int:
+    """Compute the number of texts per optimizer step.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        "auto" is 8 for up to 512 texts, 16 for up to 2,048, and 32 for more.
+    n_texts : int
+        Number of training texts.
+
+    Examples
+    --------
+    >>> [resolve_batch_size("auto", n_texts) for n_texts in (100, 1000, 10000)]
+    [8, 16, 32]
+    """
+    if batch_size != "auto":
+        return int(batch_size)
+    return next(
+        (size for most, size in _BATCH_SIZES.items() if n_texts <= most), _LARGEST_BATCH_SIZE
+    )
+
+
+def resolve_max_epochs(max_epochs: int | str, n_texts: int, batch_size: int) -> int:
+    """Compute the maximum number of epochs.
+
+    Parameters
+    ----------
+    max_epochs : int or "auto"
+        "auto" is the smallest number, from 3, that gives at least 200 optimizer steps.
+    n_texts : int
+        Number of training texts.
+    batch_size : int
+        Number of texts per optimizer step.
+
+    Examples
+    --------
+    >>> [resolve_max_epochs("auto", n_texts, 8) for n_texts in (16, 200, 1000)]
+    [100, 8, 3]
+    """
+    if max_epochs != "auto":
+        return int(max_epochs)
+    n_steps_per_epoch = -(-n_texts // batch_size)
+    return max(_FEWEST_EPOCHS, -(-ENOUGH_STEPS // n_steps_per_epoch))
+
+
+def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> None:
+    """Warn if the user's numbers of epochs and texts per step allow too few optimizer steps."""
+    n_steps = options.max_epochs * -(-n_texts // options.batch_size)
+    if n_steps >= TOO_FEW_STEPS:
+        return
+    warn_user(
+        f"max_epochs={estimator.max_epochs!r} and batch_size={estimator.batch_size!r} give "
+        f"{n_steps} optimizer steps for {n_texts} texts; with fewer than {TOO_FEW_STEPS}, BERT "
+        "usually learns too little. Increase max_epochs, or set both to 'auto', which gives at "
+        f"least {ENOUGH_STEPS}.",
+        ConvergenceWarning,
+    )

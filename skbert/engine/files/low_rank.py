@@ -1,0 +1,141 @@
+"""A fine-tuning of a published model as a small file: the low-rank change of its weights, and a head.
+
+The change of a weight matrix is a product of two thin matrices, as in LoRA [1]_, and that of a
+vector is stored as it is. Both are float16, which is exact enough because the change is small. The
+embeddings do not change.
+
+.. [1] E. Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022, arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from skbert.engine.files.weights import linear_of
+
+_HEAD = "head."
+_LEFT, _RIGHT = ".left", ".right"
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """The linear layer of a fine-tuned classifier.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (n_classes, d_model)
+    bias : Tensor of shape (n_classes,)
+    labels : list of str
+        Names of the n_classes classes.
+    pooling : {"cls", "mean"}
+        The pooling with which it was trained.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    labels: list[str]
+    pooling: str
+
+    def new_module(self) -> nn.Linear:
+        """Build a linear layer to train; the weights are copied."""
+        return linear_of(self.weight.clone(), self.bias.clone())
+
+
+@dataclass(frozen=True)
+class LowRankChange:
+    """The change of an encoder's weights by fine-tuning, and the head that was trained with it.
+
+    Attributes
+    ----------
+    factors : dict of str to tuple of Tensor
+        For each changed matrix, two float16 matrices, (n_out, rank) and (rank, n_in), whose product
+        is added to it.
+    vectors : dict of str to Tensor
+        For each changed vector, a float16 vector that is added to it.
+    head : ClassifierHead
+    """
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    vectors: Mapping[str, Tensor]
+    head: ClassifierHead
+
+    def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Add the change to the published weights, float32; the arguments do not change.
+
+        Parameters
+        ----------
+        weights : dict of str to Tensor
+            All weights of the encoder, by name.
+        """
+        changes = {
+            name: left.float() @ right.float() for name, (left, right) in self.factors.items()
+        }
+        changes |= {name: vector.float() for name, vector in self.vectors.items()}
+        return {n: w + changes[n] if n in changes else w for n, w in weights.items()}
+
+
+def low_rank_change(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rank: int, head: ClassifierHead
+) -> LowRankChange:
+    """Approximate the change between two sets of weights by the largest singular values.
+
+    Parameters
+    ----------
+    before, after : dict of str to Tensor
+        Matrices and vectors by name. Those that are equal are left out.
+    rank : int
+        Number of singular values that are kept of each matrix.
+    head : ClassifierHead
+
+    Returns
+    -------
+    LowRankChange
+        Of all changes of this rank, that with the smallest squared error, before its rounding.
+    """
+    changes = {name: after[name] - weight for name, weight in before.items()}
+    changes = {name: change for name, change in changes.items() if change.any()}
+    return LowRankChange(
+        factors={name: _factors(c, rank) for name, c in changes.items() if c.ndim == 2},
+        vectors={name: change.half() for name, change in changes.items() if change.ndim == 1},
+        head=head,
+    )
+
+
+def _factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    left, singular_values, right = torch.linalg.svd(change, full_matrices=False)
+    root = singular_values[:rank].sqrt()  # half of the scale to each, so that neither underflows
+    return (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
+
+
+def write_change(change: LowRankChange, path: Path) -> None:
+    """Write a change to a safetensors file."""
+    tensors = {f"{name}{_LEFT}": left for name, (left, _) in change.factors.items()}
+    tensors |= {f"{name}{_RIGHT}": right for name, (_, right) in change.factors.items()}
+    tensors |= dict(change.vectors)
+    tensors |= {f"{_HEAD}weight": change.head.weight, f"{_HEAD}bias": change.head.bias}
+    metadata = {"labels": json.dumps(change.head.labels), "pooling": change.head.pooling}
+    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata=metadata)
+
+
+def read_change(path: Path) -> LowRankChange:
+    """Read a change that `write_change` wrote; the caller has compared the hash of the file."""
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    head = ClassifierHead(
+        weight=tensors.pop(f"{_HEAD}weight"),
+        bias=tensors.pop(f"{_HEAD}bias"),
+        labels=json.loads(metadata["labels"]),
+        pooling=metadata["pooling"],
+    )
+    names = [name.removesuffix(_LEFT) for name in tensors if name.endswith(_LEFT)]
+    factors = {n: (tensors.pop(f"{n}{_LEFT}"), tensors.pop(f"{n}{_RIGHT}")) for n in names}
+    return LowRankChange(factors=factors, vectors=tensors, head=head)

@@ -1,0 +1,95 @@
+"""A low-rank change of weights: what it keeps, how it is stored, and how it is applied."""
+
+import pytest
+import torch
+
+from skbert.engine.files.low_rank import (
+    ClassifierHead,
+    LowRankChange,
+    low_rank_change,
+    read_change,
+    write_change,
+)
+
+
+@pytest.fixture
+def head():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 24, generator=generator)
+    return ClassifierHead(weight, torch.tensor([0.5, -0.5]), ["bad", "good"], "mean")
+
+
+@pytest.fixture
+def weights():
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"embeddings": (50, 24), "dense": (16, 24), "bias": (16,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def changed(weights, rank, scale=0.01):
+    """Weights after a change of exactly this rank; the embeddings stay."""
+    generator = torch.Generator().manual_seed(2)
+    left, right = (
+        torch.randn(16, rank, generator=generator),
+        torch.randn(rank, 24, generator=generator),
+    )
+    bias = weights["bias"] + scale * torch.randn(16, generator=generator)
+    return weights | {"dense": weights["dense"] + scale * left @ right, "bias": bias}
+
+
+def test_a_change_of_the_same_rank_is_kept_but_for_rounding(weights, head):
+    after = changed(weights, rank=3)
+    found = low_rank_change(weights, after, 3, head).apply(weights)
+    for name, weight in after.items():
+        step = (weight - weights[name]).abs().max()
+        # float16 has 11 significant bits, and two factors of it are multiplied
+        assert (found[name] - weight).abs().max() <= step * 3 * 2**-10, name
+
+
+def test_a_lower_rank_keeps_the_largest_singular_values(weights, head):
+    after = changed(weights, rank=5)
+    change = after["dense"] - weights["dense"]
+    values = torch.linalg.svdvals(change)
+    found = low_rank_change(weights, after, 2, head).apply(weights)["dense"] - after["dense"]
+    assert torch.linalg.norm(found) == pytest.approx(torch.linalg.norm(values[2:]).item(), rel=0.01)
+
+
+def test_weights_that_do_not_change_are_left_out_and_stay_the_same(weights, head):
+    change = low_rank_change(weights, changed(weights, rank=3), 3, head)
+    assert (set(change.factors), set(change.vectors)) == ({"dense"}, {"bias"})
+    assert change.apply(weights)["embeddings"] is weights["embeddings"]
+
+
+def test_applying_leaves_the_published_weights_as_they_are(weights, head):
+    before = {name: weight.clone() for name, weight in weights.items()}
+    low_rank_change(weights, changed(weights, rank=3), 3, head).apply(weights)
+    assert all(torch.equal(before[name], weight) for name, weight in weights.items())
+
+
+def test_a_file_holds_all_of_a_change(weights, head, tmp_path):
+    change = low_rank_change(weights, changed(weights, rank=3), 3, head)
+    write_change(change, tmp_path / "change.safetensors")
+    found = read_change(tmp_path / "change.safetensors")
+    assert (found.head.labels, found.head.pooling) == (["bad", "good"], "mean")
+    assert torch.equal(found.head.weight, head.weight)
+    assert torch.equal(found.head.bias, head.bias)
+    applied, expected = found.apply(weights), change.apply(weights)
+    assert applied.keys() == weights.keys()
+    assert all(torch.equal(applied[name], expected[name]) for name in expected)
+
+
+def test_factors_of_a_tiny_change_do_not_underflow(head):
+    before = {"dense": torch.zeros(16, 24)}
+    after = changed({"dense": torch.zeros(16, 24), "bias": torch.zeros(16)}, 1, scale=1e-7)
+    found = low_rank_change(before, after, 1, head).apply(before)["dense"]
+    assert torch.linalg.norm(found - after["dense"]) < 0.01 * torch.linalg.norm(after["dense"])
+
+
+def test_a_new_head_does_not_share_the_weights_of_the_file(head):
+    module = head.new_module()
+    module.weight.data.zero_()
+    assert head.weight.any()
+
+
+def test_the_head_of_an_empty_change_is_kept(head):
+    assert LowRankChange({}, {}, head).apply({"a": torch.ones(2)})["a"].tolist() == [1.0, 1.0]
