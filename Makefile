@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 BIN := $(VENV)/bin
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
-TIMED := $(filter-out %/bench_pretraining.py,$(BENCHMARKS))
+TIMED := $(filter-out %/bench_pretraining.py %/bench_few_labels.py,$(BENCHMARKS))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
 
 # Figures are drawn to files, also where there is no screen.
@@ -16,7 +16,8 @@ export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining fix lint types wheel docs-quick bench-smoke clean
+.PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining \
+	bench-few-labels sentiment-start fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -53,6 +54,13 @@ bench: $(VENV)/.installed-benchmarks ## time and memory against the rivals; ARGS
 bench-pretraining: $(VENV)/.installed-benchmarks ## accuracy with pre-training; takes hours
 	$(BIN)/python benchmarks/bench_pretraining.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+bench-few-labels: $(VENV)/.installed-benchmarks ## accuracy for 0 to 2,048 labels; takes hours; ARGS="--data FOLDER"
+	$(BIN)/python benchmarks/bench_few_labels.py $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; half an hour
+	$(BIN)/python benchmarks/make_sentiment_start.py $(ARGS)
 
 fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair
 	$(BIN)/ruff format .

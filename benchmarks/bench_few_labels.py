@@ -3,9 +3,10 @@
 The contenders are a linear model on word counts; the same on the frozen mean vectors of
 all-MiniLM-L6-v2; SetFit, which fine-tunes the same encoder with pairs of texts, with its defaults;
 and `BertSentimentClassifier` with its defaults and with ``model=`` the plain encoder. Without a
-label, only skbert can predict. The rows are Rotten Tomatoes, and each CSV file in the folder
-`--data` with the columns ``text`` and ``sentiment``; a column ``source`` divides a file into several
-sets, and a column ``split`` names the rows to test on ("test"). Other files are divided at random.
+label, only skbert can predict. The texts are Rotten Tomatoes, and each CSV file in the folder
+`--data` with the columns ``text`` and ``sentiment``. A column ``source`` divides a file into
+several sets, and a column ``split`` names the rows to test on ("test"). Other files are divided at
+random.
 
 Each seed draws other labels, the same for all contenders, and the same number of each class. SetFit
 makes a pair of all labels with each other, so its time grows with their square: by default it runs
@@ -215,16 +216,18 @@ def sizes_for(name: str, texts: TextSet, arguments: Any) -> list[int]:
     return [*sizes, len(texts.train)] if arguments.all and name != SETFIT else sizes
 
 
-def print_tables(results: Results) -> None:
+def accuracy_tables(results: Results) -> list[str]:
+    """One table for each set: mean and standard deviation over the seeds, and median seconds."""
+    tables = []
     for name, of_set in results.items():
         numbers = sorted({int(n) for found in of_set.values() for n in found})
-        header = [f"{name}: accuracy (median s)", *(f"{n:,}" for n in numbers)]
+        header = [f"{name}, accuracy (s) by number of labels", *(f"{n:,}" for n in numbers)]
         rows = [
             [contender, *(_cell(found.get(str(n))) for n in numbers)]
             for contender, found in of_set.items()
         ]
-        print()
-        common.print_table(header, rows)
+        tables.append(common.markdown_table(header, rows))
+    return tables
 
 
 def _cell(found: dict[str, Any] | None) -> str:
@@ -275,13 +278,13 @@ def parse_arguments() -> Any:
 
 def main() -> int:
     arguments = parse_arguments()
-    path = common.results_of_machine("few_labels")
+    path = common.RESULTS / "few_labels.json"
     kept = path.exists() and not arguments.smoke
     results: Results = json.loads(path.read_text())["results"] if kept else {}
     run(arguments, results)
-    print_tables(results)
+    print("", *accuracy_tables(results), sep="\n\n")
     arguments.data = arguments.data and arguments.data.name  # the results name no folder
-    return common.finish("few_labels", arguments, results, bounds(results))
+    return common.finish("few_labels", arguments, results, bounds(results), path)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def padded_losses(
 
 
 def skbert_classifier(batch_size: int, **parameters: Any) -> BertSentimentClassifier:
-    settings = {"max_epochs": 1, "device": "cpu", "random_state": 0} | parameters
+    settings = {"max_epochs": 1, "pooling": "cls", "device": "cpu", "random_state": 0} | parameters
     return BertSentimentClassifier(common.MODEL, batch_size=batch_size, **settings)
 
 
@@ -143,7 +143,7 @@ def skbert_fit(
     return common.Contender(
         name,
         prepare,
-        f"defaults with {settings}: dropout 0.1, no attention dropout, warm-up over 10 % of steps",
+        f"pooling='cls', {settings}: dropout 0.1, no attention dropout, warm-up over 10 % of steps",
         lambda fitted: fitted.score(data.test_texts, data.test_labels),
         len(data.train_texts),
     )

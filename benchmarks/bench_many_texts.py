@@ -59,7 +59,13 @@ def fitted(contender: str, folder: str) -> Any:
     texts, labels = short_texts(512, seed=0)
     if contender == "skbert":
         model: Any = BertSentimentClassifier(
-            folder, max_length=32, max_epochs=5, learning_rate=2e-3, device="cpu", random_state=0
+            folder,
+            max_length=32,
+            max_epochs=5,
+            batch_size=32,
+            learning_rate=2e-3,
+            device="cpu",
+            random_state=0,
         )
     else:
         model = make_pipeline(TfidfVectorizer(), LogisticRegression())

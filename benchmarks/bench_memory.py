@@ -56,6 +56,7 @@ class Case:
 def fit_skbert(folder: str, texts: list[str], labels: list[int], batch_size: int) -> None:
     BertSentimentClassifier(
         folder,
+        pooling="cls",
         max_epochs=1,
         batch_size=batch_size,
         max_length=common.MAX_LENGTH,

@@ -248,7 +248,13 @@ def main() -> int:
     data = common.load_split(128, arguments.n_texts)
     n_train = 8 if arguments.smoke else 128
     fitted = BertSentimentClassifier(
-        common.MODEL, device="cpu", random_state=0, max_epochs=1, learning_rate=2e-4
+        common.MODEL,
+        pooling="cls",
+        max_epochs=1,
+        batch_size=32,
+        learning_rate=2e-4,
+        device="cpu",
+        random_state=0,
     ).fit(data.train_texts[:n_train], data.train_labels[:n_train])
     texts = data.test_texts
     with tempfile.TemporaryDirectory() as name:

@@ -155,7 +155,7 @@ def fit_with(
     name: str, patch: Callable[[], Any], data: common.Split, dropout: float = 0.1, **settings: Any
 ) -> common.Contender:
     """Fit, with one part changed."""
-    settings |= {"max_epochs": 1, "device": "cpu", "random_state": 0}
+    settings |= {"pooling": "cls", "max_epochs": 1, "device": "cpu", "random_state": 0}
     clf = BertSentimentClassifier(common.MODEL, dropout=dropout, **settings)
 
     def run() -> Any:
@@ -177,6 +177,7 @@ def main() -> int:
     data = common.load_split(arguments.n_texts, 2 * arguments.n_texts)
     clf = BertSentimentClassifier(
         common.MODEL,
+        pooling="cls",
         batch_size=arguments.batch_size,
         max_epochs=1,
         device="cpu",

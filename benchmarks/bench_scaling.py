@@ -43,7 +43,14 @@ class Series:
 
 
 def classifier(model: str = common.MODEL, **parameters: Any) -> BertSentimentClassifier:
-    settings = {"max_epochs": 1, "truncation": "head", "device": "cpu", "random_state": 0}
+    settings = {
+        "pooling": "cls",
+        "max_epochs": 1,
+        "batch_size": 32,
+        "truncation": "head",
+        "device": "cpu",
+        "random_state": 0,
+    }
     return BertSentimentClassifier(model, **(settings | parameters))
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import _common as common
+from bench_few_labels import accuracy_tables
 
 README = Path(__file__).parent / "README.md"
 ANY = "any processor"
+#: Benchmarks of accuracies, of which parts may run on different processors.
+ACCURACIES = ("few_labels", "pretraining")
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
 
 
@@ -25,7 +28,7 @@ def load_results() -> dict[str, Results]:
     for path in sorted(common.RESULTS.glob("**/*.json")):
         result = json.loads(path.read_text())
         processor = common.plain_name(result["machine"]["processor"])
-        is_timed = result["benchmark"] != "pretraining"  # accuracies, and parts run here and there
+        is_timed = result["benchmark"] not in ACCURACIES
         found.setdefault(processor if is_timed else ANY, []).append(result)
     return dict(sorted(found.items()))
 
@@ -71,6 +74,12 @@ def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def few_labels_tables(results: Results) -> list[str]:
+    """Tables of the accuracy with few labels, one for each set of texts."""
+    found = next((r["results"] for r in results if r["benchmark"] == "few_labels"), {})
+    return [f"#### few_labels\n\n{table}" for table in accuracy_tables(found)]
+
+
 def profile_table(results: Results) -> str:
     """Table of the time that fit and predict spend in each kind of operation."""
     shares = next((r["results"]["shares"] for r in results if r["benchmark"] == "profile"), None)
@@ -106,7 +115,8 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
-        tables = [*timings_tables(of_it), profile_table(of_it), machines(of_it)]
+        tables = [*timings_tables(of_it), *few_labels_tables(of_it)]
+        tables += [profile_table(of_it), machines(of_it)]
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)
     print(report)

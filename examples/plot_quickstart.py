@@ -2,9 +2,9 @@
 Fine-tune BERT on movie reviews
 ===============================
 
-This example trains `BertSentimentClassifier`, with its default parameters, on 2,000 sentences and
-tests it on 1,000 others. The baseline is a linear model on word counts, which cannot see that
-"not" changes the meaning of "funny".
+This example classifies sentences about films with `BertSentimentClassifier`: first without a label,
+then with 200 labels, and then with 2,000. The baseline is a linear model on word counts, which
+cannot see that "not" changes the meaning of "funny".
 """
 
 import time
@@ -36,8 +36,26 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# Train both classifiers
-# ----------------------
+# Predict without a label
+# -----------------------
+# The default model has learned from other reviews, those of IMDB. It predicts "negative" and
+# "positive" without more training.
+
+start = BertSentimentClassifier.from_pretrained("skbert/minilm-sentiment")
+print(f"no label: accuracy {start.score(X_test, y_test):.3f}")
+
+# %%
+# Train with 200 labels
+# ---------------------
+# With few texts, `fit` takes small batches and more epochs.
+
+few = BertSentimentClassifier(random_state=0).fit(X_train[:200], y_train[:200])
+print(f"200 labels: accuracy {few.score(X_test, y_test):.3f}")
+print(f"epochs: {few.max_epochs_}, texts per step: {few.batch_size_}")
+
+# %%
+# Train with 2,000 labels
+# -----------------------
 # `BertSentimentClassifier` fine-tunes all layers of a small BERT in `fit`.
 
 classifiers = {
@@ -46,13 +64,13 @@ classifiers = {
 }
 print(f"{'':28} {'accuracy':>8} {'fit':>8} {'predict':>8}")
 for name, classifier in classifiers.items():
-    start = time.perf_counter()
+    begin = time.perf_counter()
     classifier.fit(X_train, y_train)
     fitted = time.perf_counter()
     y_pred = classifier.predict(X_test)
     predicted = time.perf_counter()
     accuracy = accuracy_score(y_test, y_pred)
-    print(f"{name:28} {accuracy:8.3f} {fitted - start:6.1f} s {predicted - fitted:6.1f} s")
+    print(f"{name:28} {accuracy:8.3f} {fitted - begin:6.1f} s {predicted - fitted:6.1f} s")
 
 # %%
 # Predict your own sentences

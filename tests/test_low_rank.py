@@ -39,7 +39,7 @@ def changed(weights, rank, scale=0.01):
 
 def test_a_change_of_the_same_rank_is_kept_but_for_rounding(weights, head):
     after = changed(weights, rank=3)
-    found = low_rank_change(weights, after, 3, head).apply(weights)
+    found = low_rank_change(weights, after, [1, 1, 1], head).apply(weights)
     for name, weight in after.items():
         step = (weight - weights[name]).abs().max()
         # float16 has 11 significant bits, and two factors of it are multiplied
@@ -50,24 +50,32 @@ def test_a_lower_rank_keeps_the_largest_singular_values(weights, head):
     after = changed(weights, rank=5)
     change = after["dense"] - weights["dense"]
     values = torch.linalg.svdvals(change)
-    found = low_rank_change(weights, after, 2, head).apply(weights)["dense"] - after["dense"]
+    found = low_rank_change(weights, after, [1, 1], head).apply(weights)["dense"] - after["dense"]
     assert torch.linalg.norm(found) == pytest.approx(torch.linalg.norm(values[2:]).item(), rel=0.01)
 
 
+def test_a_factor_scales_its_singular_value(weights, head):
+    after = changed(weights, rank=3)
+    values = torch.linalg.svdvals(after["dense"] - weights["dense"])[:3]
+    found = low_rank_change(weights, after, [1, 0.5, 0.25], head).apply(weights)
+    scaled = torch.linalg.svdvals(found["dense"] - weights["dense"])[:3]
+    assert scaled == pytest.approx(values * torch.tensor([1, 0.5, 0.25]), rel=0.01)
+
+
 def test_weights_that_do_not_change_are_left_out_and_stay_the_same(weights, head):
-    change = low_rank_change(weights, changed(weights, rank=3), 3, head)
+    change = low_rank_change(weights, changed(weights, rank=3), [1, 1, 1], head)
     assert (set(change.factors), set(change.vectors)) == ({"dense"}, {"bias"})
     assert change.apply(weights)["embeddings"] is weights["embeddings"]
 
 
 def test_applying_leaves_the_published_weights_as_they_are(weights, head):
     before = {name: weight.clone() for name, weight in weights.items()}
-    low_rank_change(weights, changed(weights, rank=3), 3, head).apply(weights)
+    low_rank_change(weights, changed(weights, rank=3), [1, 1, 1], head).apply(weights)
     assert all(torch.equal(before[name], weight) for name, weight in weights.items())
 
 
 def test_a_file_holds_all_of_a_change(weights, head, tmp_path):
-    change = low_rank_change(weights, changed(weights, rank=3), 3, head)
+    change = low_rank_change(weights, changed(weights, rank=3), [1, 1, 1], head)
     write_change(change, tmp_path / "change.safetensors")
     found = read_change(tmp_path / "change.safetensors")
     assert (found.head.labels, found.head.pooling) == (["bad", "good"], "mean")
@@ -81,7 +89,7 @@ def test_a_file_holds_all_of_a_change(weights, head, tmp_path):
 def test_factors_of_a_tiny_change_do_not_underflow(head):
     before = {"dense": torch.zeros(16, 24)}
     after = changed({"dense": torch.zeros(16, 24), "bias": torch.zeros(16)}, 1, scale=1e-7)
-    found = low_rank_change(before, after, 1, head).apply(before)["dense"]
+    found = low_rank_change(before, after, [1], head).apply(before)["dense"]
     assert torch.linalg.norm(found - after["dense"]) < 0.01 * torch.linalg.norm(after["dense"])
 
 

@@ -1,8 +1,8 @@
 """A first linear layer that already separates the training texts: a logistic regression.
 
-A random layer sends random gradients through the encoder until it has learned, which few texts never
-make up for. So with few texts, `fit` starts with the logistic regression on the vectors of the
-pretrained encoder, and fine-tunes both from there [1]_.
+A random layer sends random gradients through the encoder until it has learned, and a few texts
+cannot repair what they change. So with few texts, `fit` starts with the logistic regression on the
+vectors of the pretrained encoder, and fine-tunes both from there [1]_.
 
 .. [1] A. Kumar et al. Fine-Tuning can Distort Pretrained Features and Underperform
    Out-of-Distribution. ICLR 2022, arXiv:2202.10054.
@@ -20,7 +20,7 @@ from skbert.engine.training.classification import LabelledTexts
 
 #: The most training texts for which `fit` starts with a logistic regression. With more, a random
 #: layer learns fast enough, and the vectors of all texts would take a tenth of the time of `fit`.
-MOST_TEXTS = 2048
+MOST_TEXTS = 512
 
 # Inverse of the L2 penalty, for vectors of norm 1 on average.
 _C = 3.0

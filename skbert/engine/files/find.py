@@ -61,7 +61,7 @@ _CHANGES = {
     SENTIMENT_START: _Change(
         base=_MINILM,
         path=Path(__file__).parents[2] / "weights" / "minilm_sentiment.safetensors",
-        sha256="e21a84238ffca210523a78d14d8dfb11c5302c1327bb2f05147711ac6203a659",
+        sha256="6279f25caf400d2c3ea274efa3ac4f29a17cfe25bf6e2fc7897de88c812a3c35",
     )
 }
 

@@ -1,4 +1,4 @@
-"""A fine-tuning of a published model as a small file: the low-rank change of its weights, and a head.
+"""A fine-tuned model as a small file: the low-rank change of published weights, and a head.
 
 The change of a weight matrix is a product of two thin matrices, as in LoRA [1]_, and that of a
 vector is stored as it is. Both are float16, which is exact enough because the change is small. The
@@ -10,7 +10,7 @@ embeddings do not change.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,10 @@ class LowRankChange:
 
 
 def low_rank_change(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rank: int, head: ClassifierHead
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    factors: Sequence[float],
+    head: ClassifierHead,
 ) -> LowRankChange:
     """Approximate the change between two sets of weights by the largest singular values.
 
@@ -91,27 +94,32 @@ def low_rank_change(
     ----------
     before, after : dict of str to Tensor
         Matrices and vectors by name. Those that are equal are left out.
-    rank : int
-        Number of singular values that are kept of each matrix.
+    factors : sequence of float
+        Factors of the largest singular values of each matrix, of which the largest comes first. The
+        others are left out.
     head : ClassifierHead
 
     Returns
     -------
     LowRankChange
-        Of all changes of this rank, that with the smallest squared error, before its rounding.
+        If all factors are 1, it has the smallest squared error of all changes of this rank, apart
+        from rounding.
     """
+    scales = torch.tensor(factors)
     changes = {name: after[name] - weight for name, weight in before.items()}
     changes = {name: change for name, change in changes.items() if change.any()}
     return LowRankChange(
-        factors={name: _factors(c, rank) for name, c in changes.items() if c.ndim == 2},
+        factors={name: _factors(c, scales) for name, c in changes.items() if c.ndim == 2},
         vectors={name: change.half() for name, change in changes.items() if change.ndim == 1},
         head=head,
     )
 
 
-def _factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def _factors(change: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     left, singular_values, right = torch.linalg.svd(change, full_matrices=False)
-    root = singular_values[:rank].sqrt()  # half of the scale to each, so that neither underflows
+    rank = len(scales)
+    # The square root to each side, so that neither underflows.
+    root = (scales * singular_values[:rank]).sqrt()
     return (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
 
 

@@ -207,7 +207,7 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def load_pooling(model: str) -> str:
-    """Find the pooling with which a checkpoint was made, without its weights; see `read_pooling`."""
+    """Find the pooling with which a checkpoint was made; see `read_pooling`."""
     return read_pooling(find_model(model).folder)
 
 

@@ -1,0 +1,131 @@
+"""What "auto" gives for batch size and epochs, and the warning of too few steps."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skbert import BertSentimentClassifier
+from skbert.contract.steps import resolve_batch_size, resolve_max_epochs
+
+
+def classifier(model, **parameters):
+    settings = {"max_length": 32, "learning_rate": 5e-3, "random_state": 0}
+    return BertSentimentClassifier(model, **(settings | parameters))
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "batch_size", "max_epochs"),
+    [
+        (1, 8, 200),
+        (16, 8, 100),
+        (200, 8, 8),
+        (512, 8, 4),
+        (513, 16, 7),
+        (2048, 16, 3),
+        (2049, 32, 4),
+        (2200, 32, 3),
+        (1_000_000, 32, 3),
+    ],
+)
+def test_few_texts_get_small_batches_and_more_epochs(n_texts, batch_size, max_epochs):
+    assert resolve_batch_size("auto", n_texts) == batch_size
+    assert resolve_max_epochs("auto", n_texts, batch_size) == max_epochs
+
+
+def test_auto_never_gives_fewer_than_200_steps():
+    for n_texts in range(1, 5000, 7):
+        size = resolve_batch_size("auto", n_texts)
+        assert resolve_max_epochs("auto", n_texts, size) * -(-n_texts // size) >= 200
+
+
+def test_numbers_are_obeyed_and_shown(tiny_bert, toy_reviews):
+    clf = classifier(tiny_bert, max_epochs=5, batch_size=4).fit(*toy_reviews)
+    assert (clf.max_epochs_, clf.batch_size_, clf.n_epochs_) == (5, 4, 5)
+
+
+def test_auto_is_resolved_from_the_texts_that_are_trained_on(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    weights = np.r_[np.ones(40), np.zeros(40)]  # half of the texts count
+    clf = classifier(tiny_bert).fit(X, y, sample_weight=weights)
+    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 40, 40)
+    clf = classifier(tiny_bert, early_stopping=True, validation_fraction=0.5, n_iter_no_change=50)
+    clf.fit(X, y)
+    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 40, 40)
+
+
+def test_auto_with_a_number_for_the_other(tiny_bert, toy_reviews):
+    clf = classifier(tiny_bert, batch_size=40).fit(*toy_reviews)
+    assert (clf.max_epochs_, clf.batch_size_) == (100, 40)
+    clf = classifier(tiny_bert, max_epochs=6).fit(*toy_reviews)
+    assert (clf.max_epochs_, clf.batch_size_) == (6, 8)
+
+
+def test_too_few_steps_are_warned_of(tiny_bert, toy_reviews):
+    clf = classifier(tiny_bert, max_epochs=2, batch_size=16)
+    message = (
+        r"max_epochs=2 and batch_size=16 give 10 optimizer steps for 80 texts; with fewer than 50, "
+        r"BERT usually learns too little\. Increase max_epochs, or set both to 'auto', which gives "
+        r"at least 200\."
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        clf.fit(*toy_reviews)
+    assert clf.n_epochs_ == 2
+
+
+def test_enough_steps_are_not_warned_of(tiny_bert, toy_reviews, recwarn):
+    classifier(tiny_bert, max_epochs=5, batch_size=8).fit(*toy_reviews)  # 50 steps
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_fit_that_continues_another_is_not_warned_of(tiny_bert, toy_reviews, recwarn):
+    clf = classifier(tiny_bert, max_epochs=5, warm_start=True).fit(*toy_reviews)
+    clf.set_params(max_epochs=1).fit(*toy_reviews)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_the_batch_size_of_partial_fit_stays_that_of_the_first_call(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf = classifier(tiny_bert).partial_fit(X * 8, np.tile(y, 8), classes=["bad", "good"])
+    assert clf.batch_size_ == 16  # 640 texts
+    trainer = clf._trainer
+    clf.partial_fit(X, y)
+    assert (clf.batch_size_, clf._trainer) == (16, trainer)
+
+
+def test_a_search_over_numbers_and_auto(tiny_bert, toy_reviews):
+    grid = {"max_epochs": ["auto", 2], "batch_size": ["auto", 16]}
+    search = GridSearchCV(classifier(tiny_bert), grid, cv=2).fit(*toy_reviews)
+    assert not np.isnan(search.cv_results_["mean_test_score"]).any()
+    assert search.best_estimator_.n_epochs_ == search.best_estimator_.max_epochs_
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", None])
+def test_other_values_are_refused(tiny_bert, name, value, toy_reviews):
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of BertSentimentClassifier"):
+        classifier(tiny_bert, **{name: value}).fit(*toy_reviews)
+
+
+def test_auto_resumes_like_numbers(tiny_bert, toy_reviews, tmp_path, monkeypatch):
+    whole = classifier(tiny_bert).fit(*toy_reviews)
+    interrupted = classifier(tiny_bert, checkpoint_dir=tmp_path)
+    seen = []
+
+    def interrupt(self, classifier, data):
+        seen.append(1)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return evaluate(classifier, data)
+
+    from skbert.contract import finetuning
+    from skbert.engine.training.classification import evaluate
+
+    monkeypatch.setattr(finetuning, "evaluate", lambda *args: interrupt(None, *args))
+    X, y = toy_reviews
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit(X, y, X_val=X[:8], y_val=y[:8])
+    monkeypatch.undo()
+    resumed = classifier(tiny_bert, checkpoint_dir=tmp_path).fit(X, y, X_val=X[:8], y_val=y[:8])
+    assert np.array_equal(resumed.predict_proba(X), whole.predict_proba(X))
+    assert resumed.history_[0]["seconds"] != whole.history_[0]["seconds"]
