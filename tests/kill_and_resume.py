@@ -35,6 +35,7 @@ def fit(model, checkpoint_dir):
         model,
         max_length=32,
         max_epochs=N_EPOCHS,
+        batch_size=32,
         learning_rate=1e-3,
         early_stopping=True,
         n_iter_no_change=N_EPOCHS,

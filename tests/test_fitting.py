@@ -231,7 +231,7 @@ TRUNCATED = (
 def test_truncation_by_hand(tiny_bert):
     # 3 + 2 tokens, 5 + 2, 6 + 2; room for 3 beside [CLS] and [SEP]
     texts = ["a good film", "a very very good film", "a bad bad bad bad film"]
-    clf = classifier(tiny_bert, max_length=5)
+    clf = classifier(tiny_bert, max_length=5, max_epochs=50)
     message = TRUNCATED.format(2, 3, 5, "25.0%")
     with pytest.warns(TruncationWarning, match=f"^{re.escape(message)}$") as caught:
         clf.fit(texts, [1, 1, 0])
@@ -245,7 +245,7 @@ def test_truncation_by_hand(tiny_bert):
 
 
 def test_no_truncation_no_warning(tiny_bert):
-    clf = classifier(tiny_bert, max_length=5)
+    clf = classifier(tiny_bert, max_length=5, max_epochs=50)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         clf.fit(["a good film", "dull"], [1, 0]).predict(["film film film"])

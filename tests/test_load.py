@@ -236,7 +236,7 @@ def test_fit_starts_no_process_and_no_data_loader(tiny_bert, toy_reviews, monkey
 
     monkeypatch.setattr(torch.utils.data.DataLoader, "__init__", refuse)
     monkeypatch.setattr(Trainer, "step", watching)
-    clf = BertSentimentClassifier(tiny_bert, max_length=32, max_epochs=1)
+    clf = BertSentimentClassifier(tiny_bert, max_length=32, max_epochs=1, batch_size=32)
     clf.fit(*toy_reviews).predict(toy_reviews[0])
     assert len(during) == 3  # steps of an epoch
     assert set().union(*during) <= before
@@ -247,7 +247,7 @@ FORK_AFTER_FIT = """
 import os
 from skbert import BertSentimentClassifier
 X = ["good", "bad"] * 20
-clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=1).fit(X, [0, 1] * 20)
+clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=10).fit(X, [0, 1] * 20)
 clf.predict(X)
 child = os.fork()
 if child == 0:

@@ -270,7 +270,7 @@ def test_probabilities_are_near_those_of_float32(tiny_bert, toy_reviews, pooling
     # weights of order 1 have an error of a few times 2^-9. A probability has a slope of at most
     # 1/4 of the logit's, so its error is less than 2^-5.
     X, y = toy_reviews
-    clf = classifier(tiny_bert, pooling=pooling).fit(X, y)
+    clf = classifier(tiny_bert, pooling=pooling, max_epochs=20).fit(X, y)
     exact = clf.predict_proba(X)
     clf.precision_ = "bfloat16"
     near = clf.predict_proba(X)

@@ -161,7 +161,7 @@ def test_the_hub_cache_in_a_fresh_process(tiny_bert, tmp_path):
     in_hub_cache(tmp_path / "cwd-hub" / "hub", "someone/bert-tiny", tiny_bert)
     code = """
 from skbert import BertSentimentClassifier
-clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=1)
+clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=50)
 clf.fit(["good", "bad"], [1, 0]).predict(["good"])
 assert attempts == [], attempts
 """
@@ -481,7 +481,7 @@ def test_a_fit_says_nothing_and_leaves_nothing(
     free_pretrained()
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
-    small(tiny_bert).fit(["good", "bad"], [1, 0]).predict(["good"])
+    small(tiny_bert).set_params(max_epochs=50).fit(["good", "bad"], [1, 0]).predict(["good"])
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert [warning.message for warning in recwarn] == []
@@ -495,7 +495,7 @@ def test_a_fit_says_nothing_and_leaves_nothing(
 def test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing(request, model, tmp_path):
     code = """
 from skbert import BertSentimentClassifier
-clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=1, batch_size=2)
+clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=50, batch_size=2)
 clf.fit(["good", "bad"], [1, 0]).predict(["good"])
 assert attempts == [], attempts
 """

@@ -98,6 +98,11 @@ def labels_are_a_column(given):
     yield lambda: clf.partial_fit(given.X, given.y[:, None])
 
 
+def steps_are_too_few(given):
+    clf = classifier(given.model)
+    yield lambda: clf.fit(given.X, given.y)
+
+
 def training_diverges(given):
     clf = classifier(given.model, learning_rate=1e30)
     yield lambda: clf.fit(given.X, given.y)
@@ -197,6 +202,7 @@ def pooling_is_unknown_to_transformers(given):
 CASES = [
     ("contract/texts.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
     ("contract/labels.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),
     ("contract/persistence.py", random_state_is_an_instance, "cannot be saved", UserWarning),
