@@ -190,13 +190,12 @@ def run(arguments: Any, results: Results) -> None:
         if 0 in arguments.sizes:
             of_set.setdefault(DEFAULT, {})["0"] = without_labels(texts.test)
         for name in arguments.contenders:
-            of_contender = of_set.setdefault(name, {})
             for n_labels in sizes_for(name, texts, arguments):
                 found = [
                     measure(CONTENDERS[name], texts, n_labels, seed) for seed in arguments.seeds
                 ]
                 accuracies, seconds = zip(*found, strict=True)
-                of_contender[str(n_labels)] = {
+                of_set.setdefault(name, {})[str(n_labels)] = {
                     "seeds": arguments.seeds,
                     "n_test": len(texts.test),
                     "accuracies": accuracies,

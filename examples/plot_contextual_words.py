@@ -15,8 +15,11 @@ from skbert import BertEmbeddingTransformer
 # %%
 # Two meanings of "nails"
 # -----------------------
-# Each meaning has six sentences. `token_embeddings` returns the vectors of all their tokens.
+# Each meaning has six sentences. `token_embeddings` returns the vectors of all their tokens. The
+# default model was trained for sentiment. This example is about meaning, so it takes the model that
+# was trained for that.
 
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 on_fingers = [
     "she painted her nails red",
     "he bites his nails when he is nervous",
@@ -39,7 +42,7 @@ is_in_a_wall = np.array([False] * 6 + [True] * 6)
 
 def vectors_of_nails(layer):
     """Return the unit vector of "nails" in each sentence; shape (12, d_model)."""
-    transformer = BertEmbeddingTransformer(layer=layer, normalize=True)
+    transformer = BertEmbeddingTransformer(MODEL, layer=layer, normalize=True)
     texts = transformer.token_embeddings(sentences)
     return np.stack([text.vectors[text.tokens.index("nails")] for text in texts])
 

@@ -77,8 +77,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
         of every truncation with a `TruncationWarning`.
     max_epochs : int or "auto", default="auto"
-        Number of passes over the training data. "auto" is 3, or more if the training texts are
-        few: the smallest number that gives at least 200 optimizer steps.
+        Number of passes over the training data. "auto" is the smallest number from 3 to 10 that
+        gives at least 200 optimizer steps, or 10 if none does.
     batch_size : int or "auto", default="auto"
         Number of texts per optimizer step. "auto" is 8 for up to 512 training texts, 16 for up to
         2,048, and 32 for more.
@@ -331,7 +331,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ConvergenceWarning
             If the loss or a gradient is no longer finite. Training then ends with the weights
             before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
-            than 50 optimizer steps, with which BERT usually learns too little.
+            than 50 optimizer steps, and fewer than "auto" does.
         UserWarning
             If `checkpoint_dir` contains other runs, but not this one, or if an epoch cannot be
             saved there.

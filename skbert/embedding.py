@@ -78,15 +78,16 @@ class BertEmbeddingTransformer(
 
     Parameters
     ----------
-    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        The pretrained BERT: a local folder or a name, as in `BertSentimentClassifier`.
+    model : str, default="skbert/minilm-sentiment"
+        The pretrained BERT: a local folder or a name, as in `BertSentimentClassifier`. Use
+        "sentence-transformers/all-MiniLM-L6-v2" for features of topics rather than of sentiment.
     pooling : {"cls", "mean", "max", "pooler"}, default="cls"
         How the hidden states of a text become one vector. "cls" takes the hidden state of [CLS].
         "mean" and "max" take the mean and the elementwise maximum over all tokens, [CLS] and
         [SEP] included. "pooler" applies BERT's pooler, which was trained for next sentence
         prediction, to the hidden state of [CLS]. "cls" and "pooler" save most of the work of the
-        last layer. Models for sentence similarity, such as the default one, were trained with
-        "mean".
+        last layer. The default model was trained with "mean" and "cls", other models for sentence
+        similarity usually with "mean".
     layer : int, default=-1
         The layer whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one
         before it, and 0 the embeddings below all layers. Layers above it are not computed.
@@ -162,7 +163,7 @@ class BertEmbeddingTransformer(
 
     def __init__(
         self,
-        model: str = "sentence-transformers/all-MiniLM-L6-v2",
+        model: str = "skbert/minilm-sentiment",
         *,
         pooling: str = "cls",
         layer: int = -1,

@@ -359,7 +359,7 @@ def test_a_fresh_process_without_the_package_of_weights_and_a_network(
     real_weights, toy_reviews, tmp_path, way
 ):
     X, y = toy_reviews
-    clf = fitted_on(real_weights, X[:8], y[:8], max_epochs=1)
+    clf = fitted_on(real_weights, X[:8], y[:8], max_epochs=1, pooling="cls")
     if way == "folder":
         clf.save_pretrained(tmp_path / way)
     else:

@@ -7,6 +7,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skbert import BertSentimentClassifier
 from skbert.contract.steps import resolve_batch_size, resolve_max_epochs
+from skbert.engine.training.classification import TrainingRun
 
 
 def classifier(model, **parameters):
@@ -17,8 +18,9 @@ def classifier(model, **parameters):
 @pytest.mark.parametrize(
     ("n_texts", "batch_size", "max_epochs"),
     [
-        (1, 8, 200),
-        (16, 8, 100),
+        (1, 8, 10),
+        (16, 8, 10),
+        (160, 8, 10),
         (200, 8, 8),
         (512, 8, 4),
         (513, 16, 7),
@@ -33,10 +35,12 @@ def test_few_texts_get_small_batches_and_more_epochs(n_texts, batch_size, max_ep
     assert resolve_max_epochs("auto", n_texts, batch_size) == max_epochs
 
 
-def test_auto_never_gives_fewer_than_200_steps():
+def test_auto_gives_200_steps_or_ten_epochs():
     for n_texts in range(1, 5000, 7):
         size = resolve_batch_size("auto", n_texts)
-        assert resolve_max_epochs("auto", n_texts, size) * -(-n_texts // size) >= 200
+        n_epochs = resolve_max_epochs("auto", n_texts, size)
+        assert n_epochs * -(-n_texts // size) >= 200 or n_epochs == 10
+        assert 3 <= n_epochs <= 10
 
 
 def test_numbers_are_obeyed_and_shown(tiny_bert, toy_reviews):
@@ -48,15 +52,17 @@ def test_auto_is_resolved_from_the_texts_that_are_trained_on(tiny_bert, toy_revi
     X, y = toy_reviews
     weights = np.r_[np.ones(40), np.zeros(40)]  # half of the texts count
     clf = classifier(tiny_bert).fit(X, y, sample_weight=weights)
-    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 40, 40)
+    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 10, 10)
     clf = classifier(tiny_bert, early_stopping=True, validation_fraction=0.5, n_iter_no_change=50)
-    clf.fit(X, y)
-    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 40, 40)
+    clf.fit(X * 4, np.tile(y, 4))  # 160 texts are trained on
+    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 10, 10)
+    clf.set_params(validation_fraction=0.25).fit(X * 4, np.tile(y, 4))  # 240
+    assert (clf.batch_size_, clf.max_epochs_, clf.n_epochs_) == (8, 7, 7)
 
 
 def test_auto_with_a_number_for_the_other(tiny_bert, toy_reviews):
     clf = classifier(tiny_bert, batch_size=40).fit(*toy_reviews)
-    assert (clf.max_epochs_, clf.batch_size_) == (100, 40)
+    assert (clf.max_epochs_, clf.batch_size_) == (10, 40)
     clf = classifier(tiny_bert, max_epochs=6).fit(*toy_reviews)
     assert (clf.max_epochs_, clf.batch_size_) == (6, 8)
 
@@ -64,9 +70,9 @@ def test_auto_with_a_number_for_the_other(tiny_bert, toy_reviews):
 def test_too_few_steps_are_warned_of(tiny_bert, toy_reviews):
     clf = classifier(tiny_bert, max_epochs=2, batch_size=16)
     message = (
-        r"max_epochs=2 and batch_size=16 give 10 optimizer steps for 80 texts; with fewer than 50, "
-        r"BERT usually learns too little\. Increase max_epochs, or set both to 'auto', which gives "
-        r"at least 200\."
+        r"^max_epochs=2 and batch_size=16 give 10 optimizer steps for 80 texts, with which BERT "
+        r"usually learns too little\. Increase max_epochs, or set both to 'auto', which gives 100 "
+        r"steps\.$"
     )
     with pytest.warns(ConvergenceWarning, match=message):
         clf.fit(*toy_reviews)
@@ -75,6 +81,12 @@ def test_too_few_steps_are_warned_of(tiny_bert, toy_reviews):
 
 def test_enough_steps_are_not_warned_of(tiny_bert, toy_reviews, recwarn):
     classifier(tiny_bert, max_epochs=5, batch_size=8).fit(*toy_reviews)  # 50 steps
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_auto_is_never_warned_of(tiny_bert, recwarn):
+    classifier(tiny_bert).fit(["good", "bad"], [1, 0])  # 10 steps
+    classifier(tiny_bert, max_epochs=10, batch_size=4).fit(["good", "bad"], [1, 0])
     assert [str(warning.message) for warning in recwarn] == []
 
 
@@ -107,25 +119,23 @@ def test_other_values_are_refused(tiny_bert, name, value, toy_reviews):
         classifier(tiny_bert, **{name: value}).fit(*toy_reviews)
 
 
-def test_auto_resumes_like_numbers(tiny_bert, toy_reviews, tmp_path, monkeypatch):
-    whole = classifier(tiny_bert).fit(*toy_reviews)
-    interrupted = classifier(tiny_bert, checkpoint_dir=tmp_path)
-    seen = []
-
-    def interrupt(self, classifier, data):
-        seen.append(1)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-        return evaluate(classifier, data)
-
-    from skbert.contract import finetuning
-    from skbert.engine.training.classification import evaluate
-
-    monkeypatch.setattr(finetuning, "evaluate", lambda *args: interrupt(None, *args))
+def test_auto_resumes_with_the_weights_of_an_uninterrupted_fit(
+    tiny_bert, toy_reviews, tmp_path, monkeypatch
+):
     X, y = toy_reviews
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit(X, y, X_val=X[:8], y_val=y[:8])
-    monkeypatch.undo()
-    resumed = classifier(tiny_bert, checkpoint_dir=tmp_path).fit(X, y, X_val=X[:8], y_val=y[:8])
+    whole = classifier(tiny_bert).fit(X, y)
+    plain_epoch, seen = TrainingRun.epoch, []
+
+    def interrupted(self, progress=None):
+        seen.append(self)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return plain_epoch(self, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            classifier(tiny_bert, checkpoint_dir=tmp_path).fit(X, y)
+    resumed = classifier(tiny_bert, checkpoint_dir=tmp_path).fit(X, y)
+    assert resumed.n_epochs_ == whole.n_epochs_ == 10
     assert np.array_equal(resumed.predict_proba(X), whole.predict_proba(X))
-    assert resumed.history_[0]["seconds"] != whole.history_[0]["seconds"]

@@ -360,7 +360,6 @@ def test_a_head_of_another_shape_is_refused(folder, value):
         ("classes", {"dtype": "<U4", "values": ["a", "a"]}, "weights for 2 classes, but labels"),
         ("classes", {"dtype": "no type", "values": ["a", "b"]}, "are invalid"),
         ("classes", {"dtype": "|V8", "values": ["a", "b"]}, "are invalid"),
-        ("history", [], "after 0 epochs"),
         ("history", [3], "are invalid"),
         ("n_columns", 3, "are invalid"),
         ("n_columns", [1], "are invalid"),

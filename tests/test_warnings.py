@@ -194,8 +194,8 @@ def random_state_is_an_instance(given):
 
 
 def pooling_is_unknown_to_transformers(given):
-    given.clf.set_params(pooling="mean")
-    yield lambda: given.clf.save_pretrained(given.folder / "model")
+    clf = classifier(given.model, pooling="mean").fit(given.X, given.y)
+    yield lambda: clf.save_pretrained(given.folder / "model")
 
 
 #: For each `warn_user` in skbert: the file that it is in, a case, and what the warning contains.

@@ -175,7 +175,7 @@ def test_partial_fit_learns_from_call_to_call(tiny_bert, toy_reviews):
 
 def test_partial_fit_keeps_the_optimizer_and_its_schedule(tiny_bert, toy_reviews):
     X, y = toy_reviews  # 80 texts are 3 steps
-    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, "warmup_fraction": 0.9})
+    clf = BertSentimentClassifier(tiny_bert, **{**SETTINGS, "warmup_fraction": 0.9}, batch_size=32)
     for _ in range(2):
         clf.partial_fit(X, y, classes=["good", "bad"])
     # 3 steps of warm-up in the first call, to 3/4 of the rate; then it stays

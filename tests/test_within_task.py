@@ -164,7 +164,7 @@ def test_diverging_is_an_error(tiny_bert, toy_reviews):
 def test_an_interrupted_fit_goes_on(tiny_bert, toy_reviews, tmp_path, monkeypatch, n_steps):
     # 4 steps of pre-training with 100 texts, 3 steps per epoch of fine-tuning with 80 texts
     X, y = toy_reviews
-    settings = {"pretraining_epochs": 1, "max_epochs": 2}
+    settings = {"pretraining_epochs": 1, "max_epochs": 2, "batch_size": 32}
     whole = classifier(tiny_bert, **settings).fit(X, y, X_unlabelled=UNLABELLED)
     plain, taken = Trainer.step, []
 

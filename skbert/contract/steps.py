@@ -1,7 +1,7 @@
 """The training options of a classifier, and the formulas behind "auto".
 
 Fine-tuning needs a number of optimizer steps, not of epochs [1]_. With few texts, small batches and
-more epochs give them.
+more epochs give them. But more than ten epochs learn a few texts by heart.
 
 .. [1] T. Zhang et al. Revisiting Few-sample BERT Fine-tuning. ICLR 2021, arXiv:2006.05987.
 """
@@ -24,10 +24,10 @@ _LARGEST_BATCH_SIZE = 32
 #: The number of optimizer steps below which "auto" adds epochs.
 ENOUGH_STEPS = 200
 
-#: The smallest number of epochs that "auto" takes, which BERT's authors recommend.
-_FEWEST_EPOCHS = 3
+#: The smallest number of epochs that "auto" takes, which BERT's authors recommend, and the largest.
+_FEWEST_EPOCHS, _MOST_EPOCHS = 3, 10
 
-#: The number of optimizer steps below which a new linear layer learns too little.
+#: The number of optimizer steps below which BERT learns too little, unless the texts are few.
 TOO_FEW_STEPS = 50
 
 
@@ -81,7 +81,7 @@ def resolve_max_epochs(max_epochs: int | str, n_texts: int, batch_size: int) -> 
     Parameters
     ----------
     max_epochs : int or "auto"
-        "auto" is the smallest number, from 3, that gives at least 200 optimizer steps.
+        "auto" is the smallest number from 3 to 10 that gives at least 200 optimizer steps, or 10.
     n_texts : int
         Number of training texts.
     batch_size : int
@@ -90,23 +90,28 @@ def resolve_max_epochs(max_epochs: int | str, n_texts: int, batch_size: int) -> 
     Examples
     --------
     >>> [resolve_max_epochs("auto", n_texts, 8) for n_texts in (16, 200, 1000)]
-    [100, 8, 3]
+    [10, 8, 3]
     """
     if max_epochs != "auto":
         return int(max_epochs)
-    n_steps_per_epoch = -(-n_texts // batch_size)
-    return max(_FEWEST_EPOCHS, -(-ENOUGH_STEPS // n_steps_per_epoch))
+    enough = -(-ENOUGH_STEPS // _n_steps(n_texts, batch_size, 1))
+    return min(max(_FEWEST_EPOCHS, enough), _MOST_EPOCHS)
 
 
 def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> None:
     """Warn if the user's numbers of epochs and texts per step allow too few optimizer steps."""
-    n_steps = options.max_epochs * -(-n_texts // options.batch_size)
-    if n_steps >= TOO_FEW_STEPS:
+    batch_size = resolve_batch_size("auto", n_texts)
+    of_auto = _n_steps(n_texts, batch_size, resolve_max_epochs("auto", n_texts, batch_size))
+    n_steps = _n_steps(n_texts, options.batch_size, options.max_epochs)
+    if n_steps >= min(TOO_FEW_STEPS, of_auto):
         return
     warn_user(
         f"max_epochs={estimator.max_epochs!r} and batch_size={estimator.batch_size!r} give "
-        f"{n_steps} optimizer steps for {n_texts} texts; with fewer than {TOO_FEW_STEPS}, BERT "
-        "usually learns too little. Increase max_epochs, or set both to 'auto', which gives at "
-        f"least {ENOUGH_STEPS}.",
+        f"{n_steps} optimizer steps for {n_texts} texts, with which BERT usually learns too "
+        f"little. Increase max_epochs, or set both to 'auto', which gives {of_auto} steps.",
         ConvergenceWarning,
     )
+
+
+def _n_steps(n_texts: int, batch_size: int, n_epochs: int) -> int:
+    return n_epochs * -(-n_texts // batch_size)

@@ -61,7 +61,7 @@ _CHANGES = {
     SENTIMENT_START: _Change(
         base=_MINILM,
         path=Path(__file__).parents[2] / "weights" / "minilm_sentiment.safetensors",
-        sha256="6279f25caf400d2c3ea274efa3ac4f29a17cfe25bf6e2fc7897de88c812a3c35",
+        sha256="917ca70f835c9616e3423e446412c1c37835eb4df7b7825a6ce8dfaffc9b35e2",
     )
 }
 

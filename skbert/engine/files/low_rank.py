@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from skbert.engine.files.weights import linear_of
 
-_HEAD = "head."
+_HEAD, _ABOUT = "head.", "head"
 _LEFT, _RIGHT = ".left", ".right"
 
 
@@ -129,20 +129,21 @@ def write_change(change: LowRankChange, path: Path) -> None:
     tensors |= {f"{name}{_RIGHT}": right for name, (_, right) in change.factors.items()}
     tensors |= dict(change.vectors)
     tensors |= {f"{_HEAD}weight": change.head.weight, f"{_HEAD}bias": change.head.bias}
-    metadata = {"labels": json.dumps(change.head.labels), "pooling": change.head.pooling}
-    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata=metadata)
+    about = json.dumps({"labels": change.head.labels, "pooling": change.head.pooling})
+    # One key, because safetensors writes several in random order.
+    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, {_ABOUT: about})
 
 
 def read_change(path: Path) -> LowRankChange:
     """Read a change that `write_change` wrote; the caller has compared the hash of the file."""
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        about = json.loads(file.metadata()[_ABOUT])
     head = ClassifierHead(
         weight=tensors.pop(f"{_HEAD}weight"),
         bias=tensors.pop(f"{_HEAD}bias"),
-        labels=json.loads(metadata["labels"]),
-        pooling=metadata["pooling"],
+        labels=about["labels"],
+        pooling=about["pooling"],
     )
     names = [name.removesuffix(_LEFT) for name in tensors if name.endswith(_LEFT)]
     factors = {n: (tensors.pop(f"{n}{_LEFT}"), tensors.pop(f"{n}{_RIGHT}")) for n in names}
