@@ -144,6 +144,7 @@ def without_labels(test: pd.DataFrame) -> dict[str, float]:
     seconds = time.perf_counter() - start
     is_right = clf.classes_[probabilities.argmax(axis=1)] == known["sentiment"].to_numpy()
     return {
+        "n_test": len(known),
         "accuracy": float(is_right.mean()),
         "calibration_error": calibration_error(probabilities.max(axis=1), is_right),
         "seconds": seconds,

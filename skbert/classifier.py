@@ -172,9 +172,9 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
 
     Notes
     -----
-    With up to 512 training texts, the linear layer starts as the logistic regression on the vectors
-    of the pretrained encoder. With more texts, it starts with random weights, and needs no such
-    help [3]_.
+    With up to 512 training texts, `fit` starts with the logistic regression on the vectors of the
+    pretrained encoder as its linear layer [3]_. With more texts, and in `partial_fit`, the first
+    weights of the layer are random.
 
     References
     ----------
@@ -490,11 +490,11 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a folder of safetensors and JSON files.
 
-        The folder contains no pickle. ``transformers.pipeline("text-classification", folder)`` can
-        read it and gives the same probabilities to within 1e-5, for single texts of at most
-        `max_length` tokens. skbert writes the folder under a temporary name and then renames it, so
-        a crash or a full disk leaves an existing folder unchanged. `checkpoint_dir` is saved as
-        None, because it is a path on this machine.
+        The folder contains no pickle. If `pooling_` is "cls", transformers can also read it, as in
+        ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
+        to within 1e-5, for single texts of at most `max_length` tokens. skbert writes the folder
+        under a temporary name and then renames it, so a crash or a full disk leaves an existing
+        folder unchanged. `checkpoint_dir`, a path on this machine, is saved as None.
 
         Parameters
         ----------
