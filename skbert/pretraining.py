@@ -538,6 +538,7 @@ class BertPretrainer(
             self.model_,
             self.tokenizer_,
             settings,
+            made_with=self._made_with,
             knows_words=self._knows_words,
             knows_next_sentence=self._knows_next_sentence,
             knows_pooler=self._knows_pooler,
@@ -563,6 +564,7 @@ class BertPretrainer(
             state["model"] = BertConfig.from_dict(state["model"])
         super().__setstate__(state)
         if "model_" in state:
+            self._made_with = state.get("_made_with", "cls")  # old pickles lack it
             device = resolve_saved_device(self.device)
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))

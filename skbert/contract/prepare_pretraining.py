@@ -54,6 +54,8 @@ class PretrainerState:
     knows_words, knows_next_sentence, knows_pooler : bool
         Whether the heads and the pooler are trained; if not, their weights are random.
     precision : torch.dtype
+    made_with : str
+        The pooling with which the encoder was made before; see `Pretrained.pooling`.
     """
 
     model: Any
@@ -63,6 +65,7 @@ class PretrainerState:
     knows_next_sentence: bool
     knows_pooler: bool
     precision: torch.dtype
+    made_with: str
 
     @property
     def network(self) -> PretrainingNetwork:
@@ -91,6 +94,7 @@ class PretrainerState:
             "_knows_words": self.knows_words,
             "_knows_next_sentence": self.knows_next_sentence,
             "_knows_pooler": self.knows_pooler,
+            "_made_with": self.made_with,
             "_n_features_out": self.model.config.hidden_size,
         }
 
@@ -131,6 +135,7 @@ def current_state(estimator: Any) -> PretrainerState:
         estimator._knows_next_sentence,
         estimator._knows_pooler,
         resolve_precision(estimator.precision_, resolve_device(estimator.device_)),
+        estimator._made_with,
     )
 
 
@@ -166,6 +171,7 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
         heads.knows_next_sentence,
         heads.knows_pooler,
         precision,
+        pretrained.pooling,
     )
     if not start.knows_words:
         start_from_frequencies(start.network, whole, vocabulary)

@@ -50,7 +50,7 @@ def read_config(path: Path) -> PretrainedConfig:
 def read_pooling(folder: Path) -> str:
     """Find the pooling with which the model in a folder was made.
 
-    A folder of a classifier names it in ``skbert.json``, and one of sentence-transformers in
+    A folder of skbert names it in ``skbert.json``, and one of sentence-transformers in
     ``1_Pooling/config.json``. Models without either were not trained with a pooling; they get
     "cls", as in the BERT paper.
 
@@ -60,7 +60,8 @@ def read_pooling(folder: Path) -> str:
         "cls", "mean" or "max", or sentence-transformers' name of another pooling.
     """
     if (folder / MANIFEST).is_file():
-        return str(read_manifest(folder).get("pooling", "cls"))
+        manifest = read_manifest(folder)
+        return str(manifest.get("pooling", manifest.get("made_with", "cls")))
     path = folder / POOLING_FILE
     if not path.is_file():
         return "cls"

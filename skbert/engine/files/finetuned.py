@@ -118,12 +118,14 @@ def save_pretraining_model(
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
     *,
+    made_with: str,
     knows_words: bool,
     knows_next_sentence: bool,
     knows_pooler: bool,
 ) -> None:
     """Write a folder that transformers loads as a model with heads; see `save_classifier`.
 
+    `made_with` is the pooling with which the encoder was made before; see `read_pooling`.
     Modules that no training has reached have random weights. The folder contains them because
     transformers expects them, and marks them so that `read_safetensors` ignores them.
     """
@@ -141,7 +143,8 @@ def save_pretraining_model(
         config = model.config.to_dict() | {"architectures": [family.pretraining_class]}
         write_json(new / CONFIG_FILE, config)
         _write_tokenizer(tokenizer, new)
-        write_manifest(new, {"kind": "pretraining", "settings": settings})
+        about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
+        write_manifest(new, about)
 
     replace_folder(folder, write)
 
