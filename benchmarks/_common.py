@@ -67,6 +67,7 @@ REPORTED_PACKAGES = (
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.simplefilter("ignore", TruncationWarning)  # some benchmarks cut long texts on purpose
+warnings.filterwarnings("ignore", "max_epochs=.* optimizer steps")  # and smoke runs hardly train
 
 
 # Weights and data ---------------------------------------------------------------------------

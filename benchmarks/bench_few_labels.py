@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,9 +111,12 @@ class SetFit:
 
         disable_progress_bars()
         self._model = SetFitModel.from_pretrained(common.model_folder())
-        options = TrainingArguments(seed=self._seed, report_to="none", show_progress_bar=False)
         rows = Dataset.from_dict({"text": list(texts), "label": list(labels)})
-        Trainer(model=self._model, args=options, train_dataset=rows).train()
+        with tempfile.TemporaryDirectory() as folder:
+            options = TrainingArguments(
+                folder, seed=self._seed, report_to="none", show_progress_bar=False
+            )
+            Trainer(model=self._model, args=options, train_dataset=rows).train()
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         return np.array(self._model.predict(list(texts), show_progress_bar=False))
