@@ -56,7 +56,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
     and cross-entropy, as in [1]_. It processes texts without padding. The default model already
-    distinguishes negative from positive English sentences, so a few labels are enough.
+    distinguishes negative from positive English sentences.
 
     Parameters
     ----------

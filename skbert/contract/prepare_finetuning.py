@@ -188,9 +188,7 @@ def shipped_state(estimator: Any) -> tuple[ClassifierState, np.ndarray]:
     assert head is not None
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
-    network = TextClassifier(
-        pretrained.new_encoder(), head.new_module(), pretrained.pooling, precision
-    )
+    network = TextClassifier(pretrained.new_encoder(), head.new_module(), head.pooling, precision)
     tokenizer, wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
     return ClassifierState(network.to(device), tokenizer, wordpiece, []), np.array(head.labels)
 

@@ -1,4 +1,4 @@
-"""config.json -> the checked configuration of an encoder."""
+"""config.json -> the checked configuration of an encoder, and the pooling it was made with."""
 
 from __future__ import annotations
 
