@@ -23,8 +23,8 @@ from skbert.engine.training.classification import LabelledTexts
 MOST_TEXTS = 512
 
 # Inverse of the L2 penalty, for vectors of norm 1 on average. For mean vectors as they are, this is
-# C=0.07 with skbert/minilm-sentiment, and 0.2 with all-MiniLM-L6-v2. In trials on reviews and tweets,
-# 0.1 gave better accuracies than 1 and 10; values near 0.1 were not compared.
+# C=0.07 with skbert/minilm-sentiment, and 0.2 with all-MiniLM-L6-v2. In trials on reviews and
+# tweets, 0.1 gave better accuracies than 1 and 10; values near 0.1 were not compared.
 _C = 3.0
 
 
