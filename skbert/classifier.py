@@ -31,7 +31,7 @@ from skbert.contract.prepare_finetuning import (
     check_input,
     prepare_fit,
     pretrains,
-    shipped_state,
+    shipped_attributes,
     state_of,
 )
 from skbert.contract.texts import check_texts, warn_cut
@@ -173,7 +173,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     Notes
     -----
     With up to 512 training texts, `fit` starts with the logistic regression on the vectors of the
-    pretrained encoder as its linear layer [3]_. With more texts, and in `partial_fit`, the first
+    pretrained encoder as its linear layer [3]_. If the model contains a classifier, its logit and
+    threshold are features of the regression. With more texts, and in `partial_fit`, the first
     weights of the layer are random.
 
     References
@@ -566,7 +567,9 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             If this machine does not have `device`. The classifier then uses the device of "auto".
         """
         if is_shipped(str(folder)):
-            return cls._shipped(str(folder))
+            clf = cls(str(folder))
+            vars(clf).update(shipped_attributes(clf))
+            return clf
         saved = load_classifier(Path(folder))
         clf, classes = restore_estimator(cls, saved.settings, saved.network.head.out_features)
         device = resolve_saved_device(clf.device)
@@ -576,14 +579,6 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             network, saved.tokenizer, saved.wordpiece, saved.settings["history"]
         )
         vars(clf).update(state.fitted_attributes(classes, state.history))
-        return clf
-
-    @classmethod
-    def _shipped(cls, name: str) -> BertSentimentClassifier:
-        clf = cls(name)
-        state, classes = shipped_state(clf)
-        vars(clf).update(state.fitted_attributes(classes, []))
-        clf.pretraining_history_, clf.n_truncated_, clf._n_columns = [], 0, 1
         return clf
 
     def __getstate__(self) -> dict[str, Any]:

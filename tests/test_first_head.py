@@ -1,11 +1,19 @@
 """With few texts, `fit` starts with the logistic regression on the vectors of the encoder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.contract import finetuning, first_head
+from skbert.engine.files.low_rank import ClassifierHead
+from skbert.engine.files.weights import linear_of
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.prediction.predict import predict_logits, predict_vectors
+from skbert.engine.training.classification import LabelledTexts
 
 STANDING_STILL = {
     "max_length": 32,
@@ -21,6 +29,81 @@ def regression_on_vectors(model, texts, labels, pooling, weights=None):
     vectors = vectors / np.linalg.norm(vectors, axis=1).mean()
     regression = LogisticRegression(C=first_head._C, max_iter=1000)
     return regression.fit(vectors, labels, weights).decision_function(vectors)
+
+
+def known_classifier(vectors, labels, pooling="mean"):
+    """A classifier of two classes that separates the vectors, as a model may contain it."""
+    regression = LogisticRegression(C=1e4, max_iter=10_000).fit(vectors, labels)
+    weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
+    weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return ClassifierHead(weight.float(), bias.float(), ["bad", "good"], pooling)
+
+
+@pytest.fixture
+def known(tiny_bert, toy_reviews):
+    """A new network, the vectors of the toy reviews, and a classifier that knows their labels."""
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(tiny_bert, pooling="mean", **STANDING_STILL).fit(X, y)
+    network = TextClassifier(clf.model_, clf.head_, "mean")
+    tokens = clf._wordpiece(X, None, max_length=32, truncation="head")
+    numbers = np.searchsorted(clf.classes_, y)
+    vectors = predict_vectors(network, tokens)
+    return network, tokens, numbers, known_classifier(vectors, numbers)
+
+
+def logits_of_classifier(known):
+    """Logits of all reviews from the classifier that the model contains."""
+    network, tokens, _, own = known
+    return predict_logits(replace(network, head=own.new_module()), tokens)
+
+
+def logits_after_start(known, labels, rows, classifier=None, weights=None):
+    """Logits of all reviews, after the first layer has seen some of them."""
+    network, tokens, _, own = known
+    head = linear_of(torch.zeros(len(np.unique(labels)), 32), torch.zeros(len(np.unique(labels))))
+    network = TextClassifier(network.encoder, head, "mean")
+    weights = np.ones(len(rows), np.float32) if weights is None else weights
+    data = LabelledTexts(tokens.take(rows), labels[rows], weights)
+    first_head.start_head(network, data, classifier or own)
+    return predict_logits(network, tokens)
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["same order", "other order"])
+def test_two_texts_find_the_classifier_of_the_model_again(known, swapped):
+    numbers = 1 - known[2] if swapped else known[2]
+    rows = np.array([np.flatnonzero(numbers == 0)[0], np.flatnonzero(numbers == 1)[0]])
+    found = logits_after_start(known, numbers, rows).argmax(axis=1)
+    own = logits_of_classifier(known).argmax(axis=1)
+    assert np.mean(found == (1 - own if swapped else own)) > 0.95
+    other_pooling = replace(known[3], pooling="cls")
+    found = logits_after_start(known, numbers, rows, other_pooling).argmax(axis=1)
+    assert np.mean(found == numbers) < 0.9
+
+
+def test_texts_can_say_something_else_than_the_classifier(known):
+    unrelated = np.random.default_rng(0).permutation(known[2])
+    found = logits_after_start(known, unrelated, np.arange(80)).argmax(axis=1)
+    without = logits_after_start(known, unrelated, np.arange(80), replace(known[3], pooling="cls"))
+    assert np.mean(found == unrelated) >= np.mean(without.argmax(axis=1) == unrelated) - 0.05
+
+
+def test_rare_classes_stay_rare(known):
+    numbers = known[2]
+    rows = np.r_[np.flatnonzero(numbers == 0)[:18], np.flatnonzero(numbers == 1)[:2]]
+    as_drawn = logits_after_start(known, numbers, rows)
+    balanced = np.where(numbers[rows] == 0, 10 / 18, 10 / 2).astype(np.float32)
+    as_balanced = logits_after_start(known, numbers, rows, weights=balanced)
+    shift = (as_drawn - as_balanced) @ [-1, 1]
+    np.testing.assert_allclose(shift, np.log(2 / 18), atol=1e-3)
+
+
+def test_three_classes_get_the_logit_and_a_free_intercept(known):
+    numbers = known[2].copy()
+    numbers[np.flatnonzero(numbers == 1)[::2]] = 2
+    logits = logits_after_start(known, numbers, np.arange(80))
+    negative_or_not = logits[:, 0] < logits[:, 1:].max(axis=1)
+    own = logits_of_classifier(known).argmax(axis=1)
+    assert np.mean(negative_or_not == (own > 0)) > 0.95
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -72,8 +155,8 @@ def test_it_starts_from_the_encoder_after_pre_training(tiny_bert, toy_reviews):
     clf = BertSentimentClassifier(tiny_bert, pretraining_epochs=1, **settings)
     seen = []
 
-    def watch(network, data):
-        first_head.start_head(network, data)
+    def watch(network, data, classifier):
+        first_head.start_head(network, data, classifier)
         seen.append(first_head.predict_vectors(network, data.tokens))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -89,7 +89,9 @@ def test_a_missing_file_is_named(folder):
 
 
 def test_another_kind_of_folder_is_refused(tiny_bert, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no skbert\.json; .* call fit"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no skbert\.json\. .*skbert/minilm-sentiment.* call fit"
+    ):
         BertSentimentClassifier.from_pretrained(tiny_bert)
     with pytest.raises(FileNotFoundError, match=r"has no skbert\.json"):
         BertSentimentClassifier.from_pretrained(tmp_path / "nothing")

@@ -78,7 +78,7 @@ def fine_tune(
     start, kept, options = prepared.start, prepared.kept, prepared.options
     n_epochs = options.max_epochs
     if prepared.pretrained is not None and not (kept and kept.saved):
-        start_head(start.network, prepared.training)
+        start_head(start.network, prepared.training, prepared.pretrained.classifier)
     run = TrainingRun(start.network, prepared.training, options, prepared.seeds.training)
     stopping = None
     if estimator.early_stopping:

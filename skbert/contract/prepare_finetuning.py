@@ -181,8 +181,8 @@ def new_state(
     return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
 
 
-def shipped_state(estimator: Any) -> tuple[ClassifierState, np.ndarray]:
-    """Load the classifier that skbert contains under the name `model`, and its classes."""
+def shipped_attributes(estimator: Any) -> dict[str, Any]:
+    """Load the classifier that skbert contains under the name `model`: its fitted attributes."""
     pretrained = load_pretrained(estimator.model)
     head = pretrained.classifier
     assert head is not None
@@ -190,7 +190,12 @@ def shipped_state(estimator: Any) -> tuple[ClassifierState, np.ndarray]:
     precision = resolve_precision(estimator.precision, device)
     network = TextClassifier(pretrained.new_encoder(), head.new_module(), head.pooling, precision)
     tokenizer, wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
-    return ClassifierState(network.to(device), tokenizer, wordpiece, []), np.array(head.labels)
+    state = ClassifierState(network.to(device), tokenizer, wordpiece, [])
+    return state.fitted_attributes(np.array(head.labels), []) | {
+        "pretraining_history_": [],
+        "n_truncated_": 0,
+        "_n_columns": 1,
+    }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skbert.engine.files.config import config_of
-from skbert.engine.files.find import CONFIG_FILE, WEIGHTS_FILE
+from skbert.engine.files.find import CONFIG_FILE, SENTIMENT_START, WEIGHTS_FILE
 from skbert.engine.files.folders import replace_folder
 from skbert.engine.files.manifest import (
     MANIFEST,
@@ -160,6 +160,12 @@ def load_classifier(folder: Path) -> SavedClassifier:
         If a file was changed or damaged, or is outside the folder, or if a newer skbert wrote the
         folder.
     """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no {MANIFEST}. from_pretrained loads folders that "
+            f"save_pretrained wrote, and {SENTIMENT_START!r}, which skbert contains. To train "
+            f"another model, pass model={str(folder)!r} and call fit."
+        )
     manifest = read_manifest(folder)
     if "pooling" not in manifest:
         raise ValueError(

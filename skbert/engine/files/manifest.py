@@ -41,9 +41,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"{str(folder)!r} has no {MANIFEST}; from_pretrained loads only folders that "
-            f"save_pretrained wrote. To train another model, pass model={str(folder)!r} and call "
-            "fit."
+            f"{str(folder)!r} has no {MANIFEST}. Pass a folder that save_pretrained wrote."
         )
     try:
         manifest = parse_object(read_text(path), path)
