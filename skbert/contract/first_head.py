@@ -92,7 +92,7 @@ class _Features:
 
     @classmethod
     def of_vectors(cls, d_model: int, norm: float) -> _Features:
-        """The vector itself, divided by a norm."""
+        """Take the vector itself, divided by a norm."""
         return cls(np.eye(d_model) / norm, np.zeros(d_model))
 
     def with_logits(self, classifier: ClassifierHead) -> _Features:
@@ -104,6 +104,7 @@ class _Features:
         )
 
     def with_threshold(self) -> _Features:
+        """Add a constant, for the threshold of two classes."""
         nothing = np.zeros((1, self.matrix.shape[1]))
         return _Features(
             np.concatenate([self.matrix, nothing]), np.append(self.offset, _THRESHOLD), True
