@@ -189,6 +189,8 @@ Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
 def run(arguments: Any, results: Results) -> None:
     """Measure what the arguments ask for; other results stay."""
     for texts in text_sets(arguments.data):
+        if arguments.sets and texts.name not in arguments.sets:
+            continue
         if arguments.smoke:
             texts = TextSet(texts.name, texts.train[:200], texts.test[:20])
         of_set = results.setdefault(texts.name, {})
@@ -267,6 +269,7 @@ def bounds(results: Results) -> list[common.Bound]:
 def parse_arguments() -> Any:
     parser = common.argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with more sets, as CSV files")
+    parser.add_argument("--sets", nargs="+", help="names of the sets; default: all")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of labels")
     parser.add_argument("--all", action="store_true", help="also with all labels of each set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
