@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
 from skbert.contract.fitting import all_or_nothing
-from skbert.contract.output import check_logits
-from skbert.contract.parameters import TextInputMixin, check_text_limits, fill_docstring
+from skbert.contract.logits import logits_of
+from skbert.contract.parameters import TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
@@ -32,9 +32,7 @@ from skbert.contract.prepare_finetuning import (
     prepare_fit,
     pretrains,
     shipped_attributes,
-    state_of,
 )
-from skbert.contract.texts import check_texts, warn_cut
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.find import is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
@@ -42,12 +40,8 @@ from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer
 from skbert.engine.model.device import gradients_on, loaded_precision, precision_name
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
-from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.warn import warn_user
-
-#: Number of texts that `predict` tokenises at once, so that its memory is bounded.
-TEXTS_AT_ONCE = 2**14
 
 
 @fill_docstring
@@ -409,22 +403,6 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             vars(self).update(learned)
         return self
 
-    def _logits(self, X: Any) -> np.ndarray:
-        """Logits of the texts, shape (n_texts, n_classes), float32."""
-        check_is_fitted(self)
-        state = state_of(self, self.precision_)
-        logits, n_lost, n_kept = [], [], 0
-        for texts in check_texts(self, X, reset=False).parts(TEXTS_AT_ONCE):
-            check_text_limits(self.max_length, self.model_.config, pairs=texts.second is not None)
-            tokens = state.wordpiece(
-                texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
-            )
-            logits.append(predict_logits(state.network, tokens))
-            n_lost.append(tokens.n_lost)
-            n_kept += len(tokens.ids)
-        warn_cut(np.concatenate(n_lost), n_kept, self.max_length)
-        return check_logits(np.concatenate(logits))
-
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits of the texts.
 
@@ -439,7 +417,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             For two classes, the logit of ``classes_[1]`` minus the logit of ``classes_[0]``, which
             is positive if ``classes_[1]`` is predicted.
         """
-        logits = self._logits(X)
+        logits = logits_of(self, X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -455,7 +433,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ndarray of shape (n_texts, n_classes)
             Natural logarithms, in the order of `classes_`.
         """
-        return log_softmax(self._logits(X).astype(np.float64), axis=1)
+        return log_softmax(logits_of(self, X).astype(np.float64), axis=1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities.
@@ -485,7 +463,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ndarray of shape (n_texts,)
             Labels, of the type of `classes_`.
         """
-        winners = self._logits(X).argmax(axis=1)
+        winners = logits_of(self, X).argmax(axis=1)
         return self.classes_[winners]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
