@@ -76,9 +76,10 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     batch_size : int or "auto", default="auto"
         Number of texts per optimizer step. "auto" is 8 for up to 512 training texts, 16 for up to
         2,048, and 32 for more.
-    learning_rate : float, default=5e-5
-        Highest learning rate, reached after the warm-up. It then decays linearly. Try 2e-5 for the
-        base and large sizes.
+    learning_rate : float or "auto", default="auto"
+        Highest learning rate, reached after the warm-up. It then decays linearly. "auto" is 5e-5,
+        but 2e-5 for up to 512 training texts with the default model, because more would undo what
+        it knows. Try 2e-5 for the base and large sizes.
     {weight_decay}
     {warmup_fraction}
     {dropout}
@@ -152,6 +153,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         The number that `max_epochs` resolved to in `fit`.
     batch_size_ : int
         The number that `batch_size` resolved to.
+    learning_rate_ : float
+        The number that `learning_rate` resolved to.
     n_truncated_ : int
         Number of truncated training texts.
     {device_}
@@ -197,7 +200,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         "truncation": [StrOptions(set(TRUNCATIONS))],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -225,7 +228,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         truncation: str = "head+tail",
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate: float = 5e-5,
+        learning_rate: float | str = "auto",
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
@@ -347,6 +350,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
                 "pretraining_history_": pretraining_history,
                 "max_epochs_": prepared.options.max_epochs,
                 "batch_size_": prepared.options.batch_size,
+                "learning_rate_": prepared.options.learning_rate,
                 "n_truncated_": prepared.n_truncated,
                 "_trainer": None,
             }

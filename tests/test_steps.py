@@ -6,7 +6,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skbert import BertSentimentClassifier
-from skbert.contract.steps import resolve_batch_size, resolve_max_epochs
+from skbert.contract.steps import (
+    resolve_batch_size,
+    resolve_learning_rate,
+    resolve_max_epochs,
+)
 from skbert.engine.training.classification import TrainingRun
 
 
@@ -41,6 +45,43 @@ def test_auto_gives_200_steps_or_ten_epochs():
         n_epochs = resolve_max_epochs("auto", n_texts, size)
         assert n_epochs * -(-n_texts // size) >= 200 or n_epochs == 10
         assert 3 <= n_epochs <= 10
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "contains_classifier", "expected"),
+    [(16, True, 2e-5), (512, True, 2e-5), (513, True, 5e-5), (16, False, 5e-5)],
+)
+def test_few_texts_change_little_of_a_model_that_knows_classes(
+    n_texts, contains_classifier, expected
+):
+    found = resolve_learning_rate("auto", n_texts, contains_classifier=contains_classifier)
+    assert found == expected
+    assert resolve_learning_rate(1e-3, n_texts, contains_classifier=contains_classifier) == 1e-3
+
+
+@pytest.mark.weights
+def test_the_learning_rate_depends_on_the_model(real_weights, toy_reviews, tmp_path):
+    X, y = toy_reviews
+    settings = {"max_epochs": 5, "max_length": 16, "pooling": "cls", "random_state": 0}
+    clf = BertSentimentClassifier(**settings).fit(X, y)
+    assert (clf.learning_rate_, clf.get_params()["learning_rate"]) == (2e-5, "auto")
+    assert clf.history_[0]["learning_rate"] < 2e-5
+    clf.save_pretrained(tmp_path)
+    assert BertSentimentClassifier.from_pretrained(tmp_path).learning_rate_ == 2e-5
+    clf.set_params(learning_rate=1e-4).fit(X, y)
+    assert clf.learning_rate_ == 1e-4
+    assert BertSentimentClassifier(real_weights, **settings).fit(X, y).learning_rate_ == 5e-5
+
+
+@pytest.mark.weights
+def test_the_learning_rate_of_partial_fit_stays_that_of_the_first_call(real_weights, toy_reviews):
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(max_length=16, random_state=0)
+    clf.partial_fit(X * 7, np.tile(y, 7), classes=["bad", "good"])
+    assert clf.learning_rate_ == 5e-5  # 560 texts
+    trainer = clf._trainer
+    clf.partial_fit(X, y)
+    assert (clf.learning_rate_, clf._trainer) == (5e-5, trainer)
 
 
 def test_numbers_are_obeyed_and_shown(tiny_bert, toy_reviews):
@@ -112,8 +153,15 @@ def test_a_search_over_numbers_and_auto(tiny_bert, toy_reviews):
     assert search.best_estimator_.n_epochs_ == search.best_estimator_.max_epochs_
 
 
-@pytest.mark.parametrize("name", ["max_epochs", "batch_size"])
-@pytest.mark.parametrize("value", [0, -1, 1.5, "many", None])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in ("max_epochs", "batch_size", "learning_rate")
+        for value in (0, -1, 1.5, "many", None)
+        if (name, value) != ("learning_rate", 1.5)
+    ],
+)
 def test_other_values_are_refused(tiny_bert, name, value, toy_reviews):
     with pytest.raises(ValueError, match=f"The '{name}' parameter of BertSentimentClassifier"):
         classifier(tiny_bert, **{name: value}).fit(*toy_reviews)

@@ -29,7 +29,7 @@ from skbert.contract.prepare_finetuning import (
     with_pooling,
 )
 from skbert.contract.progress import show_epochs
-from skbert.contract.steps import training_options
+from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
@@ -55,12 +55,20 @@ def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, An
     if prepared.kept and prepared.kept.saved:
         return prepared.kept.saved.position.pretraining_history
     network, n_epochs = prepared.start.network, estimator.pretraining_epochs
-    options = training_options(estimator, len(prepared.pretraining_texts))
+    n_texts = len(prepared.pretraining_texts)
+    learning_rate = resolve_learning_rate(
+        estimator.learning_rate, n_texts, contains_classifier=False
+    )
     run = within_task_pretraining(
         network.encoder,
         prepared.pretrained,
         prepared.pretraining_texts,
-        replace(options, max_epochs=n_epochs, n_frozen_layers=0),
+        replace(
+            training_options(estimator, n_texts),
+            max_epochs=n_epochs,
+            learning_rate=learning_rate,
+            n_frozen_layers=0,
+        ),
         prepared.seeds.pretraining,
         network.precision,
     )
@@ -161,17 +169,25 @@ def fine_tune_one_epoch(
     learned = start.fitted_attributes(known, history)
     return learned | {
         "batch_size_": options.batch_size,
+        "learning_rate_": options.learning_rate,
         "n_truncated_": tokens.n_truncated,
         "_trainer": trainer,
     }
 
 
 def _open_ended_options(estimator: Any, n_texts: int, trainer: Trainer | None) -> TrainingOptions:
-    """Collect the parameters of one epoch; an "auto" batch size stays that of the first call."""
+    """Collect the parameters of one epoch; what "auto" is stays that of the first call."""
     options = replace(training_options(estimator, n_texts), max_epochs=1)
-    if trainer is not None and estimator.batch_size == "auto":
-        return replace(options, batch_size=trainer.options.batch_size)
-    return options
+    if trainer is None:
+        return options
+    return replace(
+        options,
+        **{
+            name: getattr(trainer.options, name)
+            for name in ("batch_size", "learning_rate")
+            if getattr(estimator, name) == "auto"
+        },
+    )
 
 
 def _fits(

@@ -23,7 +23,7 @@ from skbert.engine.warn import warn_user
 PICKLE_FORMAT = 1
 
 #: Parameters of a classifier that "auto" resolves, and that its attributes ``name_`` hold.
-RESOLVED = ("batch_size", "max_epochs")
+RESOLVED = {"batch_size": int, "max_epochs": int, "learning_rate": float}
 
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
@@ -178,7 +178,7 @@ def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
     for name, value in settings.get("resolved", {}).items():
         if name in RESOLVED and value is not None:
-            setattr(clf, f"{name}_", int(value))
+            setattr(clf, f"{name}_", RESOLVED[name](value))
     clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
     clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     if settings["n_features_in"] is not None:

@@ -1,7 +1,8 @@
 """The training options of a classifier, and the formulas behind "auto".
 
 Fine-tuning needs a number of optimizer steps, not of epochs [1]_. With few texts, small batches and
-more epochs give them. But more than ten epochs learn a few texts by heart.
+more epochs give them. But more than ten epochs learn a few texts by heart, and so does a large
+learning rate if the model knows its classes before it has seen a text.
 
 .. [1] T. Zhang et al. Revisiting Few-sample BERT Fine-tuning. ICLR 2021, arXiv:2006.05987.
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
+from skbert.engine.files.find import is_shipped
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.warn import warn_user
 
@@ -20,6 +22,10 @@ _BATCH_SIZES = {512: 8, 2048: 16}
 
 #: Texts per optimizer step for more training texts than that.
 _LARGEST_BATCH_SIZE = 32
+
+#: The learning rate of "auto"; and that for a model which contains a classifier, up to this number
+#: of training texts.
+_LEARNING_RATE, _LOW_LEARNING_RATE, _MOST_TEXTS_FOR_LOW = 5e-5, 2e-5, 512
 
 #: The number of optimizer steps below which "auto" adds epochs.
 ENOUGH_STEPS = 200
@@ -44,7 +50,9 @@ def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
     return TrainingOptions(
         max_epochs=resolve_max_epochs(estimator.max_epochs, n_texts, batch_size),
         batch_size=batch_size,
-        learning_rate=estimator.learning_rate,
+        learning_rate=resolve_learning_rate(
+            estimator.learning_rate, n_texts, contains_classifier=is_shipped(estimator.model)
+        ),
         weight_decay=estimator.weight_decay,
         warmup_fraction=estimator.warmup_fraction,
         dropout=estimator.dropout,
@@ -96,6 +104,31 @@ def resolve_max_epochs(max_epochs: int | str, n_texts: int, batch_size: int) -> 
         return int(max_epochs)
     enough = -(-ENOUGH_STEPS // _n_steps(n_texts, batch_size, 1))
     return min(max(_FEWEST_EPOCHS, enough), _MOST_EPOCHS)
+
+
+def resolve_learning_rate(
+    learning_rate: float | str, n_texts: int, *, contains_classifier: bool
+) -> float:
+    """Compute the highest learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float or "auto"
+        "auto" is 5e-5, but 2e-5 for up to 512 texts if the model contains a classifier.
+    n_texts : int
+        Number of training texts.
+    contains_classifier : bool
+        Whether the model is one of those that skbert contains.
+
+    Examples
+    --------
+    >>> [resolve_learning_rate("auto", n, contains_classifier=True) for n in (100, 1000)]
+    [2e-05, 5e-05]
+    """
+    if learning_rate != "auto":
+        return float(learning_rate)
+    is_low = contains_classifier and n_texts <= _MOST_TEXTS_FOR_LOW
+    return _LOW_LEARNING_RATE if is_low else _LEARNING_RATE
 
 
 def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> None:
