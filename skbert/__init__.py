@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skbert.classifier import BertSentimentClassifier
     from skbert.contract.texts import TruncationWarning
+    from skbert.contract.unknown_tokens import UnknownTokenWarning
     from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
     from skbert.engine.files.pretrained import free_pretrained
     from skbert.engine.prediction.cache import CacheInfo
@@ -26,6 +27,7 @@ _MODULE_OF = {
     "FilledText": "skbert.pretraining",
     "TokenEmbeddings": "skbert.embedding",
     "TruncationWarning": "skbert.contract.texts",
+    "UnknownTokenWarning": "skbert.contract.unknown_tokens",
     "free_pretrained": "skbert.engine.files.pretrained",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "FilledText",
     "TokenEmbeddings",
     "TruncationWarning",
+    "UnknownTokenWarning",
     "__version__",
     "free_pretrained",
 ]

@@ -70,6 +70,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
         `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
         of every truncation with a `TruncationWarning`.
+    {emoji_names}
     max_epochs : int or "auto", default="auto"
         Number of passes over the training data. "auto" is the smallest number from 3 to 10 that
         gives at least 200 optimizer steps, or 10 if none does.
@@ -157,6 +158,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         The number that `learning_rate` resolved to.
     n_truncated_ : int
         Number of truncated training texts.
+    n_unknown_tokens_ : int
+        Number of tokens of the training texts that the vocabulary does not contain.
     {device_}
     {precision_}
     {n_features_in_}
@@ -198,6 +201,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
+        "emoji_names": ["boolean"],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
@@ -226,6 +230,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         pooling: str = "auto",
         max_length: int = 128,
         truncation: str = "head+tail",
+        emoji_names: bool = True,
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
@@ -250,6 +255,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         self.pooling = pooling
         self.max_length = max_length
         self.truncation = truncation
+        self.emoji_names = emoji_names
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -326,6 +332,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         -----
         TruncationWarning
             If texts are longer than `max_length`.
+        UnknownTokenWarning
+            If more than 3% of the tokens are not in the vocabulary of the model.
         ConvergenceWarning
             If the loss or a gradient is no longer finite. Training then ends with the weights
             before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
@@ -352,6 +360,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
                 "batch_size_": prepared.options.batch_size,
                 "learning_rate_": prepared.options.learning_rate,
                 "n_truncated_": prepared.n_truncated,
+                "n_unknown_tokens_": prepared.n_unknown_tokens,
                 "_trainer": None,
             }
             vars(self).update(learned)  # at once: no interruption comes between two attributes

@@ -26,6 +26,7 @@ from skbert.contract.parameters import (
 from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
 from skbert.contract.texts import Texts, check_texts, warn_truncated
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.pretrained import (
     Pretrained,
@@ -96,6 +97,7 @@ class BertEmbeddingTransformer(
     {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
         The part of a longer text that is kept, as in `BertSentimentClassifier`.
+    {emoji_names}
     cache : "memory", path, joblib.Memory or None, default=None
         Where to keep vectors, so that no text is encoded twice. "memory" is one cache for all
         transformers of the process and holds at most 512 MiB. A folder on a local disk is shared
@@ -154,6 +156,7 @@ class BertEmbeddingTransformer(
         "normalize": ["boolean"],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
+        "emoji_names": ["boolean"],
         "cache": [str, os.PathLike, joblib.Memory, None],
         "store_weights": ["boolean"],
         "device": [str],
@@ -170,6 +173,7 @@ class BertEmbeddingTransformer(
         normalize: bool = False,
         max_length: int = 128,
         truncation: str = "head+tail",
+        emoji_names: bool = True,
         cache: Any = None,
         store_weights: bool = False,
         device: str = "auto",
@@ -182,6 +186,7 @@ class BertEmbeddingTransformer(
         self.normalize = normalize
         self.max_length = max_length
         self.truncation = truncation
+        self.emoji_names = emoji_names
         self.cache = cache
         self.store_weights = store_weights
         self.device = device
@@ -310,10 +315,12 @@ class BertEmbeddingTransformer(
             config = stored.config if stored else load_config(self.model)
             self._check_for_model(config, texts)
             pretrained = stored or self._shared_weights()
-        tokens = pretrained.wordpiece(
+        wordpiece = pretrained.wordpiece.naming_emoji(self.emoji_names)
+        tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
         warn_truncated(tokens, self.max_length)
+        UnknownTokens.of(tokens, wordpiece).warn()
         return pretrained, tokens
 
     @contextmanager

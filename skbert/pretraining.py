@@ -32,6 +32,7 @@ from skbert.contract.prepare_pretraining import (
 )
 from skbert.contract.progress import show_epochs
 from skbert.contract.texts import check_documents, check_pairs, warn_truncated
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
@@ -126,6 +127,7 @@ class BertPretrainer(
         Maximum number of tokens of a training text, special tokens included. At least 5, and at
         most the number of positions of the model. `fit` cuts nothing off: it splits a longer text
         into several, and in pairs it splits a sentence that is longer than half of `max_length`.
+    {emoji_names}
     max_epochs : int, default=1
         Number of passes over the training data. 0 trains nothing, so that you can use the heads of
         the checkpoint as they are.
@@ -196,6 +198,7 @@ class BertPretrainer(
         "whole_words": ["boolean"],
         "next_sentence": ["boolean"],
         "max_length": [Interval(Integral, smallest_max_length(2), None, closed="left")],
+        "emoji_names": ["boolean"],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -216,6 +219,7 @@ class BertPretrainer(
         whole_words: bool = False,
         next_sentence: bool = True,
         max_length: int = 128,
+        emoji_names: bool = True,
         max_epochs: int = 1,
         batch_size: int = 32,
         learning_rate: float = 5e-5,
@@ -232,6 +236,7 @@ class BertPretrainer(
         self.whole_words = whole_words
         self.next_sentence = next_sentence
         self.max_length = max_length
+        self.emoji_names = emoji_names
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -507,6 +512,7 @@ class BertPretrainer(
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         warn_truncated(tokens, self.max_length, "Increase max_length, or pass shorter texts.")
+        UnknownTokens.of(tokens, state.wordpiece).warn()
         return tokens
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

@@ -31,6 +31,7 @@ from skbert.contract.prepare_finetuning import (
 from skbert.contract.progress import show_epochs
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
 from skbert.engine.training.classification import (
@@ -146,7 +147,7 @@ def fine_tune_one_epoch(
     seeds = Seeds.of(estimator.random_state)
     if is_first:
         check_before_loading(estimator, texts)
-        pretrained = load_pretrained(estimator.model)
+        pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         tokens = tokenize(estimator, texts, pretrained.wordpiece)
         start = new_state(estimator, pretrained, known, seeds)
     else:
@@ -171,6 +172,7 @@ def fine_tune_one_epoch(
         "batch_size_": options.batch_size,
         "learning_rate_": options.learning_rate,
         "n_truncated_": tokens.n_truncated,
+        "n_unknown_tokens_": UnknownTokens.of(tokens, start.wordpiece).n_unknown,
         "_trainer": trainer,
     }
 

@@ -11,6 +11,7 @@ from skbert.contract.output import check_logits
 from skbert.contract.parameters import check_text_limits
 from skbert.contract.prepare_finetuning import state_of
 from skbert.contract.texts import check_texts, warn_cut
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.prediction.predict import predict_logits
 
 #: Number of texts that are tokenised at once, so that the memory is bounded.
@@ -31,11 +32,13 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     -----
     TruncationWarning
         If texts are longer than `max_length`.
+    UnknownTokenWarning
+        If more than 3% of the tokens are not in the vocabulary.
     """
     check_is_fitted(estimator)
     state = state_of(estimator, estimator.precision_)
     max_length, truncation = estimator.max_length, estimator.truncation
-    logits, n_lost, n_kept = [], [], 0
+    logits, n_lost, n_kept, unknown = [], [], 0, []
     for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
         check_text_limits(max_length, estimator.model_.config, pairs=texts.second is not None)
         tokens = state.wordpiece(
@@ -44,5 +47,7 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
         logits.append(predict_logits(state.network, tokens))
         n_lost.append(tokens.n_lost)
         n_kept += len(tokens.ids)
+        unknown.append(UnknownTokens.of(tokens, state.wordpiece))
     warn_cut(np.concatenate(n_lost), n_kept, max_length)
+    UnknownTokens.total(unknown).warn()
     return check_logits(np.concatenate(logits))

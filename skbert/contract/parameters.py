@@ -27,6 +27,11 @@ _SHARED_DOCS = {
 max_length : int, default=128
     Maximum number of tokens of a text, [CLS] and [SEP] included. At least 3, and at most the
     number of positions of the model (512 for the published BERTs).""",
+    "emoji_names": """\
+emoji_names : bool, default=True
+    Whether to read an emoji that the vocabulary lacks as its English name: "smiling face with
+    heart-eyes". Otherwise it is an unknown token, and so is the word that it touches. An emoji
+    stays unknown if the vocabulary cannot spell its name.""",
     "weight_decay": """\
 weight_decay : float, default=0.01
     Weight decay of AdamW for the weight matrices. Biases and LayerNorm weights do not decay.""",

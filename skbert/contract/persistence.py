@@ -25,6 +25,9 @@ PICKLE_FORMAT = 1
 #: Parameters of a classifier that "auto" resolves, and that its attributes ``name_`` hold.
 RESOLVED = {"batch_size": int, "max_epochs": int, "learning_rate": float}
 
+#: What skbert did before a parameter existed, for estimators that were saved then.
+_BEFORE = {"emoji_names": False}
+
 _PACKAGES = ("skbert", "torch", "transformers", "scikit-learn", "numpy")
 
 
@@ -68,7 +71,8 @@ def migrate_state(state: dict[str, Any], cls: type) -> dict[str, Any]:
     if stamp["format"] == 0 and "tokenizer_" in state:
         state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-    return {n: p.default for n, p in signature.parameters.items() if n != "self"} | state
+    defaults = {n: p.default for n, p in signature.parameters.items() if n != "self"}
+    return defaults | _BEFORE | state
 
 
 def resolve_saved_device(name: str) -> torch.device:
@@ -104,6 +108,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
+        "n_unknown_tokens": getattr(clf, "n_unknown_tokens_", None),
         "resolved": {name: getattr(clf, f"{name}_", None) for name in RESOLVED},
         "n_columns": int(clf._n_columns),
         "n_features_in": getattr(clf, "n_features_in_", None),
@@ -156,7 +161,7 @@ def restore_estimator(
         parameters = dict(settings["parameters"])
         if isinstance(parameters["class_weight"], dict):
             parameters["class_weight"] = dict(parameters["class_weight"]["items"])
-        clf = cls(**parameters)
+        clf = cls(**_BEFORE | parameters)
         classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
         _restore_columns(clf, settings)
         settings["history"] = [dict(record) for record in settings["history"]]
@@ -176,6 +181,8 @@ def restore_estimator(
 
 def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
+    if settings.get("n_unknown_tokens") is not None:
+        clf.n_unknown_tokens_ = int(settings["n_unknown_tokens"])
     for name, value in settings.get("resolved", {}).items():
         if name in RESOLVED and value is not None:
             setattr(clf, f"{name}_", RESOLVED[name](value))

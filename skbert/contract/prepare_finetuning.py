@@ -25,6 +25,7 @@ from skbert.contract.parameters import (
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.steps import training_options, warn_few_steps
 from skbert.contract.texts import Texts, check_texts, warn_truncated
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -153,7 +154,8 @@ def state_of(estimator: Any, precision: str) -> ClassifierState:
     """Collect what a fitted classifier has learned; `precision` is that of the computations."""
     dtype = resolve_precision(precision, estimator.head_.weight.device)
     network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling_, dtype)
-    return ClassifierState(network, estimator.tokenizer_, estimator._wordpiece, estimator.history_)
+    wordpiece = estimator._wordpiece.naming_emoji(estimator.emoji_names)
+    return ClassifierState(network, estimator.tokenizer_, wordpiece, estimator.history_)
 
 
 def copy_state(state: ClassifierState) -> ClassifierState:
@@ -183,7 +185,7 @@ def new_state(
 
 def shipped_attributes(estimator: Any) -> dict[str, Any]:
     """Load the classifier that skbert contains under the name `model`: its fitted attributes."""
-    pretrained = load_pretrained(estimator.model)
+    pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
     head = pretrained.classifier
     assert head is not None
     device = resolve_device(estimator.device)
@@ -194,6 +196,7 @@ def shipped_attributes(estimator: Any) -> dict[str, Any]:
     return state.fitted_attributes(np.array(head.labels), []) | {
         "pretraining_history_": [],
         "n_truncated_": 0,
+        "n_unknown_tokens_": 0,
         "_n_columns": 1,
     }
 
@@ -217,6 +220,8 @@ class PreparedFit:
         The parameters of training, with "auto" resolved.
     n_truncated : int
         Number of truncated texts in X.
+    n_unknown_tokens : int
+        Number of tokens in X that the vocabulary does not contain.
     seeds : Seeds
     kept : KeptRun or None
         None without a `checkpoint_dir`.
@@ -230,6 +235,7 @@ class PreparedFit:
     pretraining_texts: Tokens | None
     options: TrainingOptions
     n_truncated: int
+    n_unknown_tokens: int
     seeds: Seeds
     kept: KeptRun | None
 
@@ -264,7 +270,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         data = tokenize_input(estimator, given, start.wordpiece)
     else:
         check_before_loading(estimator, texts)
-        pretrained = load_pretrained(estimator.model)
+        pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         data = tokenize_input(estimator, given, pretrained.wordpiece)
         start = new_state(estimator, pretrained, given.classes, seeds)
     kept = _find_kept_run(estimator, start, data, given.classes, seeds)
@@ -283,6 +289,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
         options=options,
         n_truncated=data.labelled.tokens.n_truncated,
+        n_unknown_tokens=UnknownTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
         seeds=seeds,
         kept=kept,
     )
@@ -379,6 +386,7 @@ def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tok
         truncation=estimator.truncation,
     )
     warn_truncated(tokens, estimator.max_length)
+    UnknownTokens.of(tokens, wordpiece).warn()
     return tokens
 
 

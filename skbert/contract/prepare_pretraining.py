@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.parameters import Seeds, check_max_length, check_segments
 from skbert.contract.texts import Documents
+from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -130,7 +131,7 @@ def current_state(estimator: Any) -> PretrainerState:
     return PretrainerState(
         estimator.model_,
         estimator.tokenizer_,
-        estimator._wordpiece,
+        estimator._wordpiece.naming_emoji(estimator.emoji_names),
         estimator._knows_words,
         estimator._knows_next_sentence,
         estimator._knows_pooler,
@@ -158,7 +159,7 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
     rng = np.random.default_rng(seeds.new_weights)
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
-    pretrained = _load_or_create(estimator, documents, rng)
+    pretrained = _load_or_create(estimator, documents, rng).naming_emoji(estimator.emoji_names)
     heads = head_weights(pretrained, rng)
     whole = tokenize_whole(estimator, documents, pretrained.wordpiece)
     pairs = _sentences_to_pair(estimator, documents, pretrained)
@@ -188,7 +189,9 @@ def check_length(estimator: Any, config: Any) -> None:
 
 def tokenize_whole(estimator: Any, documents: Documents, wordpiece: WordPieceTokenizer) -> Tokens:
     """Tokenise documents for masked language modelling alone; longer ones in several pieces."""
-    return WholeTexts.of(wordpiece, documents.texts, estimator.max_length).pieces
+    tokens = WholeTexts.of(wordpiece, documents.texts, estimator.max_length).pieces
+    UnknownTokens.of(tokens, wordpiece).warn()
+    return tokens
 
 
 def _load_or_create(estimator: Any, documents: Documents, rng: np.random.Generator) -> Pretrained:

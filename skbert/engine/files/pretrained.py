@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,11 @@ class Pretrained:
         """Build an encoder to train; the weights are copied."""
         weights = {name: weight.clone() for name, weight in self.weights.items()}
         return build_encoder(copy.deepcopy(self.config), weights)
+
+    def naming_emoji(self, names_emoji: bool) -> Pretrained:
+        """Return the checkpoint with a tokenizer that reads unknown emoji as names, or not."""
+        wordpiece = self.wordpiece.naming_emoji(names_emoji)
+        return self if wordpiece is self.wordpiece else replace(self, wordpiece=wordpiece)
 
     def new_tokenizer(self) -> PreTrainedTokenizerBase:
         """Copy the tokenizer, because each call sets padding and truncation on it."""

@@ -6,6 +6,7 @@ Each text gets ``[CLS]`` and ``[SEP]``, so an empty text has two tokens and keep
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from skbert.engine.text.emoji_names import with_emoji_names
 from skbert.engine.text.layout import Layout, share_room, truncate
 from skbert.engine.text.tokens import BareTokens, Tokens
 
@@ -46,6 +48,8 @@ class WordPieceTokenizer:
     ----------
     layout : Layout
         The ids and positions of the special tokens, and the room that they leave.
+    unknown_id : int or None
+        The id of the token that stands for what the vocabulary does not contain.
     """
 
     def __init__(self, backend_json: str, cls_token: str, sep_token: str) -> None:
@@ -53,8 +57,20 @@ class WordPieceTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self.layout = Layout(self._special_id(cls_token), self._special_id(sep_token))
-        self._words_are_independent = _words_are_independent(json.loads(backend_json))
+        settings = json.loads(backend_json)
+        unknown = (settings.get("model") or {}).get("unk_token")
+        self.unknown_id: int | None = self._backend.token_to_id(unknown) if unknown else None
+        self._words_are_independent = _words_are_independent(settings)
+        self._names_emoji = True
         self._memo: dict[str, Sequence[int]] = {}
+
+    def naming_emoji(self, names_emoji: bool) -> WordPieceTokenizer:
+        """Return a tokenizer that reads unknown emoji as their names, or one that does not."""
+        if names_emoji == self._names_emoji:
+            return self
+        other = copy.copy(self)
+        other._names_emoji, other._memo = names_emoji, {}
+        return other
 
     @property
     def largest_id(self) -> int:
@@ -146,10 +162,16 @@ class WordPieceTokenizer:
     def _encode(self, text: str) -> Sequence[int]:
         # `encode_batch` would start threads, and then print a warning each time joblib forks a
         # worker.
+        if self._names_emoji:
+            text = with_emoji_names(text, self._is_known)
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
         except TypeError:  # a lone surrogate has no UTF-8
             return self._backend.encode(readable(text), add_special_tokens=False).ids
+
+    def _is_known(self, text: str) -> bool:
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return self.unknown_id is None or self.unknown_id not in ids
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memo": {}}
