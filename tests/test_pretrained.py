@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from skbert import BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine.files.find import FoundModel, find_model
 from skbert.engine.files.pretrained import free_pretrained, load_pretrained
 from tests.conftest import DEFAULT_MODEL, save_bert
@@ -160,7 +160,7 @@ def test_the_hub_cache_serves_the_default_without_its_package(
 def test_the_hub_cache_in_a_fresh_process(tiny_bert, tmp_path):
     in_hub_cache(tmp_path / "cwd-hub" / "hub", "someone/bert-tiny", tiny_bert)
     code = """
-from skbert import BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=50)
 clf.fit(["good", "bad"], [1, 0]).predict(["good"])
 assert attempts == [], attempts
@@ -494,7 +494,7 @@ def test_a_fit_says_nothing_and_leaves_nothing(
 )
 def test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing(request, model, tmp_path):
     code = """
-from skbert import BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=50, batch_size=2)
 clf.fit(["good", "bad"], [1, 0]).predict(["good"])
 assert attempts == [], attempts
@@ -552,3 +552,22 @@ def test_what_transformers_saves_is_a_model_again(tiny_bert, tmp_path, capfd):
     clf.tokenizer_.save_pretrained(tmp_path)
     found = load_pretrained(str(tmp_path))
     assert same_weights(found.weights, dict(clf.model_.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "expected"),
+    [
+        (["Good", "film"], None, ["Good", "film"]),  # a cased vocabulary says so itself
+        (["good", "film"], None, ["good", "film"]),
+        (["Good", "good", "film"], {"do_lower_case": False}, ["Good", "film"]),
+        (["good", "film"], {"do_lower_case": True}, ["good", "film"]),
+    ],
+)
+def test_a_cased_vocabulary_is_not_lower_cased(tmp_path, words, settings, expected):
+    folder = save_bert(tmp_path / "model", words=words)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (text,) = BertEmbeddingTransformer(str(folder), max_length=32).token_embeddings(["Good film"])
+    assert text.tokens == ["[CLS]", *expected, "[SEP]"]

@@ -3,6 +3,7 @@
 import ast
 import copy
 import functools
+import json
 import pickle
 import sqlite3
 import sys
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from conftest import WORDS, save_bert
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.linear_model import LogisticRegression
@@ -33,6 +35,7 @@ from skbert import (
     BertPretrainer,
     BertSentimentClassifier,
     TruncationWarning,
+    UnknownTokenWarning,
 )
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
@@ -198,9 +201,24 @@ def pooling_is_unknown_to_transformers(given):
     yield lambda: clf.save_pretrained(given.folder / "model")
 
 
+def tokens_are_unknown(given):
+    clf = classifier(given.model).fit(given.X, given.y)
+    yield lambda: clf.predict(["สวัสดี"])
+
+
+def capitals_are_lost(given):
+    folder = save_bert(given.folder / "cased", words=[*WORDS, "Good", "Bad"])
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": True}))
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    yield lambda: BertEmbeddingTransformer(str(folder), max_length=32).fit_transform(["good"])
+
+
 #: For each `warn_user` in skbert: the file that it is in, a case, and what the warning contains.
 CASES = [
     ("contract/texts.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
+    ("contract/unknown_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
+    ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
     ("contract/labels.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
     ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),

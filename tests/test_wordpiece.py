@@ -76,7 +76,7 @@ FRAGMENTS = ["[SEP]", "[MASK]", "[PAD]", "##", "good", "film", "é", " \u0301", 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=pytest.mark.weights)])
 def pretrained(request):
     name = {"tiny": "tiny_bert", "real": "real_weights"}[request.param]
-    return load_pretrained(request.getfixturevalue(name))
+    return load_pretrained(request.getfixturevalue(name)).naming_emoji(False)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_ids_are_those_of_transformers(pretrained, reference, text):
 
 
 def test_all_together_and_from_the_memo(pretrained, reference):
-    wordpiece = wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
     expected = [reference(text) for text in TRICKY]
     assert ids_of(wordpiece, *TRICKY) == expected
     assert ids_of(wordpiece, *TRICKY) == expected
@@ -213,7 +213,7 @@ def test_lone_surrogates_are_read_as_the_replacement_character(
 
 def test_the_memo_is_emptied_when_it_is_full(pretrained, reference, monkeypatch):
     monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 3)
-    wordpiece = wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
     assert ids_of(wordpiece, *TRICKY, *TRICKY) == [reference(text) for text in TRICKY] * 2
     assert len(wordpiece._memo) <= 3
 
@@ -226,7 +226,7 @@ def test_words_that_hardly_recur_are_not_remembered(tiny_bert):
 
 def test_threads_may_share_it(pretrained, reference, monkeypatch):
     monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 20)
-    wordpiece = wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
     expected = [reference(text) for text in TRICKY]
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: ids_of(wordpiece, *TRICKY), range(12)):
@@ -317,7 +317,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(missing):
 
 
 def test_pickling_keeps_the_ids_and_not_the_memo(pretrained, reference):
-    wordpiece = wordpiece_of(pretrained.tokenizer)
+    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
     ids_of(wordpiece, *TRICKY)
     copy = pickle.loads(pickle.dumps(wordpiece))
     assert (len(wordpiece._memo) > 0, len(copy._memo)) == (True, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import BERT
 from skbert.engine.text.masking import Vocabulary
 from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,9 @@ TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added
 #: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
 
+#: Lower-case vocabularies may have this share of pieces with capital letters, such as symbols.
+_FEW_CAPITALS = 0.01
+
 # Texts that any tokenizer must accept: empty, an ordinary word, and words in no vocabulary.
 _PROBES = ("", "a", "\U0010fffd\u4e00 \u0345")
 
@@ -38,15 +42,36 @@ _PROBES = ("", "a", "\U0010fffd\u4e00 \u0345")
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Read a tokenizer from the files of a folder.
 
+    A vocabulary with capital letters and no settings is read as cased.
+
     Raises
     ------
     OSError
         If a file cannot be read.
     ValueError
         If the files do not define a tokenizer.
+
+    Warns
+    -----
+    UserWarning
+        If the settings lower-case texts, but the vocabulary has capital letters.
     """
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return unpack_tokenizer({name: read_text(folder / name) for name in present}, folder)
+    tokenizer = unpack_tokenizer({name: read_text(folder / name) for name in present}, folder)
+    _warn_lower_cased(tokenizer, folder)
+    return tokenizer
+
+
+def _warn_lower_cased(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Warn if texts lose capital letters that the vocabulary has."""
+    share = share_of_capitals(tokenizer.get_vocab())
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if share > _FEW_CAPITALS and normalizer and normalizer.normalize_str("A") == "a":
+        warn_user(
+            f"The tokenizer of {str(folder)!r} lower-cases texts, but {share:.0%} of its "
+            "vocabulary has capital letters and can never occur. If the model is cased, set "
+            f'"do_lower_case": false in its {_CONFIG}.'
+        )
 
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -78,6 +103,9 @@ def unpack_tokenizer(
 
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
+    pieces = texts.get("vocab.txt", "").splitlines()
+    if "tokenizer.json" not in texts and share_of_capitals(pieces) > 0:
+        settings.setdefault("do_lower_case", False)  # transformers would lower-case the texts
     texts[_CONFIG] = json.dumps(_kept(settings))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -95,6 +123,15 @@ def unpack_tokenizer(
             raise _unreadable(place, error) from error
     tokenizer.name_or_path = str(place)
     return tokenizer
+
+
+def share_of_capitals(pieces: Collection[str]) -> float:
+    """Compute the share of word pieces with capital letters; [CLS] and its like do not count."""
+    n_capitals = sum(
+        piece != piece.lower() and not (piece.startswith("[") and piece.endswith("]"))
+        for piece in pieces
+    )
+    return n_capitals / max(1, len(pieces))
 
 
 def wordpiece_of(
