@@ -148,6 +148,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         of the masked tokens, in nats) and its exponential ``perplexity``.
     n_epochs_ : int
         Number of epochs trained, the length of `history_`.
+    best_epoch_ : int
+        The epoch, from 1, whose weights are kept: the last one, or the best with `early_stopping`.
     pooling_ : {"cls", "mean"}
         The pooling that `pooling` resolved to.
     max_epochs_ : int
@@ -353,9 +355,10 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             prepared = prepare_fit(self, given)
             pretraining_history = pretrain_encoder(self, prepared)
             tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
-            history = fine_tune(self, prepared, pretraining_history, tasks)
+            history, best_epoch = fine_tune(self, prepared, pretraining_history, tasks)
             learned = prepared.start.fitted_attributes(prepared.classes, history) | {
                 "pretraining_history_": pretraining_history,
+                "best_epoch_": best_epoch,
                 "max_epochs_": prepared.options.max_epochs,
                 "batch_size_": prepared.options.batch_size,
                 "learning_rate_": prepared.options.learning_rate,

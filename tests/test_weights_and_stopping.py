@@ -110,6 +110,23 @@ def test_sample_weight_is_routed_through_pipeline_and_grid_search(tiny_bert, toy
     assert search.predict_proba(X).tolist() == alone.tolist()
 
 
+def test_best_epoch_counts_the_epochs_of_earlier_fits(tiny_bert, toy_reviews, tmp_path):
+    X, y = toy_reviews
+    settings = {**SETTINGS, "max_epochs": 2, "pooling": "cls", "warm_start": True}
+    clf = BertSentimentClassifier(tiny_bert, **settings).fit(X, y)
+    assert (clf.n_epochs_, clf.best_epoch_) == (2, 2)
+    wrong = np.where(y == "good", "bad", "good")
+    clf.set_params(early_stopping=True, learning_rate=2e-2, max_epochs=5, n_iter_no_change=1)
+    clf.fit(X, y, X_val=X, y_val=wrong)
+    losses = [record["val_loss"] for record in clf.history_[2:]]
+    assert clf.best_epoch_ == 3 + int(np.argmin(losses)) < clf.n_epochs_
+    clf.save_pretrained(tmp_path)
+    loaded = BertSentimentClassifier.from_pretrained(tmp_path)
+    assert (loaded.n_epochs_, loaded.best_epoch_) == (clf.n_epochs_, clf.best_epoch_)
+    clf.partial_fit(X, y)
+    assert clf.best_epoch_ == clf.n_epochs_
+
+
 def test_early_stopping_goes_back_to_the_best_epoch(tiny_bert, toy_reviews):
     X, y = toy_reviews
     # so high a rate that the validation loss soon gets worse
@@ -123,6 +140,7 @@ def test_early_stopping_goes_back_to_the_best_epoch(tiny_bert, toy_reviews):
     clf.fit(X, y, X_val=X, y_val=wrong)
     losses = [record["val_loss"] for record in clf.history_]
     assert len(losses) < 30 and int(np.argmin(losses)) == len(losses) - 3
+    assert (clf.n_epochs_, clf.best_epoch_) == (len(losses), len(losses) - 2)
     log_proba = clf.predict_log_proba(X)
     found = -log_proba[np.arange(len(X)), (wrong == "good").astype(int)].mean()
     assert found == pytest.approx(min(losses), abs=1e-5)

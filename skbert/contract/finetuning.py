@@ -82,8 +82,16 @@ def fine_tune(
     prepared: PreparedFit,
     pretraining_history: list[dict[str, Any]],
     tasks: EpochTasks,
-) -> list[dict[str, Any]]:
-    """Train the network of `prepared.start` in place, and return the history."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Train the network of `prepared.start` in place.
+
+    Returns
+    -------
+    history : list of dict
+        One record per epoch.
+    best_epoch : int
+        The epoch whose weights are kept, from 1.
+    """
     start, kept, options = prepared.start, prepared.kept, prepared.options
     n_epochs = options.max_epochs
     if prepared.pretrained is not None and not (kept and kept.saved):
@@ -126,9 +134,10 @@ def fine_tune(
         n_done = len(history) - len(start.history)
         n_epochs = 0 if kept.saved.position.stopped else n_epochs - n_done
     history = loop.train(n_epochs, history)
-    if stopping:
-        stopping.restore()
-    return history
+    if stopping is None:
+        return history, len(history)
+    stopping.restore()
+    return history, len(start.history) + stopping.best_epoch
 
 
 def fine_tune_one_epoch(
@@ -169,6 +178,7 @@ def fine_tune_one_epoch(
     history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
     learned = start.fitted_attributes(known, history)
     return learned | {
+        "best_epoch_": len(history),
         "batch_size_": options.batch_size,
         "learning_rate_": options.learning_rate,
         "n_truncated_": tokens.n_truncated,

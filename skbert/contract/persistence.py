@@ -22,8 +22,14 @@ from skbert.engine.warn import warn_user
 #: Format 1 has a stamp and stores tokenizers as the texts of their files.
 PICKLE_FORMAT = 1
 
-#: Parameters of a classifier that "auto" resolves, and that its attributes ``name_`` hold.
-RESOLVED = {"batch_size": int, "max_epochs": int, "learning_rate": float}
+#: Numbers that a fitted classifier holds in attributes ``name_``, and their types.
+NUMBERS = {
+    "batch_size": int,
+    "max_epochs": int,
+    "learning_rate": float,
+    "best_epoch": int,
+    "n_unknown_tokens": int,
+}
 
 #: What skbert did before a parameter existed, for estimators that were saved then.
 _BEFORE = {"emoji_names": False}
@@ -108,8 +114,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
-        "n_unknown_tokens": getattr(clf, "n_unknown_tokens_", None),
-        "resolved": {name: getattr(clf, f"{name}_", None) for name in RESOLVED},
+        "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
         "n_columns": int(clf._n_columns),
         "n_features_in": getattr(clf, "n_features_in_", None),
         "feature_names_in": None if names is None else names.tolist(),
@@ -181,11 +186,9 @@ def restore_estimator(
 
 def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
-    if settings.get("n_unknown_tokens") is not None:
-        clf.n_unknown_tokens_ = int(settings["n_unknown_tokens"])
-    for name, value in settings.get("resolved", {}).items():
-        if name in RESOLVED and value is not None:
-            setattr(clf, f"{name}_", RESOLVED[name](value))
+    for name, value in settings.get("numbers", {}).items():
+        if name in NUMBERS and value is not None:
+            setattr(clf, f"{name}_", NUMBERS[name](value))
     clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
     clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     if settings["n_features_in"] is not None:

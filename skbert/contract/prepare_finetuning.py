@@ -195,6 +195,7 @@ def shipped_attributes(estimator: Any) -> dict[str, Any]:
     state = ClassifierState(network.to(device), tokenizer, wordpiece, [])
     return state.fitted_attributes(np.array(head.labels), []) | {
         "pretraining_history_": [],
+        "best_epoch_": 0,
         "n_truncated_": 0,
         "n_unknown_tokens_": 0,
         "_n_columns": 1,
