@@ -70,7 +70,7 @@ lint: $(VENV)/.installed-dev ## formatting and ruff rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.installed-dev ## mypy on skbert/engine
+types: $(VENV)/.installed-dev ## mypy on skbert/engine, and on a user's script
 	$(BIN)/python -m mypy
 
 wheel: $(VENV)/.installed-dev ## build sdist and wheel into dist/ and check what they hold

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import log_softmax
@@ -198,6 +198,11 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
     array(['good', 'bad'], dtype='<U4')
     """
 
+    classes_: np.ndarray
+    history_: list[dict[str, Any]]
+    n_epochs_: int
+    best_epoch_: int
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
         "pooling": [StrOptions({"auto", *POOLINGS})],
@@ -229,18 +234,18 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         self,
         model: str = "skbert/minilm-sentiment",
         *,
-        pooling: str = "auto",
+        pooling: Literal["auto", "cls", "mean"] = "auto",
         max_length: int = 128,
-        truncation: str = "head+tail",
+        truncation: Literal["head", "tail", "head+tail"] = "head+tail",
         emoji_names: bool = True,
-        max_epochs: int | str = "auto",
-        batch_size: int | str = "auto",
-        learning_rate: float | str = "auto",
+        max_epochs: int | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: float | Literal["auto"] = "auto",
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
         n_frozen_layers: int = 0,
-        class_weight: Any = None,
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -249,8 +254,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         pretraining_epochs: int = 0,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -288,7 +293,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         X_val: Any = None,
         y_val: Any = None,
         X_unlabelled: Any = None,
-    ) -> BertSentimentClassifier:
+    ) -> Self:
         """Fine-tune a fresh copy of the pretrained model.
 
         Parameters
@@ -373,9 +378,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         return self
 
     @gradients_on()
-    def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
-    ) -> BertSentimentClassifier:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train one epoch on more texts, continuing from the last call.
 
         The optimizer keeps its state between calls. A pickle does not contain that state, and it is
@@ -528,7 +531,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> BertSentimentClassifier:
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Load a fitted classifier: one that `save_pretrained` wrote, or the one in skbert.
 
         Nothing in the folder is executed.

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
@@ -168,16 +168,16 @@ class BertEmbeddingTransformer(
         self,
         model: str = "skbert/minilm-sentiment",
         *,
-        pooling: str = "cls",
+        pooling: Literal["cls", "mean", "max", "pooler"] = "cls",
         layer: int = -1,
         normalize: bool = False,
         max_length: int = 128,
-        truncation: str = "head+tail",
+        truncation: Literal["head", "tail", "head+tail"] = "head+tail",
         emoji_names: bool = True,
         cache: Any = None,
         store_weights: bool = False,
         device: str = "auto",
-        precision: str = "auto",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -194,7 +194,7 @@ class BertEmbeddingTransformer(
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X: Any, y: Any = None) -> BertEmbeddingTransformer:
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Check the parameters and the texts; `fit` learns nothing from them.
 
         Parameters

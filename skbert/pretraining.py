@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -192,6 +192,9 @@ class BertPretrainer(
     (1, 32)
     """
 
+    history_: list[dict[str, Any]]
+    n_epochs_: int
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str, BertConfigs()],
         "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -227,8 +230,8 @@ class BertPretrainer(
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
         device: str = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -250,7 +253,7 @@ class BertPretrainer(
 
     @with_callbacks
     @gradients_on()
-    def fit(self, X: Any, y: Any = None) -> BertPretrainer:
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Pre-train on texts or documents.
 
         Parameters
@@ -320,6 +323,10 @@ class BertPretrainer(
             dropout=self.dropout,
         )
 
+    @overload
+    def fill_mask(self, texts: str, top_k: int = 5) -> FilledText: ...
+    @overload
+    def fill_mask(self, texts: Iterable[str], top_k: int = 5) -> list[FilledText]: ...
     def fill_mask(self, texts: Any, top_k: int = 5) -> Any:
         """Predict the words at the [MASK]s of texts, each from all unmasked tokens.
 

@@ -6,16 +6,22 @@ Only this file knows the difference. A fit is a task with one subtask per epoch,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn < 1.9
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
+if not TYPE_CHECKING:
+    try:
+        from sklearn.callback import CallbackSupportMixin, with_callbacks
+    except ImportError:  # scikit-learn < 1.9
+        CallbackSupportMixin = None
+
+if TYPE_CHECKING or CallbackSupportMixin is None:  # scikit-learn has no types
+
+    class CallbackSupportMixin:
         """Substitute for scikit-learn's mixin, without callbacks."""
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+    def with_callbacks(method: _Method) -> _Method:
         """Return `method` as it is."""
         return method
 
