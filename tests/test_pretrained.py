@@ -571,3 +571,23 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path, words, settings, expect
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (text,) = BertEmbeddingTransformer(str(folder), max_length=32).token_embeddings(["Good film"])
     assert text.tokens == ["[CLS]", *expected, "[SEP]"]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n\r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff"], ids=["plain", "byte order mark"])
+def test_what_an_editor_adds_to_a_vocabulary_gets_no_id(tmp_path, start, end):
+    folder = save_bert(tmp_path / "model")
+    expected = BertEmbeddingTransformer(str(folder), max_length=32).fit_transform(["good film"])
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text(start + vocabulary.read_text().rstrip("\n") + end, encoding="utf-8")
+    found = BertEmbeddingTransformer(str(folder), max_length=32).fit_transform(["good film"])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_settings_may_have_a_byte_order_mark(tmp_path):
+    folder = save_bert(tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text("\ufeff" + config.read_text(encoding="utf-8"), encoding="utf-8")
+    BertEmbeddingTransformer(str(folder), max_length=32).fit_transform(["good film"])

@@ -285,7 +285,7 @@ def test_a_setting_that_hides_a_method_is_left_out(folder):
     assert loaded.model_.config.to_dict()["num_hidden_layers"] == 3
 
 
-@pytest.mark.parametrize("content", ["[" * 10**6, "1" * 10**4, "[]", "null", "\ufeff{}", '{"a":'])
+@pytest.mark.parametrize("content", ["[" * 10**6, "1" * 10**4, "[]", "null", "\ufeff[", '{"a":'])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_other_json_is_refused(folder, name, content):
     (folder / name).write_text(content, encoding="utf-8")

@@ -11,7 +11,7 @@ MOST_BYTES = 2**26
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+    """Read a UTF-8 file; a byte order mark, which some editors write, is left out.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def text_of(content: bytes, path: Path) -> str:
             "Save or download the model again."
         )
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{str(path)!r} is not UTF-8 ({error}). Save or download the model again."

@@ -103,6 +103,8 @@ def unpack_tokenizer(
 
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
+    if "vocab.txt" in texts:  # an editor may add blank lines, and each would get an id
+        texts["vocab.txt"] = texts["vocab.txt"].rstrip("\r\n") + "\n"
     pieces = texts.get("vocab.txt", "").splitlines()
     if "tokenizer.json" not in texts and share_of_capitals(pieces) > 0:
         settings.setdefault("do_lower_case", False)  # transformers would lower-case the texts
