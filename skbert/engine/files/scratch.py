@@ -35,7 +35,9 @@ def random_weights(
         if len(shape) > 1:
             weights[name] = torch.from_numpy(rng.normal(0, std, shape).astype(np.float32))
         else:
-            weights[name] = torch.full(shape, float(name.endswith("weight")))
+            weights[name] = torch.full(
+                shape, float(name.endswith("weight")), device="cpu", dtype=torch.float32
+            )
     return weights
 
 
@@ -115,7 +117,9 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     pooler_shapes = shapes_of(attrgetter(family.pooler_linear)(empty_pooler(config)))
     drawn = random_weights(shapes, config.initializer_range, rng)
     drawn_pooler = random_weights(pooler_shapes, config.initializer_range, rng)
-    drawn[f"{names['dense']}.weight"] = torch.eye(config.hidden_size)
+    drawn[f"{names['dense']}.weight"] = torch.eye(
+        config.hidden_size, device="cpu", dtype=torch.float32
+    )
     of_task = {
         task: [n for n in shapes if n.startswith(f"{names[task]}.")]
         for task in ("words", "next_sentence")
