@@ -14,8 +14,8 @@ from torch.utils._device import _device_constructors
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from tests.offline import ROOT, run_offline
 
-#: skbert/engine/files/weights.py creates four tensors without device and dtype. Strict: the mark has
-#: to go together with them.
+#: skbert/engine/files/weights.py creates four tensors without device and dtype. Strict: the mark
+#: has to go together with them.
 WEIGHTS = pytest.mark.xfail(strict=True, reason="weights.py leaves device and dtype to torch")
 
 FILES = sorted((ROOT / "skbert").rglob("*.py"), key=str)
