@@ -9,9 +9,11 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Temporary files of killed processes are deleted after this time. Every write is faster.
@@ -19,6 +21,9 @@ _SECONDS_UNTIL_LEFT = 3600
 
 # Renaming a folder fails with these if it is a mount point, even one that looks like none.
 _MOUNTED = {errno.EBUSY, errno.EXDEV}
+
+#: A folder in memory, which Linux has, also where no disk is writable.
+MEMORY = "/dev/shm"
 
 #: mkfs creates this folder in the root of a volume. It is no content.
 LOST_AND_FOUND = "lost+found"
@@ -167,6 +172,33 @@ def usual_mode(path: Path) -> int:
 def is_temporary(name: str, of: str) -> bool:
     """Whether a name is one that `temporary_name` creates for the name `of`."""
     return re.fullmatch(rf"\.{re.escape(of)}-[0-9a-f]{{32}}", name) is not None
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Create a folder for a few small files; in memory if no temporary folder is writable.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder.
+    """
+    with _first_temporary_directory() as name:
+        yield Path(name)
+
+
+def _first_temporary_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        try:
+            return tempfile.TemporaryDirectory(dir=MEMORY)
+        except OSError:
+            raise OSError(
+                f"transformers reads and writes tokenizers as files, but no temporary folder is "
+                f"writable ({error}), and {MEMORY!r} is not writable either. Set the environment "
+                "variable TMPDIR to a writable folder."
+            ) from error
 
 
 def temporary_name(path: Path) -> Path:
