@@ -19,7 +19,13 @@ from torch import Tensor
 
 from skbert.engine.files.config import config_of
 from skbert.engine.files.find import CONFIG_FILE, SENTIMENT_START, WEIGHTS_FILE
-from skbert.engine.files.folders import replace_folder
+from skbert.engine.files.folders import (
+    LOST_AND_FOUND,
+    is_temporary,
+    replace_folder,
+    unwritable,
+    usual_mode,
+)
 from skbert.engine.files.manifest import (
     MANIFEST,
     damaged,
@@ -81,7 +87,9 @@ def save_classifier(
     settings: Mapping[str, Any],
     labels: list[str],
 ) -> None:
-    """Write a folder, or replace one that an earlier call wrote, in one step.
+    """Write a folder, or replace one that an earlier call wrote, in one step if possible.
+
+    `replace_folder` says when it takes more than one step.
 
     Parameters
     ----------
@@ -109,7 +117,7 @@ def save_classifier(
         _write_tokenizer(tokenizer, new)
         write_manifest(new, {"pooling": network.pooling, "settings": settings})
 
-    replace_folder(folder, write)
+    replace_folder(folder, write, index=MANIFEST)
 
 
 def save_pretraining_model(
@@ -146,7 +154,7 @@ def save_pretraining_model(
         about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
         write_manifest(new, about)
 
-    replace_folder(folder, write)
+    replace_folder(folder, write, index=MANIFEST)
 
 
 def load_classifier(folder: Path) -> SavedClassifier:
@@ -201,7 +209,12 @@ def _check_replaceable(folder: Path) -> None:
         raise FileExistsError(
             f"{str(folder)!r} is a file, but save_pretrained writes a folder. Choose another name."
         )
-    present = {path.name for path in folder.iterdir()}
+    try:
+        present = {p.name for p in folder.iterdir() if not is_temporary(p.name, MANIFEST)}
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if folder.is_mount():
+        present.discard(LOST_AND_FOUND)
     if not present:
         return
     ours: set[str] = set()
@@ -225,8 +238,10 @@ def _write_weights(
     weights: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] | None = None
 ) -> None:
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    mode = usual_mode(path)
     try:
         save_file(tensors, path, metadata={"format": "pt", **(notes or {})})
+        path.chmod(mode)
     except SafetensorError as error:  # safetensors raises it if the disk is full
         raise OSError(
             f"Could not write {str(path)!r} ({error}). Free disk space, or choose another disk."

@@ -105,7 +105,7 @@ def low_rank_change(
         If all factors are 1, it has the smallest squared error of all changes of this rank, apart
         from rounding.
     """
-    scales = torch.tensor(factors)
+    scales = torch.tensor(factors, device="cpu", dtype=torch.float32)
     changes = {name: after[name] - weight for name, weight in before.items()}
     changes = {name: change for name, change in changes.items() if change.any()}
     return LowRankChange(

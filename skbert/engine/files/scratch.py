@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +13,7 @@ from tokenizers import BertWordPieceTokenizer
 from torch import nn
 
 from skbert.engine.files.config import config_of
+from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.tokenizer_files import wordpiece_of
 from skbert.engine.files.weights import HeadWeights, shapes_of
@@ -35,7 +35,9 @@ def random_weights(
         if len(shape) > 1:
             weights[name] = torch.from_numpy(rng.normal(0, std, shape).astype(np.float32))
         else:
-            weights[name] = torch.full(shape, float(name.endswith("weight")))
+            weights[name] = torch.full(
+                shape, float(name.endswith("weight")), device="cpu", dtype=torch.float32
+            )
     return weights
 
 
@@ -65,8 +67,8 @@ def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerB
         show_progress=False,
     )
     by_id = sorted(backend.get_vocab().items(), key=lambda item: item[1])
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder, "vocab.txt")
+    with temporary_folder() as folder:
+        vocabulary = folder / "vocab.txt"
         vocabulary.write_text("\n".join(piece for piece, _ in by_id), encoding="utf-8")
         return BertTokenizerFast.from_pretrained(folder)
 
@@ -115,7 +117,9 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     pooler_shapes = shapes_of(attrgetter(family.pooler_linear)(empty_pooler(config)))
     drawn = random_weights(shapes, config.initializer_range, rng)
     drawn_pooler = random_weights(pooler_shapes, config.initializer_range, rng)
-    drawn[f"{names['dense']}.weight"] = torch.eye(config.hidden_size)
+    drawn[f"{names['dense']}.weight"] = torch.eye(
+        config.hidden_size, device="cpu", dtype=torch.float32
+    )
     of_task = {
         task: [n for n in shapes if n.startswith(f"{names[task]}.")]
         for task in ("words", "next_sentence")

@@ -8,11 +8,11 @@ other files or code.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import BERT
 from skbert.engine.text.masking import Vocabulary
@@ -76,9 +76,9 @@ def _warn_lower_cased(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Convert a tokenizer to the texts of its files; see `unpack_tokenizer`."""
-    with tempfile.TemporaryDirectory() as name:
-        tokenizer.save_pretrained(name)
-        files = {path.name: read_text(path) for path in sorted(Path(name).iterdir())}
+    with temporary_folder() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: read_text(path) for path in sorted(folder.iterdir())}
     return {name: text for name, text in files.items() if name in TOKENIZER_FILES}
 
 
@@ -109,8 +109,7 @@ def unpack_tokenizer(
     if "tokenizer.json" not in texts and share_of_capitals(pieces) > 0:
         settings.setdefault("do_lower_case", False)  # transformers would lower-case the texts
     texts[_CONFIG] = json.dumps(_kept(settings))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
         # If the settings do not name a class, transformers chooses the class by the model type.

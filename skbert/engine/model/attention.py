@@ -117,7 +117,7 @@ def _text_block(lengths: np.ndarray) -> TextBlock:
     if n_texts == 1:
         return TextBlock(n_texts, n_tokens)
     text = np.repeat(np.arange(n_texts), lengths)
-    mask = torch.zeros(n_tokens, n_tokens)
+    mask = torch.zeros(n_tokens, n_tokens, device="cpu", dtype=torch.float32)
     mask[torch.from_numpy(text[:, None] != text)] = -torch.inf
     firsts = torch.from_numpy(np.cumsum(lengths) - lengths)
     return TextBlock(n_texts, n_tokens, mask, mask[firsts])

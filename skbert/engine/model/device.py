@@ -1,7 +1,11 @@
-"""Names of devices and precisions -> torch's objects, and context managers for torch's modes."""
+"""Names of devices and precisions -> torch's objects, and context managers for torch's modes.
+
+Importing this file also makes forked processes safe; see `use_one_thread`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,6 +15,26 @@ from skbert.engine.warn import warn_user
 
 #: Allowed values of the parameter `precision`.
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def use_one_thread() -> None:
+    """Let torch compute on one thread in a forked process.
+
+    ``gunicorn --preload``, ``multiprocessing`` with "fork" and ``os.fork`` copy a process without
+    the threads of its pool. If torch has used the pool before, the first operation on several
+    threads then waits forever for them, without a message. One thread needs no pool. Several forked
+    processes together still use all cores. A process that was started anew ("spawn", "forkserver",
+    joblib's default backend) keeps its threads.
+
+    If torch did not compute in the parent process, not even to load a model, call
+    ``torch.set_num_threads`` in the forked process for more threads.
+    """
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=use_one_thread)
 
 
 @contextmanager

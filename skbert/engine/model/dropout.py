@@ -84,4 +84,4 @@ class _DeviceDropout:
 
     @state.setter
     def state(self, state: list[int]) -> None:
-        self._generator.set_state(torch.tensor(state, dtype=torch.uint8))
+        self._generator.set_state(torch.tensor(state, device="cpu", dtype=torch.uint8))

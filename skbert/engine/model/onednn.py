@@ -173,7 +173,7 @@ def is_available() -> bool:
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
-    x, vector = torch.ones(2, 2), torch.ones(2)
+    x, vector = (torch.ones(s, device="cpu", dtype=torch.float32) for s in ((2, 2), 2))
     try:
         with torch.no_grad():
             weight = torch.ops.mkldnn._reorder_linear_weight(x, 2)
@@ -181,5 +181,5 @@ def is_available() -> bool:
             added = torch.ops.mkldnn._linear_pointwise.binary(x, x, weight, vector, "add")
     except (AttributeError, RuntimeError, TypeError):
         return False
-    three = torch.full((2, 2), 3.0)
+    three = torch.full((2, 2), 3.0, device="cpu", dtype=torch.float32)
     return torch.allclose(gelu, F.gelu(three)) and torch.allclose(added, three + 1)

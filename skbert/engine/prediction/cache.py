@@ -11,6 +11,7 @@ against concurrent writers and against a writer that is killed. SQLite comes wit
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -239,7 +240,8 @@ class FolderCache:
     Parameters
     ----------
     folder : Path
-        Created if it does not exist.
+        Created if it does not exist. If it is read-only, skbert reads the vectors that it contains,
+        and warns when it cannot add others.
     limit : int
         Maximum number of bytes of the database.
 
@@ -252,7 +254,8 @@ class FolderCache:
     def __init__(self, folder: Path, limit: int = FOLDER_LIMIT) -> None:
         self._path = folder / _FILE
         self._limit = limit
-        self._is_writable = True
+        self._error: Exception | None = None  # why nothing more is written
+        self._has_warned = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Autocommit: a transaction begins only with BEGIN.
@@ -262,6 +265,10 @@ class FolderCache:
             with _closed_on_error(self._database):
                 _prepare(self._database)
         except (OSError, sqlite3.Error) as error:
+            read_only = _open_read_only(self._path)
+            if read_only is not None:
+                self._database, self._error = read_only, error
+                return
             raise OSError(
                 f"Could not open cache={str(folder)!r} ({error}); a writable folder on a local "
                 f"disk is expected. Choose another folder, or delete {_FILE!r} in it if that file "
@@ -300,6 +307,8 @@ class FolderCache:
             self._delete_claims(vectors)
             self._drop_oldest()
 
+        if self._error is not None and not self._has_warned:
+            self._warn_not_stored()
         self._write(put)
 
     def release(self, keys: Iterable[bytes]) -> None:
@@ -349,7 +358,7 @@ class FolderCache:
 
     def _write(self, change: Callable[[], object]) -> None:
         """Make a change in one transaction; if this fails, warn and write nothing from then on."""
-        if not self._is_writable:
+        if self._error is not None:
             return
         try:
             self._database.execute("BEGIN IMMEDIATE")
@@ -360,11 +369,16 @@ class FolderCache:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
         except sqlite3.Error as error:
-            self._is_writable = False
-            warn_user(
-                f"Could not add vectors to {str(self._path)!r} ({error}). skbert returns them, but "
-                "does not store them. Free some disk space there, or choose another folder."
-            )
+            self._error = error
+            self._warn_not_stored()
+
+    def _warn_not_stored(self) -> None:
+        self._has_warned = True
+        remedy = "Free some disk space there" if _is_writable(self._path) else "Make it writable"
+        warn_user(
+            f"Could not add vectors to {str(self._path)!r} ({self._error}). skbert returns them, "
+            f"but does not store them. {remedy}, or choose another folder."
+        )
 
 
 def _prepare(database: sqlite3.Connection) -> None:
@@ -378,6 +392,29 @@ def _prepare(database: sqlite3.Connection) -> None:
         for statement in _TABLES:
             database.execute(statement)
     database.execute("COMMIT")
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection | None:
+    """Open a database in a read-only folder; None if it is writable, or has no tables.
+
+    "immutable" tells SQLite that nobody can write, so that it needs no log beside the file.
+    """
+    if not path.is_file() or _is_writable(path):
+        return None
+    database = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None
+    )
+    try:
+        if database.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            return database
+    except sqlite3.Error:
+        pass
+    database.close()
+    return None
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def _use_write_ahead_log(database: sqlite3.Connection) -> None:

@@ -59,7 +59,7 @@ def _predict(
     width: int,
 ) -> np.ndarray:
     distinct, stands_for = distinct_texts(tokens)
-    rows = torch.empty(len(tokens), width, dtype=torch.float32)
+    rows = torch.empty(len(tokens), width, device="cpu", dtype=torch.float32)
     parts = split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET)
     with constant_weights(classifier.device, classifier.precision):
         fill_rows(rows, tokens, parts, compute)

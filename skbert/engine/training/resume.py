@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skbert.engine.files.folders import remove_left, sync, temporary_name
+from skbert.engine.files.folders import remove_left, sync, temporary_name, usual_mode
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.classification import LabelledTexts
@@ -150,7 +150,9 @@ class RunFile:
         """
         new = temporary_name(self._path)
         try:
+            mode = usual_mode(new)
             save_file(run.tensors, new, metadata={"skbert": json.dumps(asdict(run.position))})
+            new.chmod(mode)
             sync(new)
             new.replace(self._path)
         except (OSError, SafetensorError) as error:
