@@ -14,10 +14,6 @@ from torch.utils._device import _device_constructors
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from tests.offline import ROOT, run_offline
 
-#: skbert/engine/files/weights.py creates four tensors without device and dtype. Strict: the mark
-#: has to go together with them.
-WEIGHTS = pytest.mark.xfail(strict=True, reason="weights.py leaves device and dtype to torch")
-
 FILES = sorted((ROOT / "skbert").rglob("*.py"), key=str)
 
 # A fork ------------------------------------------------------------------------------------------
@@ -119,9 +115,7 @@ def test_the_search_for_constructors(line, found):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_new_tensor_names_its_device_and_dtype(request, file):
-    if file.name == "weights.py":
-        request.applymarker(WEIGHTS)
+def test_every_new_tensor_names_its_device_and_dtype(file):
     assert constructors_without_device_and_dtype(file.read_text(encoding="utf-8")) == []
 
 
@@ -196,11 +190,7 @@ CLASSIFIERS: dict[str, BertSentimentClassifier] = {}
     "task",
     [fit, fit_with_frozen_layers, predict, embed, pretrain, save_and_load, pickle_and_unpickle],
 )
-def test_defaults_of_the_caller_change_nothing(
-    request, tiny_bert, toy_reviews, tmp_path, task, defaults
-):
-    if task is save_and_load or (defaults is device_meta and task not in (predict, embed)):
-        request.applymarker(WEIGHTS)
+def test_defaults_of_the_caller_change_nothing(tiny_bert, toy_reviews, tmp_path, task, defaults):
     X, y = toy_reviews
     if tiny_bert not in CLASSIFIERS:
         clf = BertSentimentClassifier(tiny_bert, max_length=16, max_epochs=1, random_state=0)

@@ -104,7 +104,9 @@ def encoder_weights(
 
 def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
     """Create a pooler that only scales its input; see `PASS_THROUGH_SCALE`."""
-    return {"weight": torch.eye(d_model) * PASS_THROUGH_SCALE, "bias": torch.zeros(d_model)}
+    eye = torch.eye(d_model, device="cpu", dtype=torch.float32)
+    bias = torch.zeros(d_model, device="cpu", dtype=torch.float32)
+    return {"weight": eye * PASS_THROUGH_SCALE, "bias": bias}
 
 
 def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
@@ -167,7 +169,8 @@ def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor])
     model.load_state_dict(weights, assign=True)
     # The state dict does not contain these two. The module's own `forward` reads them; skbert does
     # not.
-    places = torch.arange(config.max_position_embeddings).expand(1, -1)
+    places = torch.arange(config.max_position_embeddings, device="cpu", dtype=torch.int64)
+    places = places.expand(1, -1)
     embeddings = attrgetter(family_of(config).embeddings)(model)
     embeddings.register_buffer("position_ids", places, persistent=False)
     embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
@@ -240,7 +243,7 @@ def build_pretraining_model(
 def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
     """Build a linear layer. The weights are not copied."""
     n_out, n_in = weight.shape
-    layer = nn.Linear(n_in, n_out, device="meta")
+    layer = nn.Linear(n_in, n_out, device="meta", dtype=torch.float32)
     layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     return layer
 
