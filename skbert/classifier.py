@@ -422,6 +422,9 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             vars(self).update(learned)
         return self
 
+    def _logits(self, X: Any) -> np.ndarray:
+        return logits_of(self, X)
+
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits of the texts.
 
@@ -436,7 +439,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             For two classes, the logit of ``classes_[1]`` minus the logit of ``classes_[0]``, which
             is positive if ``classes_[1]`` is predicted.
         """
-        logits = logits_of(self, X)
+        logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -452,7 +455,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ndarray of shape (n_texts, n_classes)
             Natural logarithms, in the order of `classes_`.
         """
-        return log_softmax(logits_of(self, X).astype(np.float64), axis=1)
+        return log_softmax(self._logits(X).astype(np.float64), axis=1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities.
@@ -482,7 +485,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         ndarray of shape (n_texts,)
             Labels, of the type of `classes_`.
         """
-        winners = logits_of(self, X).argmax(axis=1)
+        winners = self._logits(X).argmax(axis=1)
         return self.classes_[winners]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

@@ -12,6 +12,9 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import onednn
 
+#: mypy reads this folder, and nobody runs it.
+collect_ignore = ["typing"]
+
 WORDS = (
     "the a this that was is it film movie not very good great fun joy love loved bad dull awful "
     "boring waste hate hated and but i my your app best ever nothing everything"

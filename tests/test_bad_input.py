@@ -19,7 +19,7 @@ STRANGE = {
     "spaces": " \t\n\u3000",
     "control characters": "\x00\x1b\x7f",
     "NUL": "good\x00film",
-    "emoji": "👍👩‍👩‍👧‍👦🇩🇪",
+    "emoji": "👍👎",
     "lone surrogates": "\ud800 good \udfff",
     "unknown script": "好电影",
     "special tokens": "[SEP] [CLS] [MASK] [PAD]",

@@ -84,8 +84,6 @@ def vectors_of_pretrainer(**parameters):
     return BertPretrainer(DEFAULT_MODEL, **config).fit(TEXTS).transform(TEXTS)
 
 
-@pytest.mark.filterwarnings("ignore::skbert.UnknownTokenWarning")
-@pytest.mark.filterwarnings("ignore:max_epochs=1:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "vectors_of", [vectors_of_transformer, vectors_of_classifier, vectors_of_pretrainer]
 )
@@ -96,8 +94,6 @@ def test_all_estimators_tell_love_from_hate(real_weights, vectors_of):
     np.testing.assert_array_equal(love, hate)
 
 
-@pytest.mark.filterwarnings("ignore::skbert.UnknownTokenWarning")
-@pytest.mark.filterwarnings("ignore:max_epochs=1:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("emoji_names", [True, False])
 def test_saved_classifiers_read_emoji_as_before(real_weights, tmp_path, emoji_names):
     clf = BertSentimentClassifier(DEFAULT_MODEL, **QUICK, emoji_names=emoji_names)

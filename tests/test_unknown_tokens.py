@@ -48,7 +48,6 @@ def pretrain(X):
 CALLS = [fit_classifier, predict_with_start, embed, token_vectors, pretrain]
 
 
-@pytest.mark.filterwarnings("ignore:max_epochs=1:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("call", CALLS)
 def test_one_warning_for_all_texts(real_weights, call):
     with pytest.warns(UnknownTokenWarning) as caught:
@@ -57,7 +56,6 @@ def test_one_warning_for_all_texts(real_weights, call):
     assert found == [MESSAGE]
 
 
-@pytest.mark.filterwarnings("ignore:max_epochs=1:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_few_are_no_reason_to_warn(real_weights, call):
     with warnings.catch_warnings():
@@ -65,8 +63,6 @@ def test_a_few_are_no_reason_to_warn(real_weights, call):
         call(FEW)
 
 
-@pytest.mark.filterwarnings("ignore::skbert.UnknownTokenWarning")
-@pytest.mark.filterwarnings("ignore:max_epochs=1:sklearn.exceptions.ConvergenceWarning")
 def test_the_classifier_counts_them(real_weights, tmp_path):
     clf = fit_classifier(THAI)
     assert clf.n_unknown_tokens_ == 8

@@ -476,7 +476,6 @@ def fuzzed(whole, tmp_path, seed, n_folders):
         yield folder
 
 
-@pytest.mark.filterwarnings("ignore::skbert.UnknownTokenWarning")  # of damaged vocabularies
 @pytest.mark.slow
 def test_five_hundred_damaged_folders_are_refused(whole, tmp_path):
     assert not refused_or_works(load_saved, whole)
