@@ -136,7 +136,8 @@ def write_change(change: LowRankChange, path: Path) -> None:
 
 def read_change(path: Path) -> LowRankChange:
     """Read a change that `write_change` wrote; the caller has compared the hash of the file."""
-    tensors = load_file(path)
+    with torch.device("cpu"):  # see `read_safetensors`
+        tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()[_ABOUT])
     head = ClassifierHead(

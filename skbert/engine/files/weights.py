@@ -48,7 +48,9 @@ def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
     Random weights, which the header of the file lists, are ignored.
     """
     try:
-        stored = load_file(path)
+        # safetensors 0.5 reads to the default device of torch, which the caller may have set.
+        with torch.device("cpu"):
+            stored = load_file(path)
         with safe_open(path, framework="pt") as file:
             drawn = (file.metadata() or {}).get(DRAWN, "")
     except (SafetensorError, KeyError) as error:
@@ -61,7 +63,8 @@ def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
 def parse_safetensors(content: bytes, path: Path, family: Family) -> dict[str, torch.Tensor]:
     """Parse the content of a safetensors file; `path` is where it was read, for errors."""
     try:
-        stored = load(content)
+        with torch.device("cpu"):
+            stored = load(content)
     except (SafetensorError, KeyError) as error:
         raise _unreadable_weights(path, error) from error
     return {modern_name(name, family): weight for name, weight in stored.items()}

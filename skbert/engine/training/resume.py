@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -129,7 +130,7 @@ class RunFile:
         if not self._path.is_file():
             return None
         try:
-            with safe_open(self._path, framework="pt") as file:
+            with torch.device("cpu"), safe_open(self._path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 position = RunPosition(**json.loads(file.metadata()["skbert"]))
                 return SavedRun(tensors, position)
