@@ -17,15 +17,17 @@ from skbert.engine.files.find import is_shipped
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.warn import warn_user
 
+#: The most training texts that are few.
+FEW_TEXTS = 512
+
 #: Texts per optimizer step, by the most training texts for which "auto" takes it.
-_BATCH_SIZES = {512: 8, 2048: 16}
+_BATCH_SIZES = {FEW_TEXTS: 8, 2048: 16}
 
 #: Texts per optimizer step for more training texts than that.
 _LARGEST_BATCH_SIZE = 32
 
-#: The learning rate of "auto"; and that for a model which contains a classifier, up to this number
-#: of training texts.
-_LEARNING_RATE, _LOW_LEARNING_RATE, _MOST_TEXTS_FOR_LOW = 5e-5, 2e-5, 512
+#: The learning rate of "auto", and that for few texts and a model which contains a classifier.
+_LEARNING_RATE, _LOW_LEARNING_RATE = 5e-5, 2e-5
 
 #: The number of optimizer steps below which "auto" adds epochs.
 ENOUGH_STEPS = 200
@@ -127,7 +129,7 @@ def resolve_learning_rate(
     """
     if learning_rate != "auto":
         return float(learning_rate)
-    is_low = contains_classifier and n_texts <= _MOST_TEXTS_FOR_LOW
+    is_low = contains_classifier and n_texts <= FEW_TEXTS
     return _LOW_LEARNING_RATE if is_low else _LEARNING_RATE
 
 

@@ -11,7 +11,7 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
 
-#: The share of unknown tokens above which skbert warns. English reviews have less than 0.1%.
+#: The share of unknown tokens above which skbert warns.
 MOST_UNKNOWN = 0.03
 
 
