@@ -123,8 +123,15 @@ def padded_losses(
 
 
 def skbert_classifier(batch_size: int, **parameters: Any) -> BertSentimentClassifier:
-    settings = {"max_epochs": 1, "pooling": "cls", "device": "cpu", "random_state": 0} | parameters
-    return BertSentimentClassifier(common.MODEL, batch_size=batch_size, **settings)
+    settings = {
+        "max_epochs": 1,
+        "batch_size": batch_size,
+        "learning_rate": common.LEARNING_RATE,
+        "pooling": "cls",
+        "device": "cpu",
+        "random_state": 0,
+    }
+    return BertSentimentClassifier(common.MODEL, **settings | parameters)
 
 
 def skbert_fit(

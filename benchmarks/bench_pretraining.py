@@ -49,6 +49,7 @@ from transformers import BertConfig
 
 from skbert import BertPretrainer, BertSentimentClassifier
 from skbert.contract.prepare_pretraining import current_state
+from skbert.contract.steps import resolve_learning_rate
 from skbert.datasets import load_movie_reviews
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.networks import PretrainingNetwork
@@ -363,7 +364,9 @@ def measure_few_labels(
     accuracies: dict[str, list[float]] = {}
     histories = []
     n_read = 0
-    default_rate = BertSentimentClassifier().learning_rate  # of `pretraining_epochs` too
+    default_rate = resolve_learning_rate(  # of `pretraining_epochs` too
+        BertSentimentClassifier().learning_rate, sizes.n_unlabelled, contains_classifier=False
+    )
     begin = time.perf_counter()
     for seed in sizes.seeds:
         train, test = split_reviews(sizes.source, sizes.n_test, seed)
