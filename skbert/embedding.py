@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
     TextInputMixin,
@@ -25,8 +26,7 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
-from skbert.contract.texts import Texts, check_texts, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import Texts, check_texts
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.pretrained import (
     Pretrained,
@@ -221,6 +221,7 @@ class BertEmbeddingTransformer(
         self._validate_params()
         texts = check_texts(self, X, reset=True)
         task = EpochTasks(self, 0, X, y)
+        forget_warnings(self)
         config = load_config(self.model)
         self._check_for_model(config, texts)
         self.weights_sha256_ = weights_sha256(self.model)
@@ -319,8 +320,7 @@ class BertEmbeddingTransformer(
         tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        warn_truncated(tokens, self.max_length)
-        UnknownTokens.of(tokens, wordpiece).warn()
+        LostTokens.of(tokens, wordpiece).warn(self, config)
         return pretrained, tokens
 
     @contextmanager

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
+from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import (
     BertConfigs,
     TextInputMixin,
@@ -31,8 +32,7 @@ from skbert.contract.prepare_pretraining import (
     tokenize_whole,
 )
 from skbert.contract.progress import show_epochs
-from skbert.contract.texts import check_documents, check_pairs, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
@@ -465,7 +465,8 @@ class BertPretrainer(
         """
         state = current_state(self)
         check_length(self, self.model_.config)
-        tokens = tokenize_whole(self, check_documents(self, X, reset=False), state.wordpiece)
+        documents = check_documents(self, X, reset=False)
+        tokens = tokenize_whole(self, documents, state.wordpiece, self.model_.config)
         masking = Masking(vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
@@ -512,14 +513,14 @@ class BertPretrainer(
     def _one_text_each(
         self, first: Sequence[str], second: Sequence[str] | None, state: PretrainerState
     ) -> Tokens:
-        """Tokenise texts or pairs without splitting, and warn if some are truncated."""
-        check_length(self, self.model_.config)
+        """Tokenise texts or pairs without splitting, and warn of what is lost of them."""
+        config = self.model_.config
+        check_length(self, config)
         if second is not None:
-            check_segments(self.model_.config)
+            check_segments(config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
-        warn_truncated(tokens, self.max_length, "Increase max_length, or pass shorter texts.")
-        UnknownTokens.of(tokens, state.wordpiece).warn()
+        LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
         return tokens
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

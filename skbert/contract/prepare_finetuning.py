@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from skbert.contract.labels import check_labels, check_weights, class_numbers
+from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.parameters import (
     Seeds,
     check_n_frozen_layers,
@@ -24,8 +25,7 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.steps import training_options, warn_few_steps
-from skbert.contract.texts import Texts, check_texts, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import Texts, check_texts
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -268,11 +268,11 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         check_for_model(estimator, estimator.model_.config, texts)
         start = copy_state(state_of(estimator, estimator.precision))
         start = with_pooling(start, estimator.pooling)
-        data = tokenize_input(estimator, given, start.wordpiece)
+        data = tokenize_input(estimator, given, start.wordpiece, estimator.model_.config)
     else:
         check_before_loading(estimator, texts)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
-        data = tokenize_input(estimator, given, pretrained.wordpiece)
+        data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
         start = new_state(estimator, pretrained, given.classes, seeds)
     kept = _find_kept_run(estimator, start, data, given.classes, seeds)
     if kept and kept.saved:
@@ -290,7 +290,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
         options=options,
         n_truncated=data.labelled.tokens.n_truncated,
-        n_unknown_tokens=UnknownTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
+        n_unknown_tokens=LostTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
         seeds=seeds,
         kept=kept,
     )
@@ -362,33 +362,35 @@ class TokenizedInput:
 
 
 def tokenize_input(
-    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer
+    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer, config: Any
 ) -> TokenizedInput:
-    """Tokenise all texts, and warn of each set of texts in which some are truncated."""
+    """Tokenise all texts, and warn once of what is lost of them."""
     tokens = tokenize(estimator, given.labelled.texts, wordpiece)
+    lost = [LostTokens.of(tokens, wordpiece)]
     validation = None
     if given.validation is not None:
         held_out = tokenize(estimator, given.validation.texts, wordpiece)
+        lost.append(LostTokens.of(held_out, wordpiece))
         ones = np.ones(len(held_out), dtype=np.float32)
         validation = LabelledTexts(held_out, given.validation.numbers, ones)
     pretraining = None
     if pretrains(estimator):
         pretraining = _tokenize_for_pretraining(estimator, given, tokens, wordpiece)
+        lost.append(LostTokens.of(pretraining.unlabelled, wordpiece))
+    forget_warnings(estimator)
+    LostTokens.total(lost).warn(estimator, config)
     labelled = LabelledTexts(tokens, given.labelled.numbers, given.weights)
     return TokenizedInput(labelled, validation, pretraining)
 
 
 def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
-    """Tokenise texts or pairs, and warn if some are truncated."""
-    tokens = wordpiece(
+    """Tokenise texts or pairs, as the parameters of the estimator say."""
+    return wordpiece(
         texts.first,
         texts.second,
         max_length=estimator.max_length,
         truncation=estimator.truncation,
     )
-    warn_truncated(tokens, estimator.max_length)
-    UnknownTokens.of(tokens, wordpiece).warn()
-    return tokens
 
 
 def _tokenize_for_pretraining(

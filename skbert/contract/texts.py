@@ -1,4 +1,4 @@
-"""Check X and convert it to lists of str: single texts, pairs or documents. Warn of truncation."""
+"""Check X and convert it to lists of str: single texts, pairs or documents."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import _check_feature_names
-
-from skbert.engine.text.tokens import Tokens
-from skbert.engine.warn import warn_user
-
-
-class TruncationWarning(UserWarning):
-    """Some texts are longer than `max_length` tokens and were truncated."""
 
 
 @dataclass(frozen=True)
@@ -276,35 +269,3 @@ def shorten(value: Any) -> str:
     """Shorten the repr of a value for an error message."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-_ADVICE = "Increase max_length, or choose with `truncation` which part to keep."
-
-
-def warn_truncated(tokens: Tokens, max_length: int, advice: str = _ADVICE) -> None:
-    """Warn if some texts were truncated."""
-    warn_cut(tokens.n_lost, len(tokens.ids), max_length, advice)
-
-
-def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _ADVICE) -> None:
-    """Warn if some texts were truncated, and say how much was cut off.
-
-    Parameters
-    ----------
-    n_lost : ndarray of shape (n_texts,)
-        Number of tokens cut off each text.
-    n_kept : int
-        Number of tokens kept, of all texts.
-    max_length : int
-    advice : str
-        What the user can do.
-    """
-    n_truncated = np.count_nonzero(n_lost)
-    if n_truncated:
-        share = n_lost.sum() / (n_lost.sum() + n_kept)
-        warn_user(
-            f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
-            f"tokens and were truncated; {n_lost.sum()} tokens were cut off, {share:.1%} of all. "
-            f"{advice}",
-            TruncationWarning,
-        )

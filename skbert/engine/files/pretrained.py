@@ -31,6 +31,7 @@ from skbert.engine.files.weights import (
     stored_heads,
     stored_pooler,
 )
+from skbert.engine.forks import after_fork
 from skbert.engine.model.families import family_of
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
@@ -122,6 +123,10 @@ class PretrainedCache:
         self._encoders: weakref.WeakKeyDictionary[
             Pretrained, dict[torch.device, PreTrainedModel]
         ] = weakref.WeakKeyDictionary()
+        self.renew_locks()
+
+    def renew_locks(self) -> None:
+        """Replace the locks, which a thread that a forked process lacks may hold for ever."""
         self._lock = threading.RLock()  # protects the two dictionaries
         self._reading = threading.Lock()  # held by the one thread that reads files
 
@@ -173,6 +178,7 @@ class PretrainedCache:
 
 
 _CACHE = PretrainedCache(n_models=2)
+after_fork(_CACHE.renew_locks)
 
 
 def free_pretrained() -> None:

@@ -5,12 +5,12 @@ Importing this file also makes forked processes safe; see `use_one_thread`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
 
 #: Allowed values of the parameter `precision`.
@@ -33,8 +33,7 @@ def use_one_thread() -> None:
         torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=use_one_thread)
+after_fork(use_one_thread)
 
 
 @contextmanager
