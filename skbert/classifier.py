@@ -98,8 +98,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Whether to stop when the validation loss no longer improves, and restore the weights of the
         best epoch. The validation texts are `X_val` of `fit`, or a part of X.
     validation_fraction : float, default=0.1
-        Fraction of the training texts to set aside for validation, stratified by class, in (0, 1).
-        Only used if `early_stopping` is True and `X_val` is None.
+        Fraction of the training texts to set aside for validation, in (0, 1), stratified by class
+        if possible. Only used if `early_stopping` is True and `X_val` is None.
     n_iter_no_change : int, default=2
         Number of epochs without improvement after which `early_stopping` stops.
     warm_start : bool, default=False
@@ -346,8 +346,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
             than 50 optimizer steps, and fewer than "auto" does.
         UserWarning
-            If `checkpoint_dir` contains other runs, but not this one, or if an epoch cannot be
-            saved there.
+            If `checkpoint_dir` contains other runs only, if an epoch cannot be saved there, if
+            `early_stopping` cannot validate on each class, or if labels look like a mistake.
 
         Notes
         -----

@@ -1,8 +1,8 @@
 """Set some training texts aside to validate on, of each class if that is possible.
 
-scikit-learn stratifies the split, and refuses if a class has too few texts. A cross-validation would
-then score NaN in the folds where that happens. So the split falls back to what is possible, and
-warns.
+scikit-learn stratifies the split, and refuses if a class has too few texts. A cross-validation
+would then score NaN in the folds where that happens. So the split falls back to what is possible,
+and warns.
 """
 
 from __future__ import annotations

@@ -70,10 +70,11 @@ def read_labels(y: Any, name: str, n_texts: int | None, texts: str = "X") -> np.
             f"{texts} has {n_texts} texts and {name} has {len(labels)} labels; they must have the "
             "same length. Check that both come from the same rows."
         )
+    shape = "(n_classes,)" if n_texts is None else "(n_texts,)"
     if not is_flat:  # scikit-learn's own warning would name this file; its checks need the words
         warn_user(
             f"A column-vector {name} was passed when a 1d array was expected. Please change the "
-            f"shape of {name} to (n_texts,), for example using ravel().",
+            f"shape of {name} to {shape}, for example using ravel().",
             DataConversionWarning,
         )
     return _as_array(labels, y, name)
@@ -114,8 +115,12 @@ def _no_sequence(y: Any, name: str) -> ValueError:
         advice = f"Convert it, for example with {name}.toarray()."
     elif isinstance(y, Mapping):
         advice = f"Its keys are {shorten(list(y))}: choose the one that holds the labels."
+    elif isinstance(y, (set, frozenset)) and name != "classes":
+        advice = "A set has no order: pass one label for each text, in a list."
     elif hasattr(y, "__iter__") and shape_of(y) != ():
         advice = f"Pass list({name})."
+    elif name == "classes":
+        advice = "Pass all labels that any call may contain, in a list."
     else:
         advice = "Pass one label for each text, in a list."
     return ValueError(f"{name} is a {type(y).__name__}; {expected}. {advice}")
@@ -160,37 +165,47 @@ def _is_sequence(label: Any) -> bool:
 def _plain_labels(given: list[Any], name: str, *, per_text: bool) -> list[Any]:
     """Convert labels to str, int, bool or float of Python, with the same values."""
     labels = [plain_label(label) for label in given]
-    for row, (label, plain) in enumerate(zip(given, labels, strict=True)):
-        if type(plain) in (str, int, bool):
-            continue
-        if is_missing(label) or is_missing(plain):
-            shown = label if is_missing(label) else plain
+    for row, plain in enumerate(labels):
+        if type(plain) is not str and is_missing(plain):
+            shown = given[row] if is_missing(given[row]) else plain
             why = "every text needs a label: a str, an int or a bool" if per_text else _ALLOWED
             what = "the rows without one" if per_text else "it"
             raise ValueError(
                 f"{name}[{row}] is {shown!r} ({type(shown).__name__}); {why}. Remove {what}."
             )
-        if type(plain) is not float:
-            raise TypeError(
-                f"{name}[{row}] is {shorten(label)} ({type(label).__name__}); {_ALLOWED}. "
-                f"{_advice(label, name)}"
-            )
-        if not plain.is_integer() or abs(plain) >= _ALL_WHOLE:
-            # scikit-learn's checks require the words "Unknown label type"
-            raise ValueError(
-                f"{name}[{row}] is {plain} (float); {_ALLOWED}, or a whole number. Unknown label "
-                f"type: continuous. Make classes of them, for example with {name}.astype(str); "
-                "skbert does not predict numbers."
-            )
+    for row, plain in enumerate(labels):
+        if type(plain) not in (str, int, bool):
+            _check_whole_number(plain, given[row], f"{name}[{row}]", name)
     return labels
 
 
+def _check_whole_number(plain: Any, label: Any, place: str, name: str) -> None:
+    if type(plain) is not float:
+        raise TypeError(
+            f"{place} is {shorten(label)} ({type(label).__name__}); {_ALLOWED}. "
+            f"{_advice(label, name)}"
+        )
+    if not plain.is_integer() or abs(plain) >= _ALL_WHOLE:
+        # scikit-learn's checks require the words "Unknown label type"
+        raise ValueError(
+            f"{place} is {plain} (float); a label is a str, an int, a bool or a whole number. "
+            "Unknown label type: continuous. Make classes of them, for example with "
+            f"{name}.astype(str); skbert does not predict numbers."
+        )
+
+
 def plain_label(label: Any) -> Any:
-    """Convert a label of numpy, torch or an enum to that of Python; leave what is no label."""
+    """Convert a label of numpy, torch, pyarrow or an enum to one of Python, if it is a label."""
+    if type(label) in (str, int, bool):
+        return label
     if isinstance(label, str):
         return str.__str__(label)  # numpy would call str(), which names the member of an enum
-    if isinstance(label, (bytes, float, np.datetime64, np.timedelta64)):
-        return float(label) if isinstance(label, float) else label
+    if isinstance(label, (bytes, np.datetime64, np.timedelta64)):
+        return label
+    if isinstance(label, (float, np.floating)):
+        return float(label)
+    if hasattr(label, "as_py"):  # a scalar of pyarrow
+        label = label.as_py()
     if shape_of(label) == () and hasattr(label, "item"):
         label = label.item()  # a scalar of numpy, a tensor
         return str.__str__(label) if isinstance(label, str) else label
@@ -202,6 +217,8 @@ def _advice(label: Any, name: str) -> str:
         return "Decode the labels, for example with label.decode()."
     if isinstance(label, enum.Enum):
         return f"Use their names, for example [label.name for label in {name}]."
+    if _is_sequence(label) or isinstance(label, (set, frozenset)):
+        return "Pass a flat list of labels, one for each text."
     if isinstance(label, Mapping):
         return f"Choose the label that each {type(label).__name__} holds."
     if hasattr(label, "isoformat") or isinstance(label, (np.datetime64, np.timedelta64)):
@@ -231,8 +248,10 @@ def _check_one_kind(given: list[Any], labels: list[Any], name: str) -> None:
 
 def _as_array(labels: list[Any], y: Any, name: str) -> np.ndarray:
     """Convert labels of one kind to an array that holds the same values."""
+    if not labels:
+        return np.array(labels, dtype=object)
     dtype = getattr(y, "dtype", None)
-    if labels and isinstance(labels[0], str):
+    if isinstance(labels[0], str):
         # numpy's fixed-width strings lose NULs at the end
         if _came_as_objects(y) or any(label.endswith("\0") for label in labels):
             return np.array(labels, dtype=object)
