@@ -70,6 +70,7 @@ def read_labels(y: Any, name: str, n_texts: int | None, texts: str = "X") -> np.
             f"{texts} has {n_texts} texts and {name} has {len(labels)} labels; they must have the "
             "same length. Check that both come from the same rows."
         )
+    array = _as_array(labels, y, name)
     shape = "(n_classes,)" if n_texts is None else "(n_texts,)"
     if not is_flat:  # scikit-learn's own warning would name this file; its checks need the words
         warn_user(
@@ -77,7 +78,7 @@ def read_labels(y: Any, name: str, n_texts: int | None, texts: str = "X") -> np.
             f"shape of {name} to {shape}, for example using ravel().",
             DataConversionWarning,
         )
-    return _as_array(labels, y, name)
+    return array
 
 
 def _one_column(y: Any, name: str, n_texts: int | None) -> tuple[list[Any], bool]:
