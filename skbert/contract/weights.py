@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from numbers import Real
 from typing import Any
 
@@ -90,13 +90,21 @@ def _weight_of_classes(class_weight: Any, classes: np.ndarray, numbers: np.ndarr
         )
     for number, label in enumerate(labels):
         weight = given.get(label, 1)
-        if not isinstance(weight, Real) or not 0 <= weight <= sys.float_info.max:
+        if not _is_weight(weight):
             raise ValueError(
                 f"class_weight[{label!r}] is {weight}; every weight must be a finite number, 0 or "
                 "larger. Correct it, or use 0 to ignore the class."
             )
         of_class[number] = weight
     return of_class
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether a value is a finite number, 0 or larger."""
+    try:
+        return isinstance(value, Real) and math.isfinite(value) and value >= 0
+    except OverflowError:  # an integer that is no float
+        return False
 
 
 def _over_largest(weights: np.ndarray) -> np.ndarray:
