@@ -126,14 +126,15 @@ def check_documents(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> 
         tuples of str, of any length from 1.
     """
     if not _holds_lists(X):
-        texts = check_texts(estimator, X, reset=reset, name=name)
-        if texts.second is not None:
+        columns = _read_columns(X, name)
+        if len(columns) == 2:
             raise ValueError(
                 f"{name} has two columns ({len(X)} rows); {type(estimator).__name__} expects "
                 "one column of texts, or documents as a list of lists of sentences. Choose a "
                 "column, or convert the rows to lists."
             )
-        return Documents(texts.first, None)
+        _check_columns(estimator, X, 1, reset=reset, name=name)
+        return Documents([str.__str__(text) for text in columns[0]], None)
     documents = read_column(X)
     for row, document in enumerate(documents):
         if not isinstance(document, (list, tuple)):
@@ -193,7 +194,9 @@ def _no_sequence(X: Any, name: str) -> TypeError:
 
 def _holds_lists(X: Any) -> bool:
     """Whether the first element of a flat container is a list or tuple."""
-    if not has_rows(X) or len(shape_of(X) or (0,)) != 1 or not hasattr(X, "__len__") or not len(X):
+    shape = shape_of(X)
+    is_flat = shape is None or len(shape) == 1
+    if not has_rows(X) or not is_flat or not hasattr(X, "__len__") or not len(X):
         return False
     return isinstance(next(iter(X)), (list, tuple))
 
