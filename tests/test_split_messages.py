@@ -163,9 +163,9 @@ def test_a_class_with_one_text(numbers, single, n_classes, seed):
     numbers = np.array(numbers)
     classes = np.array([f"c{number}" for number in range(5)])
     message = (
-        f"{len(single)} of {n_classes} classes have a single text: {single}. fit trains on these "
-        "texts, so early_stopping validates on the other classes only. Add texts of them, "
-        f"{REMEDY}"
+        f"{len(single)} of {n_classes} classes {'has' if len(single) == 1 else 'have'} a single "
+        f"text: {single}. fit trains on it, so early_stopping validates on the other classes only. "
+        f"Add texts, {REMEDY}"
     )
     with pytest.warns(UserWarning, match=exactly(message)):
         found = hold_out(numbers, classes, 0.2, seed)
@@ -183,6 +183,7 @@ def test_a_class_with_one_text(numbers, single, n_classes, seed):
         ([0, 1] * 5, 0.95, 10, 8),  # no text to train on
         ([0, 1] * 5, 0.9, 9, 8),  # one text to train on, and two classes
         ([0] * 5, 0.99, 5, 4),
+        ([0] * 98 + [1] * 2, 0.9, 90, 90),  # scikit-learn would not train on class 1
         ([0] * 20 + list(range(1, 10)), 0.99, 29, 19),
     ],
 )
@@ -218,8 +219,8 @@ def test_no_text_can_be_spared(numbers, fraction):
 # In fit -------------------------------------------------------------------------------------------
 
 SINGLE = (
-    "1 of 3 classes have a single text: ['rare']. fit trains on these texts, so early_stopping "
-    f"validates on the other classes only. Add texts of them, {REMEDY}"
+    "1 of 3 classes has a single text: ['rare']. fit trains on it, so early_stopping validates on "
+    f"the other classes only. Add texts, {REMEDY}"
 )
 FEW = (
     "validation_fraction=0.1 of {n} texts is {wanted}, which cannot hold texts of each of the {k} "

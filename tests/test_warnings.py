@@ -237,7 +237,7 @@ CASES = [
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
     ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
     ("contract/labels.py", labels_are_strange, "missing label reads", UserWarning),
-    ("contract/holdout.py", a_class_has_one_text, "have a single text", UserWarning),
+    ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
     ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
     ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),

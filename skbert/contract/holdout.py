@@ -59,25 +59,20 @@ def hold_out(numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: in
             f"none of the {len(rows)} texts that fit trains on can be spared: each is the only one "
             f"of its class. Add texts, {_REMEDY}"
         )
-    if _can_stratify(numbers, n_validation):
-        training, validation = train_test_split(
-            rows, test_size=fraction, stratify=numbers, random_state=seed
-        )
-        return Holdout(training, validation)
+    parts = _stratify(rows, numbers, n_validation, seed)
+    if parts is not None:
+        return parts
     present = classes[n_of_class > 0].tolist()
     alone = n_of_class[numbers] == 1
     single = classes[n_of_class == 1].tolist()
-    others = rows[~alone]
-    if _can_stratify(numbers[others], n_validation):
+    parts = _stratify(rows[~alone], numbers[~alone], n_validation, seed)
+    if parts is not None:
         warn_user(
-            f"{len(single)} of {len(present)} classes have a single text: {shorten(single)}. fit "
-            "trains on these texts, so early_stopping validates on the other classes only. Add "
-            f"texts of them, {_REMEDY}"
+            f"{len(single)} of {len(present)} classes {'has' if len(single) == 1 else 'have'} a "
+            f"single text: {shorten(single)}. fit trains on it, so early_stopping validates on the "
+            f"other classes only. Add texts, {_REMEDY}"
         )
-        training, validation = train_test_split(
-            others, test_size=n_validation, stratify=numbers[others], random_state=seed
-        )
-        return Holdout(np.concatenate([training, rows[alone]]), validation)
+        return Holdout(np.concatenate([parts.training, rows[alone]]), parts.validation)
     n_taken = min(n_validation, n_spare)
     warn_user(
         f"validation_fraction={fraction:g} of {len(rows)} texts is {n_validation}, which cannot "
@@ -88,11 +83,20 @@ def hold_out(numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: in
     return _spare_at_random(numbers, n_taken, seed)
 
 
-def _can_stratify(numbers: np.ndarray, n_validation: int) -> bool:
-    """Whether scikit-learn can split texts of these classes with each class on both sides."""
+def _stratify(
+    rows: np.ndarray, numbers: np.ndarray, n_validation: int, seed: int
+) -> Holdout | None:
+    """Split rows with the shares of the classes kept; None if a class would not be trained on."""
     n_of_class = np.unique(numbers, return_counts=True)[1]
-    n_training = len(numbers) - n_validation
-    return min(n_of_class) > 1 and min(n_validation, n_training) >= len(n_of_class)
+    n_training = len(rows) - n_validation
+    if min(n_of_class) == 1 or min(n_validation, n_training) < len(n_of_class):
+        return None  # which scikit-learn refuses
+    training, validation = train_test_split(
+        np.arange(len(rows)), test_size=n_validation, stratify=numbers, random_state=seed
+    )
+    if len(np.unique(numbers[training])) < len(n_of_class):
+        return None
+    return Holdout(rows[training], rows[validation])
 
 
 def _spare_at_random(numbers: np.ndarray, n_validation: int, seed: int) -> Holdout:
