@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -33,6 +33,7 @@ from skbert.contract.prepare_finetuning import (
     pretrains,
     shipped_attributes,
 )
+from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.find import is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
@@ -45,7 +46,7 @@ from skbert.engine.warn import warn_user
 
 
 @fill_docstring
-class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMixin, BaseEstimator):
+class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixin, BaseEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
@@ -326,8 +327,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Raises
         ------
         ValueError
-            If a parameter, a label, a weight, or the number of rows or columns is not allowed,
-            or a text is missing.
+            If a parameter, text, label, weight, or the number of rows or columns is not allowed.
         ArithmeticError
             If the loss is not finite in the very first step, or in pre-training.
         TypeError

@@ -7,6 +7,7 @@ import datetime
 import enum
 import re
 import uuid
+import warnings
 from contextlib import nullcontext
 from decimal import Decimal
 
@@ -492,6 +493,63 @@ def test_what_is_no_container_of_labels(y, what, advice):
     )
     with pytest.raises(ValueError, match=exactly(message)):
         read_labels(y, "y", 4)
+
+
+# In score -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    y = np.where(y == "good", "pos", "neg")
+    return BertSentimentClassifier(tiny_bert, max_length=32, max_epochs=1, random_state=0).fit(X, y)
+
+
+@pytest.mark.parametrize("container", ALL)
+def test_score_reads_every_container(fitted, container):
+    texts = ["good", "bad", "dull", "fun"]
+    expected = np.mean(fitted.predict(texts) == WORDS)
+    shown = "nan (float)" if container in CATEGORIES else "None (NoneType)"
+    message = (
+        f"y[1] is {shown}; every text needs a label: a str, an int or a bool. Remove the rows "
+        "without one."
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataConversionWarning)
+        assert fitted.score(texts, ALL[container](WORDS)) == expected
+        with pytest.raises(ValueError, match=exactly(message)):
+            fitted.score(texts, ALL[container](["pos", None, "neg", "pos"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "y"),
+    [
+        (["pos", "neg"], [Word.GOOD, Word.BAD]),
+        ([1, 0], objects([1, 0])),
+        ([1, 0], objects([1.0, 0.0])),
+        ([True, False], pd.Series([True, False], dtype="category")),
+    ],
+)
+def test_score_compares_values(tiny_bert, labels, y):
+    clf = BertSentimentClassifier(tiny_bert, max_length=16, max_epochs=1, random_state=0)
+    texts = ["good", "bad"]
+    clf.fit(texts, labels)
+    expected = np.mean(clf.predict(texts) == np.array(labels))
+    assert clf.score(texts, y) == expected
+    assert clf.score(texts, y, sample_weight=[1, 0]) == (clf.predict(texts)[0] == labels[0])
+
+
+def test_score_counts_an_unknown_label_as_wrong(fitted):
+    assert fitted.score(["good", "bad"], ["neutral", "other"]) == 0
+
+
+def test_score_refuses_labels_of_another_type(fitted):
+    message = (
+        "y[0] is 1 (int), but the classes are ['neg', 'pos']; labels must have the type of the "
+        "classes. Convert y, or fit with labels of that type."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        fitted.score(["good", "bad"], [1, 0])
 
 
 # The stand-ins ------------------------------------------------------------------------------------
