@@ -366,7 +366,8 @@ class BertPretrainer(
         """
         state = current_state(self)
         single = isinstance(texts, str)
-        given = check_documents(self, [texts] if single else texts, reset=False).texts
+        given = [texts] if single else texts
+        given = check_documents(self, given, reset=False, name="texts").texts
         self._check_top_k(top_k)
         tokens = self._one_text_each(given, None, state)
         mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
@@ -427,7 +428,7 @@ class BertPretrainer(
             If pairs are longer than `max_length`.
         """
         state = current_state(self)
-        texts = check_pairs(pairs)
+        texts = check_pairs(pairs, "pairs")
         if not state.knows_next_sentence:
             raise ValueError(
                 "Next sentence prediction is not trained: the checkpoint has no head for it, and "

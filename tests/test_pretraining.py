@@ -369,9 +369,11 @@ def test_pairs_in_any_container_and_any_order(fitted):
     for container in (pd.DataFrame(pairs), np.array(pairs, dtype=object), [*map(list, pairs)]):
         np.testing.assert_array_equal(fitted.predict_next_sentence(container), expected)
     np.testing.assert_allclose(fitted.predict_next_sentence(pairs[::-1]), expected[::-1], atol=1e-6)
-    with pytest.raises(
-        ValueError, match="X contains single texts, but pairs of texts are expected"
-    ):
+    message = (
+        "pairs contains single texts, but pairs of texts are expected. Pass two columns, or a list "
+        "of (first, second)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fitted.predict_next_sentence(["a", "b"])
 
 

@@ -114,6 +114,21 @@ def labels_are_a_column(given):
     yield lambda: clf.partial_fit(given.X, given.y[:, None])
 
 
+def labels_are_strange(given):
+    clf = classifier(given.model)
+    yield lambda: clf.fit(given.X, [*given.y[:-1], "nan"])
+
+
+def a_class_has_one_text(given):
+    clf = classifier(given.model, early_stopping=True)
+    yield lambda: clf.fit(given.X, [*given.y[:-1], "rare"])
+
+
+def the_holdout_is_small(given):
+    clf = classifier(given.model, early_stopping=True)
+    yield lambda: clf.fit(given.X[:6], given.y[:6])
+
+
 def steps_are_too_few(given):
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y)
@@ -232,7 +247,10 @@ CASES = [
     ("contract/lost_tokens.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
     ("contract/lost_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
-    ("contract/labels.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/labels.py", labels_are_strange, "missing label reads", UserWarning),
+    ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
+    ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
     ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),

@@ -14,7 +14,7 @@ import numpy as np
 from skbert.contract.callbacks import EpochTasks
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
-from skbert.contract.labels import check_classes, check_weights, class_numbers
+from skbert.contract.labels import check_classes, class_numbers
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import Seeds
 from skbert.contract.prepare_finetuning import (
@@ -32,6 +32,7 @@ from skbert.contract.prepare_finetuning import (
 from skbert.contract.progress import show_epochs
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
+from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
 from skbert.engine.training.classification import (

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from skbert.contract.labels import check_labels, check_weights, class_numbers
+from skbert.contract.holdout import hold_out
+from skbert.contract.labels import check_labels, class_numbers
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.parameters import (
     Seeds,
@@ -26,6 +26,7 @@ from skbert.contract.parameters import (
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.steps import training_options, warn_few_steps
 from skbert.contract.texts import Texts, check_texts
+from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -94,7 +95,9 @@ def check_input(
         classes=classes,
         validation=_check_validation(estimator, X_val, y_val, classes),
         unlabelled=(
-            None if X_unlabelled is None else check_texts(estimator, X_unlabelled, reset=False)
+            None
+            if X_unlabelled is None
+            else check_texts(estimator, X_unlabelled, reset=False, name="X_unlabelled")
         ),
     )
 
@@ -109,8 +112,9 @@ def _check_validation(
         raise ValueError(
             f"{missing} is None, but the other of X_val and y_val is given. Pass both or neither."
         )
-    texts = check_texts(estimator, X_val, reset=False)
-    return LabelledInput(texts, class_numbers(y_val, len(texts), classes))
+    texts = check_texts(estimator, X_val, reset=False, name="X_val")
+    numbers = class_numbers(y_val, len(texts), classes, name="y_val", texts="X_val")
+    return LabelledInput(texts, numbers)
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     kept = _find_kept_run(estimator, start, data, given.classes, seeds)
     if kept and kept.saved:
         seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
-    parts = split(estimator, data, seeds)
+    parts = split(estimator, data, given.classes, seeds)
     options = training_options(estimator, len(parts.training.tokens))
     if pretrained is not None:
         warn_few_steps(estimator, len(parts.training.tokens), options)
@@ -426,18 +430,15 @@ class Split:
     validation: LabelledTexts | None
 
 
-def split(estimator: Any, data: TokenizedInput, seeds: Seeds) -> Split:
+def split(estimator: Any, data: TokenizedInput, classes: np.ndarray, seeds: Seeds) -> Split:
     """Leave out texts of weight 0, and set validation texts aside where they are needed."""
     labelled, validation = data.labelled, data.validation
     rows = np.flatnonzero(labelled.weights)
     if estimator.early_stopping and validation is None:
-        rows, held_out = train_test_split(
-            rows,
-            test_size=estimator.validation_fraction,
-            stratify=labelled.labels[rows],
-            random_state=int(seeds.validation_split.generate_state(1)[0]),
-        )
-        validation = take_rows(labelled, held_out)
+        seed = int(seeds.validation_split.generate_state(1)[0])
+        parts = hold_out(labelled.labels[rows], classes, estimator.validation_fraction, seed)
+        validation = take_rows(labelled, rows[parts.validation])
+        rows = rows[parts.training]
     return Split(rows, take_rows(labelled, rows), validation)
 
 
