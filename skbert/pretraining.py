@@ -16,12 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
-from skbert.contract.parameters import (
-    BertConfigs,
-    TextInputMixin,
-    check_segments,
-    fill_docstring,
-)
+from skbert.contract.parameters import BertConfigs, TextInputMixin, fill_docstring
 from skbert.contract.persistence import migrate_state, resolve_saved_device, stamp_state, versions
 from skbert.contract.prepare_pretraining import (
     PretrainerState,
@@ -514,8 +509,6 @@ class BertPretrainer(
     ) -> Tokens:
         """Tokenise texts or pairs without splitting, and warn if some are truncated."""
         check_length(self, self.model_.config)
-        if second is not None:
-            check_segments(self.model_.config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         warn_truncated(tokens, self.max_length, "Increase max_length, or pass shorter texts.")
@@ -583,7 +576,8 @@ class BertPretrainer(
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            self._wordpiece = wordpiece_of(self.tokenizer_)
+            n_segments = self.model_.config.type_vocab_size
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

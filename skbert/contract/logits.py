@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.output import check_logits
-from skbert.contract.parameters import check_text_limits
+from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of
 from skbert.contract.texts import check_texts, warn_cut
 from skbert.contract.unknown_tokens import UnknownTokens
@@ -40,7 +40,7 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     max_length, truncation = estimator.max_length, estimator.truncation
     logits, n_lost, n_kept, unknown = [], [], 0, []
     for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
-        check_text_limits(max_length, estimator.model_.config, pairs=texts.second is not None)
+        check_max_length(max_length, estimator.model_.config.max_position_embeddings)
         tokens = state.wordpiece(
             texts.first, texts.second, max_length=max_length, truncation=truncation
         )

@@ -37,10 +37,9 @@ class UnknownTokens:
     @classmethod
     def of(cls, tokens: Tokens, wordpiece: WordPieceTokenizer) -> UnknownTokens:
         """Count the tokens of texts."""
-        layout = wordpiece.layout
-        n_special = np.count_nonzero(np.isin(tokens.ids, [layout.cls_id, layout.sep_id]))
-        n_unknown = np.count_nonzero(tokens.ids == wordpiece.unknown_id)
-        return cls(int(n_unknown), len(tokens.ids) - int(n_special))
+        is_word = ~tokens.is_special
+        n_unknown = np.count_nonzero((tokens.ids == wordpiece.unknown_id) & is_word)
+        return cls(int(n_unknown), int(np.count_nonzero(is_word)))
 
     @classmethod
     def total(cls, counts: Iterable[UnknownTokens]) -> UnknownTokens:

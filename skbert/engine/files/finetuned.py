@@ -198,7 +198,7 @@ def load_classifier(folder: Path) -> SavedClassifier:
     network = TextClassifier(encoder, head, manifest["pooling"])
     _check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size)
+    wordpiece = wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size)
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
 
 

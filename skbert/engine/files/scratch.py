@@ -92,7 +92,8 @@ def new_pretrained(
     config.pad_token_id = tokenizer.pad_token_id
     weights = random_weights(shapes_of(empty_encoder(config)), config.initializer_range, rng)
     weights[family_of(config).word_table][tokenizer.pad_token_id] = 0
-    return Pretrained(config, weights, {}, tokenizer, wordpiece_of(tokenizer))
+    wordpiece = wordpiece_of(tokenizer, type_vocab_size=config.type_vocab_size)
+    return Pretrained(config, weights, {}, tokenizer, wordpiece)
 
 
 def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
