@@ -163,7 +163,6 @@ def wordpiece_of(
             tokenizer.backend_tokenizer.to_str(),
             str(tokenizer.cls_token),
             str(tokenizer.sep_token),
-            has_segments="token_type_ids" in tokenizer.model_input_names,
             type_vocab_size=type_vocab_size,
         )
         if n_ids is not None:

@@ -19,18 +19,11 @@ _ID_OF_WORD = {"first": 2**32 - 1, "second": 2**32 - 2}
 _TEXT_OF_ID = {2**32 - 1: 0, 2**32 - 2: 1}
 
 
-def read_layout(
-    backend: tokenizers.Tokenizer, *, has_segments: bool = True, type_vocab_size: int | None = None
-) -> Layout:
+def read_layout(backend: tokenizers.Tokenizer) -> Layout:
     """Find out where a tokenizer puts special tokens, and which segment ids it gives.
 
-    Parameters
-    ----------
-    backend : tokenizers.Tokenizer
-    has_segments : bool
-        Whether the model gets the segment ids of the tokenizer. If not, all are 0.
-    type_vocab_size : int or None
-        As in `Layout`.
+    transformers drops the segment ids if its class of the tokenizer does not name them as an input
+    of the model, which differs between its versions. skbert always uses them.
 
     Returns
     -------
@@ -42,14 +35,13 @@ def read_layout(
     if backend.post_processor is not None:
         probe.post_processor = backend.post_processor
     single, pair = probe.encode("first first"), probe.encode("first first", "second second")
-    return Layout(_pieces(single, has_segments), _pieces(pair, has_segments), type_vocab_size)
+    return Layout(_pieces(single), _pieces(pair))
 
 
-def _pieces(row: Encoding, has_segments: bool) -> tuple[Piece, ...]:
+def _pieces(row: Encoding) -> tuple[Piece, ...]:
     """Find the parts of a row in which each text has two tokens."""
     pieces = []
-    for (token_id, type_id), run in groupby(zip(row.ids, row.type_ids, strict=True)):
-        segment_id = type_id if has_segments else 0
+    for (token_id, segment_id), run in groupby(zip(row.ids, row.type_ids, strict=True)):
         n_tokens = len([*run])
         if token_id in _TEXT_OF_ID:
             pieces += [Piece(segment_id, text=_TEXT_OF_ID[token_id])] * (n_tokens // 2)

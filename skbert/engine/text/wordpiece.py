@@ -44,8 +44,6 @@ class WordPieceTokenizer:
         The ``tokenizer.json`` of the model, as text.
     cls_token, sep_token : str
         The special tokens around each text, as in BERT, if the tokenizer itself adds none.
-    has_segments : bool
-        Whether the model gets the segment ids of the tokenizer. If not, all are 0.
     type_vocab_size : int or None
         The number of segment ids that the model has; None if it is not known.
 
@@ -62,14 +60,12 @@ class WordPieceTokenizer:
         backend_json: str,
         cls_token: str,
         sep_token: str,
-        *,
-        has_segments: bool = True,
         type_vocab_size: int | None = None,
     ) -> None:
         self._backend = tokenizers.Tokenizer.from_str(backend_json)
         self._backend.no_padding()
         self._backend.no_truncation()
-        layout = read_layout(self._backend, has_segments=has_segments)
+        layout = read_layout(self._backend)
         if not layout.n_special(n_segments=1):
             layout = Layout.of_bert(self._special_id(cls_token), self._special_id(sep_token))
         self.layout = replace(layout, type_vocab_size=type_vocab_size)
