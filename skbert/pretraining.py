@@ -16,8 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
+from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.parameters import BertConfigs, TextInputMixin, fill_docstring
-from skbert.contract.persistence import migrate_state, resolve_saved_device, stamp_state, versions
+from skbert.contract.persistence import (
+    migrate_state,
+    pretrainer_settings,
+    resolve_saved_device,
+    stamp_state,
+)
 from skbert.contract.prepare_pretraining import (
     PretrainerState,
     check_length,
@@ -83,6 +89,7 @@ class FilledText:
 @fill_docstring
 class BertPretrainer(
     CallbackSupportMixin,
+    FromPretrainedMixin,
     TextInputMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -536,14 +543,22 @@ class BertPretrainer(
             If the folder contains anything else.
         NotFittedError
             If the estimator is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If `random_state` is an instance, which is saved as None.
+
+        See Also
+        --------
+        from_pretrained : Load the folder.
         """
         check_is_fitted(self)
-        settings = {"versions": versions(), "history": self.history_}
         save_pretraining_model(
             Path(folder),
             self.model_,
             self.tokenizer_,
-            settings,
+            pretrainer_settings(self),
             made_with=self._made_with,
             knows_words=self._knows_words,
             knows_next_sentence=self._knows_next_sentence,
