@@ -50,6 +50,7 @@ from skbert.engine.files.weights import (
     parse_safetensors,
     pass_through_pooler,
     pretraining_weights,
+    sort_notes,
 )
 from skbert.engine.model.families import family_of
 from skbert.engine.model.networks import TextClassifier
@@ -241,6 +242,8 @@ def _write_weights(
     mode = usual_mode(path)
     try:
         save_file(tensors, path, metadata={"format": "pt", **(notes or {})})
+        if notes:
+            sort_notes(path)
         path.chmod(mode)
     except SafetensorError as error:  # safetensors raises it if the disk is full
         raise OSError(

@@ -27,7 +27,6 @@ from skbert.engine.files.weights import (
     parse_safetensors,
     pooler_shapes,
     pretraining_weights,
-    stored_heads,
 )
 from skbert.engine.model.families import Family, family_of
 from skbert.engine.text.wordpiece import WordPieceTokenizer
@@ -124,11 +123,9 @@ def _heads(
 ) -> HeadWeights:
     """Select the weights of both heads and of the pooler, random ones included."""
     family = family_of(config)
-    heads = stored_heads(stored, family)
-    pooler = {name: stored.get(family.pooler_weight(name)) for name in ("weight", "bias")}
     return HeadWeights(
-        heads=_checked(heads, head_shapes(config), f"{family.heads}.", path),
-        pooler=_checked(pooler, pooler_shapes(config), family.pooler_weight(""), path),
+        heads=_checked(stored, head_shapes(config), f"{family.heads}.", path),
+        pooler=_checked(stored, pooler_shapes(config), family.pooler_weight(""), path),
         knows_words=_task(family, "words") not in drawn,
         knows_next_sentence=_task(family, "next_sentence") not in drawn,
         knows_pooler=family.pooler not in drawn,
@@ -140,7 +137,7 @@ def _task(family: Family, part: str) -> str:
 
 
 def _checked(
-    weights: Mapping[str, torch.Tensor | None],
+    stored: Mapping[str, torch.Tensor],
     shapes: Mapping[str, torch.Size],
     prefix: str,
     path: Path,
@@ -148,7 +145,7 @@ def _checked(
     """Copy the weights of a module as float32, if all are there and have the right shape."""
     copied = {}
     for name, shape in shapes.items():
-        weight = weights.get(name)
+        weight = stored.get(prefix + name)
         if weight is None:
             raise damaged(path, f"it has no {prefix + name!r}")
         if weight.shape != shape or not weight.is_floating_point():

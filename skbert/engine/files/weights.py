@@ -79,6 +79,21 @@ def drawn_modules(content: bytes) -> list[str]:
     return drawn.split()
 
 
+def sort_notes(path: Path) -> None:
+    """Sort the notes in the header of a safetensors file, so that equal models are equal bytes.
+
+    safetensors writes several notes in a random order.
+    """
+    with path.open("r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= n_bytes:  # shorter by the spaces that end the header
+            file.seek(8)
+            file.write(content.ljust(n_bytes))
+
+
 def _unreadable_weights(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"{str(path)!r} is not a readable safetensors file ({error}). Save or download the model "
