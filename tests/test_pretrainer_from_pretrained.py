@@ -344,6 +344,16 @@ def test_a_classifier_of_skbert(tiny_bert, tmp_path):
     )
 
 
+def test_the_classifier_names_the_pretrainer(saved):
+    message = (
+        f"{str(saved)!r} contains a pretraining model, not a classifier. Load it with "
+        f"BertPretrainer.from_pretrained, or pass model={str(saved)!r} to BertSentimentClassifier "
+        "and call fit."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        BertSentimentClassifier.from_pretrained(saved)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     folder = tmp_path / "nothing"
     with pytest.raises(OSError, match=f"^Could not find the model {str(folder)!r}. It is not a "):

@@ -178,8 +178,9 @@ def load_classifier(folder: Path) -> SavedClassifier:
     manifest = read_manifest(folder)
     if "pooling" not in manifest:
         raise ValueError(
-            f"{str(folder)!r} contains a {manifest.get('kind')} model, not a classifier. Pass "
-            f"model={str(folder)!r} and call fit."
+            f"{str(folder)!r} contains a {manifest.get('kind')} model, not a classifier. Load it "
+            f"with BertPretrainer.from_pretrained, or pass model={str(folder)!r} to "
+            "BertSentimentClassifier and call fit."
         )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in manifest["files"]:
