@@ -608,7 +608,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
             self.model_ = unpack_encoder(state["model_"]).to(device)
             self.head_ = unpack_head(state["head_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            self._wordpiece = wordpiece_of(self.tokenizer_)
+            n_segments = self.model_.config.type_vocab_size
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the classifier has been fitted."""

@@ -16,14 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
+from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.lost_tokens import LostTokens
-from skbert.contract.parameters import (
-    BertConfigs,
-    TextInputMixin,
-    check_segments,
-    fill_docstring,
+from skbert.contract.parameters import BertConfigs, TextInputMixin, fill_docstring
+from skbert.contract.persistence import (
+    migrate_state,
+    pretrainer_settings,
+    resolve_saved_device,
+    stamp_state,
 )
-from skbert.contract.persistence import migrate_state, resolve_saved_device, stamp_state, versions
 from skbert.contract.prepare_pretraining import (
     PretrainerState,
     check_length,
@@ -88,6 +89,7 @@ class FilledText:
 @fill_docstring
 class BertPretrainer(
     CallbackSupportMixin,
+    FromPretrainedMixin,
     TextInputMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -517,8 +519,6 @@ class BertPretrainer(
         """Tokenise texts or pairs without splitting, and warn of what is lost of them."""
         config = self.model_.config
         check_length(self, config)
-        if second is not None:
-            check_segments(config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
@@ -545,14 +545,22 @@ class BertPretrainer(
             If the folder contains anything else.
         NotFittedError
             If the estimator is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If `random_state` is an instance, which is saved as None.
+
+        See Also
+        --------
+        from_pretrained : Load the folder.
         """
         check_is_fitted(self)
-        settings = {"versions": versions(), "history": self.history_}
         save_pretraining_model(
             Path(folder),
             self.model_,
             self.tokenizer_,
-            settings,
+            pretrainer_settings(self),
             made_with=self._made_with,
             knows_words=self._knows_words,
             knows_next_sentence=self._knows_next_sentence,
@@ -585,7 +593,8 @@ class BertPretrainer(
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            self._wordpiece = wordpiece_of(self.tokenizer_)
+            n_segments = self.model_.config.type_vocab_size
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

@@ -156,12 +156,12 @@ def fine_tune_one_epoch(
     weights = check_weights(sample_weight, estimator.class_weight, known, numbers)
     seeds = Seeds.of(estimator.random_state)
     if is_first:
-        check_before_loading(estimator, texts)
+        check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         tokens = tokenize(estimator, texts, pretrained.wordpiece)
         start = new_state(estimator, pretrained, known, seeds)
     else:
-        check_for_model(estimator, estimator.model_.config, texts)
+        check_for_model(estimator, estimator.model_.config)
         start = with_pooling(state_of(estimator, estimator.precision), estimator.pooling)
         tokens = tokenize(estimator, texts, start.wordpiece)
     lost = LostTokens.of(tokens, start.wordpiece)

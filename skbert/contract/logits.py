@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.output import check_logits
-from skbert.contract.parameters import check_text_limits
+from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of, tokenize
 from skbert.contract.texts import check_texts
 from skbert.engine.prediction.predict import predict_logits
@@ -40,7 +40,7 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     config = estimator.model_.config
     logits, lost = [], []
     for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
-        check_text_limits(estimator.max_length, config, pairs=texts.second is not None)
+        check_max_length(estimator.max_length, config.max_position_embeddings)
         tokens = tokenize(estimator, texts, state.wordpiece)
         logits.append(predict_logits(state.network, tokens))
         lost.append(LostTokens.of(tokens, state.wordpiece))

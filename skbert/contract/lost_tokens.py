@@ -62,14 +62,15 @@ class LostTokens:
     @classmethod
     def of(cls, tokens: Tokens, wordpiece: WordPieceTokenizer) -> LostTokens:
         """Count the tokens of texts."""
-        layout, count = wordpiece.layout, np.count_nonzero
+        count = np.count_nonzero
+        is_unknown = (tokens.ids == wordpiece.unknown_id) & ~tokens.is_special
         return cls(
             n_texts=len(tokens.n_lost),
             n_truncated=int(count(tokens.n_lost)),
             n_kept=len(tokens.ids),
             n_cut=int(tokens.n_lost.sum()),
-            n_special=int(count(np.isin(tokens.ids, [layout.cls_id, layout.sep_id]))),
-            n_unknown=int(count(tokens.ids == wordpiece.unknown_id)),
+            n_special=int(count(tokens.is_special)),
+            n_unknown=int(count(is_unknown)),
         )
 
     @classmethod

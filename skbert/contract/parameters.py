@@ -177,26 +177,6 @@ class Seeds:
         return np.random.SeedSequence(self.root.entropy, spawn_key=(number,))
 
 
-def check_text_limits(max_length: int, config: Any, *, pairs: bool) -> None:
-    """Raise an error for a `max_length` or pairs of texts that the model has no embeddings for.
-
-    Parameters
-    ----------
-    max_length : int
-    config : transformers.PretrainedConfig
-    pairs : bool
-        Whether X holds pairs of texts.
-
-    Raises
-    ------
-    ValueError
-        If the model has fewer positions, or too few segments.
-    """
-    check_max_length(max_length, config.max_position_embeddings)
-    if pairs:
-        check_segments(config)
-
-
 def check_max_length(
     max_length: int,
     n_positions: int,
@@ -209,15 +189,6 @@ def check_max_length(
             f"max_length={max_length}, but the model has {n_positions} positions; allowed are "
             f"{smallest} to {n_positions} tokens, special tokens included. Lower max_length. "
             f"{advice}"
-        )
-
-
-def check_segments(config: Any) -> None:
-    """Raise an error for pairs of texts if the model has too few segments."""
-    if config.type_vocab_size < 2:
-        raise ValueError(
-            f"The model has type_vocab_size={config.type_vocab_size}, but pairs of texts need 2 "
-            "segments. Choose a model with segments, or join the two texts of each pair."
         )
 
 

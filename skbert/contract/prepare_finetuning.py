@@ -19,8 +19,8 @@ from skbert.contract.labels import check_labels, class_numbers
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.parameters import (
     Seeds,
+    check_max_length,
     check_n_frozen_layers,
-    check_text_limits,
     resolve_pooling,
 )
 from skbert.contract.persistence import plain_parameters, versions
@@ -265,16 +265,16 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     OSError
         If the model's files are not available.
     """
-    seeds, texts = Seeds.of(estimator.random_state), given.labelled.texts
+    seeds = Seeds.of(estimator.random_state)
     pretrained = None
     if continues_fit(estimator):
         _check_same_classes(given.classes, estimator.classes_)
-        check_for_model(estimator, estimator.model_.config, texts)
+        check_for_model(estimator, estimator.model_.config)
         start = copy_state(state_of(estimator, estimator.precision))
         start = with_pooling(start, estimator.pooling)
         data = tokenize_input(estimator, given, start.wordpiece, estimator.model_.config)
     else:
-        check_before_loading(estimator, texts)
+        check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
         start = new_state(estimator, pretrained, given.classes, seeds)
@@ -300,10 +300,10 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     )
 
 
-def check_before_loading(estimator: Any, texts: Texts) -> None:
+def check_before_loading(estimator: Any) -> None:
     """Raise an error for parameters that do not fit the machine or the model; read no weights."""
     resolve_precision(estimator.precision, resolve_device(estimator.device))
-    check_for_model(estimator, load_config(estimator.model), texts)
+    check_for_model(estimator, load_config(estimator.model))
     resolve_pooling(estimator.pooling, load_pooling(estimator.model))
 
 
@@ -316,9 +316,9 @@ def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
         )
 
 
-def check_for_model(estimator: Any, config: Any, texts: Texts) -> None:
+def check_for_model(estimator: Any, config: Any) -> None:
     """Check the parameters of a fit whose range depends on the model, by its configuration."""
-    check_text_limits(estimator.max_length, config, pairs=texts.second is not None)
+    check_max_length(estimator.max_length, config.max_position_embeddings)
     check_n_frozen_layers(estimator.n_frozen_layers, config.num_hidden_layers)
 
 

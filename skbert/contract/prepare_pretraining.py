@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
-from skbert.contract.parameters import Seeds, check_max_length, check_segments
+from skbert.contract.parameters import Seeds, check_max_length
 from skbert.contract.texts import Documents
 from skbert.engine.files.pretrained import (
     Pretrained,
@@ -218,7 +218,7 @@ def _sentences_to_pair(
     sentences = tokenize_in_pieces(wordpiece, flat, documents_of(split), room)
     n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
     if n_with_pairs > 1:
-        check_segments(pretrained.config)
+        wordpiece.layout.check(n_segments=2)
         return sentences
     why = (
         f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"

@@ -18,6 +18,7 @@ from skbert.engine.files.find import FoundModel, find_model
 from skbert.engine.files.low_rank import ClassifierHead, read_change
 from skbert.engine.files.manifest import check_folder
 from skbert.engine.files.tokenizer_files import (
+    check_special_tokens,
     read_tokenizer,
     wordpiece_of,
 )
@@ -232,6 +233,7 @@ def _read(found: FoundModel) -> Pretrained:
     check_folder(found.folder)
     config = read_config(found.config)
     tokenizer = read_tokenizer(found.folder)
+    check_special_tokens(tokenizer)
     family = family_of(config)
     stored = read_safetensors(found.weights, family)
     weights = encoder_weights(stored, found.weights, config)
@@ -241,7 +243,7 @@ def _read(found: FoundModel) -> Pretrained:
         weights=change.apply(weights) if change else weights,
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, config.vocab_size),
+        wordpiece=wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size),
         heads=stored_heads(stored, family),
         is_tied=is_tied(stored, family),
         pooling=read_pooling(found.folder),
