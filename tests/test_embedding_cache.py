@@ -200,6 +200,19 @@ def test_a_file_is_no_folder(tmp_path, tiny_bert):
         transformer_of(tiny_bert, cache=tmp_path / "file").transform(TEXTS)
 
 
+def test_nobody_waits_for_vectors_that_a_full_disk_refuses(tmp_path, monkeypatch):
+    def full(self):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with closing(FolderCache(tmp_path)) as cache, closing(FolderCache(tmp_path)) as other:
+        monkeypatch.setattr(FolderCache, "_drop_oldest", full)
+        assert cache.claim([A]) == {A}
+        assert other.claim([A]) == set()
+        with pytest.warns(UserWarning, match="database or disk is full"):
+            cache.put({A: vector(1)})
+        assert other.claim([A]) == {A}
+
+
 def test_a_full_disk_costs_the_cache_and_not_the_result(tmp_path, tiny_bert, monkeypatch):
     def full(self):
         raise sqlite3.OperationalError("database or disk is full")

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from skbert.contract.unknown_tokens import UnknownTokens
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
+from skbert.contract.lost_tokens import LostTokens
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.tokenizer_files import vocabulary_of, wordpiece_of
 from skbert.engine.text.masking import may_be_masked
@@ -165,7 +165,8 @@ def test_special_tokens_are_neither_masked_nor_words(layout):
     assert sorted(tokens.ids[allowed]) == sorted(
         VOCABULARY[w] for w in ("good", "film", "bad", "joy")
     )
-    assert UnknownTokens.of(tokens, wordpiece) == UnknownTokens(n_unknown=1, n_tokens=5)
+    counts = LostTokens.of(tokens, wordpiece)
+    assert (counts.n_unknown, counts.n_kept - counts.n_special) == (1, 5)
 
 
 def test_a_mask_that_the_tokenizer_adds_is_not_filled(tmp_path):

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -317,6 +317,9 @@ class FolderCache:
         if self._error is not None and not self._has_warned:
             self._warn_not_stored()
         self._write(put)
+        if self._error is not None:  # others must not wait for vectors that never come
+            with suppress(sqlite3.Error):
+                self._delete_claims(vectors)
 
     def release(self, keys: Iterable[bytes]) -> None:
         """End the claims on keys whose computation failed."""
