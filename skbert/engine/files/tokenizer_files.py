@@ -29,6 +29,13 @@ _CONFIG = "tokenizer_config.json"
 
 TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added_tokens.json")
 
+#: What to do about a tokenizer that is code of the model's author.
+CODE_ADVICE = (
+    "If you trust the code, load the tokenizer with transformers and trust_remote_code=True, and "
+    "save it there with `save_pretrained`; skbert reads the tokenizer.json that a fast tokenizer "
+    "then has. Otherwise choose another model."
+)
+
 #: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
 
@@ -82,6 +89,22 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {name: text for name, text in files.items() if name in TOKENIZER_FILES}
 
 
+def names_code(folder: Path) -> str:
+    """Find the code that a folder names as its tokenizer, without reading it; empty without any."""
+    path = folder / _CONFIG
+    try:
+        return _code_in(parse_object(read_text(path), path))
+    except (OSError, ValueError):
+        return ""
+
+
+def _code_in(settings: Mapping[str, Any]) -> str:
+    named = settings.get("auto_map")
+    found = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    codes = found if isinstance(found, list) else [found]  # of the slow and of the fast tokenizer
+    return next((repr(code) for code in codes if code and isinstance(code, str)), "")
+
+
 def unpack_tokenizer(
     files: Mapping[str, str], place: Path = Path("the pickle")
 ) -> PreTrainedTokenizerBase:
@@ -97,12 +120,18 @@ def unpack_tokenizer(
     Raises
     ------
     ValueError
-        If the files do not define a tokenizer.
+        If the files do not define a fast tokenizer, or define it by code.
     """
     from transformers import AutoTokenizer
 
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
+    code = "" if "tokenizer.json" in texts else _code_in(settings)
+    if code:
+        raise ValueError(
+            f"The tokenizer of {str(place)!r} is code, {code}, which skbert does not run. "
+            f"{CODE_ADVICE}"
+        )
     if "vocab.txt" in texts:  # an editor may add blank lines, and each would get an id
         texts["vocab.txt"] = texts["vocab.txt"].rstrip("\r\n") + "\n"
     pieces = texts.get("vocab.txt", "").splitlines()
@@ -122,6 +151,12 @@ def unpack_tokenizer(
             )
         except BaseException as error:
             raise _unreadable(place, error) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ValueError(
+            f"The tokenizer of {str(place)!r} is a {type(tokenizer).__name__}, which splits texts "
+            "in Python, but skbert needs a fast tokenizer. Choose another model, or one whose "
+            "tokenizer_class has a fast version in transformers."
+        )
     tokenizer.name_or_path = str(place)
     return tokenizer
 
