@@ -166,14 +166,13 @@ class _Cache:
 
     def look(self) -> Path | _Cause:
         """Find the folder with all files of the model, or the cause why there is none."""
-        from huggingface_hub.errors import HfHubHTTPError
-
         folder = Path()
         for patterns in ((CONFIG_FILE,), HUB_PATTERNS):
             try:
                 folder = self.snapshot(list(patterns))
-            # An unreachable hub, or a repository that does not exist.
-            except (ValueError, OSError, HfHubHTTPError) as error:
+            # An unreachable hub, a repository that does not exist, or any error of the HTTP library
+            # that the client uses.
+            except Exception as error:
                 return self.cause_of(error)
             check_family(folder)
             if not (folder / CONFIG_FILE).is_file():
@@ -274,12 +273,12 @@ class _Hub(_Cache):
     def names(self, folder: Path) -> set[str]:
         """Name all files of the repository, or those that were downloaded."""
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            listed = huggingface_hub.list_repo_files(self.name, revision=self.revision)
-        except (ValueError, OSError, HfHubHTTPError):
+            about = huggingface_hub.model_info(self.name, revision=self.revision, timeout=_TIMEOUT)
+        except Exception:  # as in `look`
             return files_of(folder)
+        listed = [file.rfilename for file in about.siblings or []]
         return {name for name in listed if name.count("/") <= 1}
 
 
