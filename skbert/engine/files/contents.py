@@ -248,8 +248,8 @@ def _cause_of_no_vocabulary(names: Collection[str], needs_code: str) -> str:
         if _matches(name, _OTHER_VOCABULARIES):
             return (
                 f"skbert does not read the vocabulary in its {name}. Load the tokenizer with "
-                "transformers.AutoTokenizer and save it there with `save_pretrained`; a fast "
-                "tokenizer then has a tokenizer.json."
+                "transformers.AutoTokenizer, and save it into a local copy of the model with "
+                "`save_pretrained`; a fast tokenizer then has a tokenizer.json."
             )
     if "trainer_state.json" in names:
         return (

@@ -165,7 +165,7 @@ def find_model(model: ModelName) -> FoundModel:
     """
     name = os.fsdecode(model)
     folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
+    if name and folder.is_dir():
         _require_files(folder)
         return FoundModel(folder.resolve(), None)
     if folder.is_file():

@@ -149,10 +149,8 @@ def find_on_hub(model: str, failures: Sequence[str], install: str = "") -> Path:
     if not advice:
         options = [option for option in (install, "pass a local folder") if option]
         advice = f"{', '.join(options)}, or {causes[-1].remedy}."
-    raise OSError(
-        f"Could not find the model {model!r}. {words}. {suggestion(name)}"
-        f"{advice[0].upper()}{advice[1:]}"
-    )
+        advice = advice[0].upper() + advice[1:]
+    raise OSError(f"Could not find the model {model!r}. {words}. {suggestion(name)}{advice}")
 
 
 @dataclass(frozen=True)

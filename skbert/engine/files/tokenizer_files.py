@@ -32,9 +32,12 @@ TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added
 #: What to do about a tokenizer that is code of the model's author.
 CODE_ADVICE = (
     "If you trust the code, load the tokenizer with transformers and trust_remote_code=True, and "
-    "save it there with `save_pretrained`; skbert reads the tokenizer.json that a fast tokenizer "
-    "then has. Otherwise choose another model."
+    "save it into a local copy of the model with `save_pretrained`; skbert reads the "
+    "tokenizer.json that a fast tokenizer then has. Otherwise choose another model."
 )
+
+#: Values of `tokenizer_class` that need only a vocab.txt.
+_OF_VOCABULARY = (None, "BertTokenizer", "BertTokenizerFast")
 
 #: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
@@ -150,6 +153,13 @@ def unpack_tokenizer(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except BaseException as error:
+            name = settings.get("tokenizer_class")
+            if "tokenizer.json" not in texts and name not in _OF_VOCABULARY and pieces:
+                raise ValueError(
+                    f"The tokenizer of {str(place)!r} is a {name!r}, which a vocab.txt alone does "
+                    "not define. Save or download its tokenizer.json, too. If the class is code "
+                    "that belongs to the model, choose another model: skbert does not run it."
+                ) from error
             raise _unreadable(place, error) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ValueError(
