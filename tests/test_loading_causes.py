@@ -857,6 +857,41 @@ def test_a_repository_without_the_files_says_what_it_has(hub, fit, change):
     assert not (hub.downloaded / "pytorch_model.bin").exists()
 
 
+def test_what_the_hub_lists_but_does_not_send_is_missing(hub, monkeypatch):
+    """As if the connection broke between the configuration and the weights."""
+    plain = hub.snapshot_download
+
+    def configuration_alone(*arguments, **options):
+        return plain(*arguments, **options | {"allow_patterns": ["config.json"]})
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", configuration_alone)
+    missing = "model.safetensors, tokenizer.json or vocab.txt"
+    words = f"the download from the Hugging Face Hub did not provide {missing}"
+    with pytest.raises(OSError) as caught:
+        fit_transformer("owner/name")
+    assert str(caught.value) == not_found("owner/name", NOT_CACHED, words, advice=CONNECT)
+
+
+def test_pickles_that_are_in_the_cache_alone(hub, monkeypatch):
+    """What transformers has downloaded, and no network."""
+    (hub.files / "model.safetensors").rename(hub.files / "pytorch_model.bin")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(hub.files))
+    advice = (
+        "Its pytorch_model.bin is a pickle, which can run any code when it is loaded, so skbert "
+        "does not open it. If you trust it, load it with transformers and save it as safetensors "
+        "with `save_pretrained`. Or choose a revision with model.safetensors on the page of the "
+        "model, as in model='owner/name@refs/pr/1'."
+    )
+    causes = (
+        "its copy in the Hugging Face cache lacks model.safetensors",
+        "HF_HUB_OFFLINE=1 forbids its download",
+    )
+    with pytest.raises(OSError) as caught:
+        fit_transformer("owner/name")
+    assert str(caught.value) == not_found("owner/name", *causes, advice=advice)
+
+
 # Paths and devices ------------------------------------------------------------------------------
 
 CPUS = pytest.mark.parametrize("device", [torch.device("cpu", 0), "cpu"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 from skbert.engine.files.config import CONFIG_FILE, POOLING_FILE
@@ -17,6 +18,8 @@ from skbert.engine.files.tokenizer_files import (
 )
 
 WEIGHTS_FILE = "model.safetensors"
+
+_SUFFIX = ".safetensors"
 
 #: Lists the files of weights that are saved in several files (shards).
 INDEX_FILE = "model.safetensors.index.json"
@@ -58,9 +61,6 @@ def shards_of(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(set(names))]
 
 
-_SUFFIX = Path(WEIGHTS_FILE).suffix
-
-
 def weight_files(folder: Path) -> list[Path]:
     """List the files with the weights of a model: one, or several that an index names."""
     if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
@@ -82,10 +82,10 @@ def files_of(folder: Path) -> set[str]:
     names: set[str] = set()
     for place in (folder, *_folders(folder), *_folders(folder / "snapshots")):
         try:
-            found = [path for path in place.iterdir() if path.is_file()]
+            found = [path for path in islice(place.iterdir(), _MOST_FILES) if path.is_file()]
         except OSError:  # may not be read
             continue
-        names |= {path.relative_to(folder).as_posix() for path in found[:_MOST_FILES]}
+        names |= {path.relative_to(folder).as_posix() for path in found}
         if len(names) >= _MOST_FILES:
             break
     return names
@@ -93,7 +93,7 @@ def files_of(folder: Path) -> set[str]:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        return [path for path in folder.iterdir() if path.is_dir()][:_MOST_FILES]
+        return [path for path in islice(folder.iterdir(), _MOST_FILES) if path.is_dir()]
     except OSError:
         return []
 

@@ -178,14 +178,16 @@ class _Cache:
         missing = missing_files(folder)
         return self.explain(folder, missing) if missing else folder
 
-    def snapshot(self, patterns: list[str], **options: Any) -> Path:
+    def snapshot(self, patterns: list[str]) -> Path:
+        """Find the folder with the files of these names, as far as this machine has them."""
+        return self.ask_client(patterns, local_files_only=True)
+
+    def ask_client(self, patterns: list[str], **options: Any) -> Path:
         """Let the hub's client find the files of these names."""
         import huggingface_hub
 
         if self.revision is not None:
             options["revision"] = self.revision
-        if type(self) is _Cache:
-            options["local_files_only"] = True
         return Path(
             huggingface_hub.snapshot_download(self.name, allow_patterns=patterns, **options)
         )
@@ -204,7 +206,11 @@ class _Cache:
     def explain(self, folder: Path, missing: list[str]) -> _Cause:
         """Say which files are missing, and what is there instead."""
         names = self.names(folder)
-        missing = [n for n in missing if not names.intersection(n.split(" or "))]
+        # Without a configuration, skbert has not tried to download the other files.
+        absent = [n for n in missing if not names.intersection(n.split(" or "))]
+        if not absent:
+            return _Cause(f"{self.lacks} {in_words(missing)}")
+        missing = absent
         advice = advice_for(names, missing, self.subfolder, names_code(folder))
         if WEIGHTS_FILE in missing and " is a pickle, " in advice:
             advice += (
@@ -230,14 +236,14 @@ class _Hub(_Cache):
 
     lacks = "the download from the Hugging Face Hub did not provide"
 
-    def snapshot(self, patterns: list[str], **options: Any) -> Path:
+    def snapshot(self, patterns: list[str]) -> Path:
         """Download files, unless the caller has forbidden it."""
         from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled
-        return super().snapshot(patterns, etag_timeout=_TIMEOUT, **options)
+        return self.ask_client(patterns, etag_timeout=_TIMEOUT)
 
     def cause_of(self, error: Exception) -> _Cause:
         """Translate an error of the hub's client."""
