@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skbert.classifier import BertSentimentClassifier
-    from skbert.contract.texts import TruncationWarning
-    from skbert.contract.unknown_tokens import UnknownTokenWarning
+    from skbert.contract.lost_tokens import TruncationWarning, UnknownTokenWarning
     from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
     from skbert.engine.files.pretrained import free_pretrained
     from skbert.engine.prediction.cache import CacheInfo
@@ -26,8 +25,8 @@ _MODULE_OF = {
     "CacheInfo": "skbert.engine.prediction.cache",
     "FilledText": "skbert.pretraining",
     "TokenEmbeddings": "skbert.embedding",
-    "TruncationWarning": "skbert.contract.texts",
-    "UnknownTokenWarning": "skbert.contract.unknown_tokens",
+    "TruncationWarning": "skbert.contract.lost_tokens",
+    "UnknownTokenWarning": "skbert.contract.lost_tokens",
     "free_pretrained": "skbert.engine.files.pretrained",
 }
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -33,6 +33,7 @@ from skbert.contract.prepare_finetuning import (
     pretrains,
     shipped_attributes,
 )
+from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.find import ModelName, is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
@@ -45,7 +46,7 @@ from skbert.engine.warn import warn_user
 
 
 @fill_docstring
-class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMixin, BaseEstimator):
+class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixin, BaseEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
@@ -98,8 +99,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Whether to stop when the validation loss no longer improves, and restore the weights of the
         best epoch. The validation texts are `X_val` of `fit`, or a part of X.
     validation_fraction : float, default=0.1
-        Fraction of the training texts to set aside for validation, stratified by class, in (0, 1).
-        Only used if `early_stopping` is True and `X_val` is None.
+        Fraction of the training texts to set aside for validation, in (0, 1), stratified by class
+        if possible. Only used if `early_stopping` is True and `X_val` is None.
     n_iter_no_change : int, default=2
         Number of epochs without improvement after which `early_stopping` stops.
     warm_start : bool, default=False
@@ -326,8 +327,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
         Raises
         ------
         ValueError
-            If a parameter, a label, a weight, or the number of rows or columns is not allowed,
-            or a text is missing.
+            If a parameter, text, label, weight, or the number of rows or columns is not allowed.
         ArithmeticError
             If the loss is not finite in the very first step, or in pre-training.
         TypeError
@@ -346,8 +346,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
             than 50 optimizer steps, and fewer than "auto" does.
         UserWarning
-            If `checkpoint_dir` contains other runs, but not this one, or if an epoch cannot be
-            saved there.
+            If `checkpoint_dir` contains other runs only, if an epoch cannot be saved there, if
+            `early_stopping` cannot validate on each class, or if labels look like a mistake.
 
         Notes
         -----
@@ -608,7 +608,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, ClassifierMi
             self.model_ = unpack_encoder(state["model_"]).to(device)
             self.head_ = unpack_head(state["head_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            self._wordpiece = wordpiece_of(self.tokenizer_)
+            n_segments = self.model_.config.type_vocab_size
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the classifier has been fitted."""

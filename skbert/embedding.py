@@ -16,19 +16,19 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
     DEVICES,
     MODELS,
     TextInputMixin,
     check_layer,
-    check_text_limits,
+    check_max_length,
     fill_docstring,
 )
 from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
-from skbert.contract.texts import Texts, check_texts, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import check_texts
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.find import ModelName
 from skbert.engine.files.pretrained import (
@@ -227,10 +227,11 @@ class BertEmbeddingTransformer(
             If the files of the model are not available.
         """
         self._validate_params()
-        texts = check_texts(self, X, reset=True)
+        check_texts(self, X, reset=True)
         task = EpochTasks(self, 0, X, y)
+        forget_warnings(self)
         config = load_config(self.model)
-        self._check_for_model(config, texts)
+        self._check_for_model(config)
         self.weights_sha256_ = weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._stored: dict[str, Pretrained] = {}
@@ -308,10 +309,10 @@ class BertEmbeddingTransformer(
             for start, of_text in zip(tokens.offsets.tolist(), vectors, strict=False)
         ]
 
-    def _check_for_model(self, config: Any, texts: Texts) -> None:
+    def _check_for_model(self, config: Any) -> None:
         """Raise an error for parameters that do not fit the machine or the model."""
         resolve_precision(self.precision, resolve_device(self.device))
-        check_text_limits(self.max_length, config, pairs=texts.second is not None)
+        check_max_length(self.max_length, config.max_position_embeddings)
         check_layer(self.layer, config.num_hidden_layers)
 
     def _load_and_tokenize(self, X: Any) -> tuple[Pretrained, Tokens]:
@@ -321,14 +322,13 @@ class BertEmbeddingTransformer(
         with self._naming_the_weights():
             stored = self._stored_weights()
             config = stored.config if stored else load_config(self.model)
-            self._check_for_model(config, texts)
+            self._check_for_model(config)
             pretrained = stored or self._shared_weights()
         wordpiece = pretrained.wordpiece.naming_emoji(self.emoji_names)
         tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        warn_truncated(tokens, self.max_length)
-        UnknownTokens.of(tokens, wordpiece).warn()
+        LostTokens.of(tokens, wordpiece).warn(self, config)
         return pretrained, tokens
 
     @contextmanager

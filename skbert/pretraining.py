@@ -16,15 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
-from skbert.contract.parameters import (
-    DEVICES,
-    MODELS,
-    BertConfigs,
-    TextInputMixin,
-    check_segments,
-    fill_docstring,
+from skbert.contract.load_pretrainer import FromPretrainedMixin
+from skbert.contract.lost_tokens import LostTokens
+from skbert.contract.parameters import DEVICES, STARTS, TextInputMixin, fill_docstring
+from skbert.contract.persistence import (
+    migrate_state,
+    pretrainer_settings,
+    resolve_saved_device,
+    stamp_state,
 )
-from skbert.contract.persistence import migrate_state, resolve_saved_device, stamp_state, versions
 from skbert.contract.prepare_pretraining import (
     PretrainerState,
     check_length,
@@ -33,8 +33,7 @@ from skbert.contract.prepare_pretraining import (
     tokenize_whole,
 )
 from skbert.contract.progress import show_epochs
-from skbert.contract.texts import check_documents, check_pairs, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.find import ModelName
 from skbert.engine.files.finetuned import save_pretraining_model
@@ -87,6 +86,7 @@ class FilledText:
 @fill_docstring
 class BertPretrainer(
     CallbackSupportMixin,
+    FromPretrainedMixin,
     TextInputMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -195,7 +195,7 @@ class BertPretrainer(
     n_epochs_: int
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": [*MODELS, BertConfigs()],
+        "model": STARTS,
         "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
         "whole_words": ["boolean"],
         "next_sentence": ["boolean"],
@@ -365,7 +365,8 @@ class BertPretrainer(
         """
         state = current_state(self)
         single = isinstance(texts, str)
-        given = check_documents(self, [texts] if single else texts, reset=False).texts
+        given = [texts] if single else texts
+        given = check_documents(self, given, reset=False, name="texts").texts
         self._check_top_k(top_k)
         tokens = self._one_text_each(given, None, state)
         mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
@@ -426,7 +427,7 @@ class BertPretrainer(
             If pairs are longer than `max_length`.
         """
         state = current_state(self)
-        texts = check_pairs(pairs)
+        texts = check_pairs(pairs, "pairs")
         if not state.knows_next_sentence:
             raise ValueError(
                 "Next sentence prediction is not trained: the checkpoint has no head for it, and "
@@ -464,7 +465,8 @@ class BertPretrainer(
         """
         state = current_state(self)
         check_length(self, self.model_.config)
-        tokens = tokenize_whole(self, check_documents(self, X, reset=False), state.wordpiece)
+        documents = check_documents(self, X, reset=False)
+        tokens = tokenize_whole(self, documents, state.wordpiece, self.model_.config)
         masking = Masking(vocabulary_of(state.tokenizer))
         return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
 
@@ -511,14 +513,12 @@ class BertPretrainer(
     def _one_text_each(
         self, first: Sequence[str], second: Sequence[str] | None, state: PretrainerState
     ) -> Tokens:
-        """Tokenise texts or pairs without splitting, and warn if some are truncated."""
-        check_length(self, self.model_.config)
-        if second is not None:
-            check_segments(self.model_.config)
+        """Tokenise texts or pairs without splitting, and warn of what is lost of them."""
+        config = self.model_.config
+        check_length(self, config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
-        warn_truncated(tokens, self.max_length, "Increase max_length, or pass shorter texts.")
-        UnknownTokens.of(tokens, state.wordpiece).warn()
+        LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
         return tokens
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -542,14 +542,22 @@ class BertPretrainer(
             If the folder contains anything else.
         NotFittedError
             If the estimator is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If `random_state` is an instance, which is saved as None.
+
+        See Also
+        --------
+        from_pretrained : Load the folder.
         """
         check_is_fitted(self)
-        settings = {"versions": versions(), "history": self.history_}
         save_pretraining_model(
             Path(folder),
             self.model_,
             self.tokenizer_,
-            settings,
+            pretrainer_settings(self),
             made_with=self._made_with,
             knows_words=self._knows_words,
             knows_next_sentence=self._knows_next_sentence,
@@ -582,7 +590,8 @@ class BertPretrainer(
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            self._wordpiece = wordpiece_of(self.tokenizer_)
+            n_segments = self.model_.config.type_vocab_size
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

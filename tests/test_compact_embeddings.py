@@ -77,7 +77,7 @@ def test_rows_by_hand():
     with torch.no_grad():
         embedding.weight.copy_(torch.arange(12.0).view(6, 2))
     ids = np.array([5, 2, 5], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
+    tokens = Tokens(ids, np.zeros_like(ids), ids > 999, np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactEmbeddings(embedding, tokens)
     assert compact.tokens.ids.tolist() == [1, 0, 1]
     assert compact.weight.tolist() == [[4.0, 5.0], [10.0, 11.0]]
@@ -98,7 +98,7 @@ def test_rows_by_hand():
 def test_the_padding_row_keeps_its_meaning():
     embedding = torch.nn.Embedding(6, 2, padding_idx=3)
     ids = np.array([5, 3, 1], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
+    tokens = Tokens(ids, np.zeros_like(ids), ids > 999, np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactEmbeddings(embedding, tokens)
     with compact.in_place():
         assert embedding.padding_idx == 1
@@ -119,7 +119,7 @@ def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
 
 def test_tokens_are_not_changed():
     ids = np.array([5, 3, 1], dtype=np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), np.array([0, 3]), n_lost=np.zeros(1))
+    tokens = Tokens(ids, np.zeros_like(ids), ids > 999, np.array([0, 3]), n_lost=np.zeros(1))
     compact = CompactEmbeddings(torch.nn.Embedding(6, 2), tokens)
     assert tokens.ids.tolist() == [5, 3, 1]
     assert compact.tokens.ids.tolist() == [2, 1, 0]

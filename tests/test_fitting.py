@@ -239,7 +239,7 @@ def test_truncation_by_hand(tiny_bert):
     assert clf.n_truncated_ == 2
     message = TRUNCATED.format(1, 1, 2, "28.6%")
     with pytest.warns(TruncationWarning, match=f"^{re.escape(message)}$") as caught:
-        clf.predict(texts[1:2])
+        copy.deepcopy(clf).predict(texts[1:2])
     assert len(caught) == 1
     assert clf.n_truncated_ == 2
 

@@ -9,12 +9,11 @@ from skbert.engine.text.layout import (
     n_special_tokens,
     share_room,
     smallest_max_length,
-    special_places,
     truncate,
 )
 from skbert.engine.text.tokens import BareTokens
 
-LAYOUT = Layout(cls_id=101, sep_id=102)
+LAYOUT = Layout.of_bert(cls_id=101, sep_id=102)
 
 
 def test_rooms_by_hand():
@@ -48,13 +47,13 @@ def test_no_texts():
     tokens = LAYOUT.surround(BareTokens.of([], []), none, none)
     assert (len(tokens), tokens.offsets.tolist(), tokens.ids.tolist()) == (0, [0], [])
     assert (tokens.ids.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
-    assert special_places(tokens).tolist() == []
+    assert tokens.is_special.tolist() == []
 
 
 def test_special_tokens_that_a_text_spells_out_are_its_own():
     texts = BareTokens.of([101, 102, 7, 102], [2, 2])
     tokens = LAYOUT.surround(texts, np.array([0, 0]), np.array([1, -1]))
-    assert special_places(tokens).astype(int).tolist() == [1, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1]
+    assert tokens.is_special.astype(int).tolist() == [1, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("n_segments", [1, 2])
@@ -65,7 +64,7 @@ def test_what_is_laid_out_is_what_was_counted(n_segments):
     first = rng.permutation(40)
     second = rng.permutation(40) if n_segments == 2 else np.full(40, -1)
     tokens = LAYOUT.surround(texts, first, second)
-    is_special = special_places(tokens)
+    is_special = tokens.is_special
     n_of_row = np.add.reduceat(is_special.astype(int), tokens.offsets[:-1])
     assert set(n_of_row.tolist()) == {n_special_tokens(n_segments)}
     assert set(tokens.ids[is_special].tolist()) == {101, 102}
@@ -88,7 +87,7 @@ def test_bare_texts_are_those_between_the_special_tokens(tiny_bert):
     texts = ["a film", "", "very good film [SEP]"]
     bare = wordpiece.tokenize_bare(texts)
     tokens = wordpiece(texts, max_length=64, truncation="head")
-    assert bare.ids.tolist() == tokens.ids[~special_places(tokens)].tolist()
+    assert bare.ids.tolist() == tokens.ids[~tokens.is_special].tolist()
     assert bare.offsets.tolist() == [0, 2, 2, 6]
     assert wordpiece.tokenize_bare([]).offsets.tolist() == [0]
 

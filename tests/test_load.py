@@ -88,10 +88,10 @@ def test_threads_may_embed_with_one_cache(tiny_bert):
 def test_texts_in_parts_are_predicted_as_in_one(clf, monkeypatch):
     texts = ["a great film", "a dull film " * 20, "", "a great film"] * 5 + ["dull"]
     with pytest.warns(TruncationWarning) as at_once:
-        expected = clf.decision_function(texts)
+        expected = copy.deepcopy(clf).decision_function(texts)
     monkeypatch.setattr("skbert.contract.logits.TEXTS_AT_ONCE", 4)
     with pytest.warns(TruncationWarning) as in_parts:
-        found = clf.decision_function(texts)
+        found = copy.deepcopy(clf).decision_function(texts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert [str(w.message) for w in in_parts] == [str(w.message) for w in at_once]
     assert str(at_once[0].message).startswith("5 of 21 texts are longer than max_length=32")

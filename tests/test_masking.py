@@ -18,7 +18,9 @@ def tokens_of(*texts):
         [np.cumsum([0] + [i == -3 for i in text[:-1]]) for text in texts]
     ).astype(np.int32)
     offsets = np.cumsum([0, *map(len, texts)])
-    return Tokens(ids, segments, offsets, np.zeros(len(texts), dtype=np.int64))
+    is_special = np.array([i < 0 for text in texts for i in text])
+    is_special[offsets[:-1]] = is_special[offsets[1:] - 1] = True
+    return Tokens(ids, segments, is_special, offsets, np.zeros(len(texts), dtype=np.int64))
 
 
 def many_tokens(n_texts=2000, n_words=50):

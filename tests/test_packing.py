@@ -12,7 +12,8 @@ from skbert.engine.text.tokens import Tokens
 def tokens_of(*texts):
     ids = np.array([i for text in texts for i in text], dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
-    return Tokens(ids, np.zeros_like(ids), offsets, n_lost=np.zeros(len(texts)))
+    is_special = np.zeros(len(ids), dtype=bool)
+    return Tokens(ids, np.zeros_like(ids), is_special, offsets, n_lost=np.zeros(len(texts)))
 
 
 def test_pack_by_hand():

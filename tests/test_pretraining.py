@@ -1,5 +1,6 @@
 """BertPretrainer: both tasks on small texts, folders for transformers, pickles, errors."""
 
+import copy
 import pickle
 import re
 import shutil
@@ -368,9 +369,11 @@ def test_pairs_in_any_container_and_any_order(fitted):
     for container in (pd.DataFrame(pairs), np.array(pairs, dtype=object), [*map(list, pairs)]):
         np.testing.assert_array_equal(fitted.predict_next_sentence(container), expected)
     np.testing.assert_allclose(fitted.predict_next_sentence(pairs[::-1]), expected[::-1], atol=1e-6)
-    with pytest.raises(
-        ValueError, match="X contains single texts, but pairs of texts are expected"
-    ):
+    message = (
+        "pairs contains single texts, but pairs of texts are expected. Pass two columns, or a list "
+        "of (first, second)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fitted.predict_next_sentence(["a", "b"])
 
 
@@ -428,7 +431,7 @@ def test_vectors_are_those_of_the_saved_model(fitted, tmp_path):
     fitted.set_output(transform="default")
     assert [*frame.columns[:2]] == ["bertpretrainer0", "bertpretrainer1"]
     with pytest.warns(TruncationWarning, match="1 of 1 texts are longer than max_length=32"):
-        fitted.transform(["good " * 50])
+        copy.deepcopy(fitted).transform(["good " * 50])
 
 
 def test_a_search_by_score(tiny_bert):
@@ -683,7 +686,7 @@ def test_max_length_must_fit_the_model(tiny_bert, fitted):
 
 def test_what_was_cut_is_said_without_a_parameter_that_there_is_not(fitted):
     with pytest.warns(TruncationWarning) as caught:
-        fitted.predict_next_sentence([("good " * 50, "bad")])
+        copy.deepcopy(fitted).predict_next_sentence([("good " * 50, "bad")])
     (message,) = (str(warning.message) for warning in caught)
     assert message.endswith("% of all. Increase max_length, or pass shorter texts.")
 

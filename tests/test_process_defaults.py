@@ -79,6 +79,40 @@ def test_a_forked_process_computes_on_one_thread(tiny_bert, tmp_path, task, wher
     assert done.stdout == "7 2\n", done.stderr
 
 
+LOCKED = """
+import os, signal, threading
+from skbert import BertEmbeddingTransformer
+from skbert.engine.files import pretrained
+from skbert.engine.prediction.cache import shared_memory_cache
+
+encoder = BertEmbeddingTransformer(sys.argv[1], max_length=16, cache="memory").fit(["good"])
+shared_memory_cache.claim([b"of a thread"])
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with pretrained._CACHE._lock, pretrained._CACHE._reading, shared_memory_cache._lock:
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends a process that hangs
+    encoder.transform(["good"])
+    os._exit(7 if shared_memory_cache.claim([b"of a thread"]) else 8)
+done.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(tiny_bert, tmp_path):
+    done = run_offline(LOCKED, tiny_bert, folder=tmp_path / "run")
+    assert done.stdout == "7\n", done.stderr
+
+
 # Default device and dtype ------------------------------------------------------------------------
 
 

@@ -53,7 +53,7 @@ def sentences_of(*documents):
     """Build Sentences from documents, which are lists of sentences, which are lists of ids."""
     flat = [sentence for document in documents for sentence in document]
     bare = BareTokens.of([i for sentence in flat for i in sentence], [len(s) for s in flat])
-    return Sentences.of(bare, documents_of(documents), Layout(cls_id=101, sep_id=102))
+    return Sentences.of(bare, documents_of(documents), Layout.of_bert(cls_id=101, sep_id=102))
 
 
 def test_whole_sentences_by_hand():

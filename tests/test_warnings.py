@@ -45,6 +45,7 @@ from skbert.engine.warn import warn_user
 PACKAGE = Path(skbert.__file__).parent
 WARN = "engine/warn.py"
 LONG = ["good film " * 40, "dull"]
+SHORT = ["good film", "dull"]
 
 
 def assert_names_its_line(call, match, category=UserWarning):
@@ -62,8 +63,14 @@ def classifier(model, **parameters):
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_bert, toy_reviews):
+def fitted_once(tiny_bert, toy_reviews):
     return classifier(tiny_bert).fit(*toy_reviews)
+
+
+@pytest.fixture
+def fitted(fitted_once):
+    """A classifier that has not warned yet."""
+    return copy.deepcopy(fitted_once)
 
 
 @pytest.fixture
@@ -82,17 +89,22 @@ def texts_are_cut(given):
     clf, y = classifier(given.model), ["good", "bad"]
     yield lambda: clf.fit(LONG, y)
     yield lambda: clf.fit(given.X, given.y, X_val=LONG, y_val=y)
-    yield lambda: clf.partial_fit(LONG, y, classes=y)
-    for method in (clf.predict, clf.predict_proba, clf.predict_log_proba, clf.decision_function):
+    new = classifier(given.model)
+    yield lambda: new.partial_fit(LONG, y, classes=y)
+    for name in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+        method = getattr(copy.deepcopy(given.clf), name)
         yield lambda method=method: method(LONG)
-    yield lambda: clf.score(LONG, y)
+    yield lambda: given.clf.score(LONG, given.clf.classes_)
     embedder = BertEmbeddingTransformer(given.model, max_length=32)
     yield lambda: embedder.fit_transform(LONG)
+    embedder.fit(LONG)
     yield lambda: embedder.transform(LONG)
+    embedder.fit(LONG)
     yield lambda: embedder.token_embeddings(LONG)
     pretrainer = BertPretrainer(given.model, max_length=32).fit([["dull", "fun"]] * 2)
+    other = copy.deepcopy(pretrainer)
     yield lambda: pretrainer.transform(LONG)
-    yield lambda: pretrainer.predict_next_sentence([(LONG[0], "dull")])
+    yield lambda: other.predict_next_sentence([(LONG[0], "dull")])
 
 
 def labels_are_a_column(given):
@@ -100,6 +112,21 @@ def labels_are_a_column(given):
     yield lambda: clf.fit(given.X, given.y[:, None])
     yield lambda: clf.fit(given.X, pd.DataFrame({"sentiment": given.y}))
     yield lambda: clf.partial_fit(given.X, given.y[:, None])
+
+
+def labels_are_strange(given):
+    clf = classifier(given.model)
+    yield lambda: clf.fit(given.X, [*given.y[:-1], "nan"])
+
+
+def a_class_has_one_text(given):
+    clf = classifier(given.model, early_stopping=True)
+    yield lambda: clf.fit(given.X, [*given.y[:-1], "rare"])
+
+
+def the_holdout_is_small(given):
+    clf = classifier(given.model, early_stopping=True)
+    yield lambda: clf.fit(given.X[:6], given.y[:6])
 
 
 def steps_are_too_few(given):
@@ -217,10 +244,13 @@ def capitals_are_lost(given):
 
 #: For each `warn_user` in skbert: the file that it is in, a case, and what the warning contains.
 CASES = [
-    ("contract/texts.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
-    ("contract/unknown_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
+    ("contract/lost_tokens.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
+    ("contract/lost_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
-    ("contract/labels.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/labels.py", labels_are_strange, "missing label reads", UserWarning),
+    ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
+    ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
     ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),
@@ -270,7 +300,9 @@ def test_meta_estimators_are_passed_over(tiny_bert, wrap):
     X, y = LONG * 5, ["good", "bad"] * 5
     meta = wrap(classifier(tiny_bert))
     assert_names_its_line(lambda: meta.fit(X, y), "max_length=32", TruncationWarning)
+    meta.fit(SHORT * 5, y)
     assert_names_its_line(lambda: meta.predict(X), "max_length=32", TruncationWarning)
+    meta.fit(SHORT * 5, y)
     assert_names_its_line(lambda: meta.score(X, y), "max_length=32", TruncationWarning)
 
 
@@ -278,6 +310,7 @@ def test_a_search_is_passed_over(tiny_bert):
     X, y = LONG * 4, ["good", "bad"] * 4
     search = GridSearchCV(classifier(tiny_bert), {"dropout": [0.0, 0.1]}, cv=2)
     assert_names_its_line(lambda: search.fit(X, y), "max_length=32", TruncationWarning)
+    search.fit(SHORT * 4, y)
     assert_names_its_line(lambda: search.predict(X), "max_length=32", TruncationWarning)
 
 
@@ -297,6 +330,7 @@ def test_frames_that_embed_are_passed_over(tiny_bert):
     embedder = BertEmbeddingTransformer(tiny_bert, max_length=32).set_output(transform="pandas")
     texts = pd.Series(LONG)
     assert_names_its_line(lambda: embedder.fit_transform(texts), "max_length=32")
+    embedder.fit(texts)
     assert_names_its_line(lambda: texts.pipe(embedder.transform), "max_length=32")
 
 
@@ -328,10 +362,10 @@ def test_folders_of_the_user_may_be_called_like_packages(fitted, file):
 
 def test_a_line_of_the_user_inside_a_search_is_nearer(tiny_bert):
     def score(clf, X, y):
-        return clf.score(X, y)
+        return clf.score(LONG * 2, y)
 
     line = score.__code__.co_firstlineno + 1
-    X, y = LONG * 4, [0, 1] * 4
+    X, y = SHORT * 4, [0, 1] * 4
     with pytest.warns(TruncationWarning) as caught:
         cross_validate(classifier(tiny_bert), X, y, cv=2, scoring=score)
     assert (__file__, line) in {(warning.filename, warning.lineno) for warning in caught}
@@ -374,10 +408,11 @@ def test_without_a_user_the_outermost_frame_is_named(run):
 
 
 def test_the_default_action_shows_a_warning_once_for_each_line(fitted):
+    others = copy.deepcopy(fitted), copy.deepcopy(fitted)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        for _ in range(3):
-            fitted.predict(LONG)
+        for clf in others:
+            clf.predict(LONG)
         fitted.predict(LONG)
     first, second = caught
     assert second.lineno == first.lineno + 1

@@ -14,7 +14,8 @@ import numpy as np
 from skbert.contract.callbacks import EpochTasks
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
-from skbert.contract.labels import check_classes, check_weights, class_numbers
+from skbert.contract.labels import check_classes, class_numbers
+from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import Seeds
 from skbert.contract.prepare_finetuning import (
     ClassifierState,
@@ -31,7 +32,7 @@ from skbert.contract.prepare_finetuning import (
 from skbert.contract.progress import show_epochs
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
 from skbert.engine.training.classification import (
@@ -155,14 +156,16 @@ def fine_tune_one_epoch(
     weights = check_weights(sample_weight, estimator.class_weight, known, numbers)
     seeds = Seeds.of(estimator.random_state)
     if is_first:
-        check_before_loading(estimator, texts)
+        check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         tokens = tokenize(estimator, texts, pretrained.wordpiece)
         start = new_state(estimator, pretrained, known, seeds)
     else:
-        check_for_model(estimator, estimator.model_.config, texts)
+        check_for_model(estimator, estimator.model_.config)
         start = with_pooling(state_of(estimator, estimator.precision), estimator.pooling)
         tokens = tokenize(estimator, texts, start.wordpiece)
+    lost = LostTokens.of(tokens, start.wordpiece)
+    lost.warn(estimator, start.network.encoder.config)
     training = take_rows(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
     trainer = getattr(estimator, "_trainer", None)
     options = _open_ended_options(estimator, len(training.tokens), trainer)
@@ -181,8 +184,8 @@ def fine_tune_one_epoch(
         "best_epoch_": len(history),
         "batch_size_": options.batch_size,
         "learning_rate_": options.learning_rate,
-        "n_truncated_": tokens.n_truncated,
-        "n_unknown_tokens_": UnknownTokens.of(tokens, start.wordpiece).n_unknown,
+        "n_truncated_": lost.n_truncated,
+        "n_unknown_tokens_": lost.n_unknown,
         "_trainer": trainer,
     }
 

@@ -16,6 +16,7 @@ classes are, and more texts can add to it.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,11 +124,14 @@ def _regression(
     totals = np.bincount(data.labels, weights=data.weights)
     weights = data.weights / totals[data.labels] if features.has_threshold else data.weights
     regression = LogisticRegression(C=_C, max_iter=1000, fit_intercept=not features.has_threshold)
-    regression.fit(
-        vectors @ features.matrix.T + features.offset,
-        data.labels,
-        sample_weight=weights * (len(weights) / weights.sum()),
-    )
+    with warnings.catch_warnings():
+        # `labels` has warned of that in our words, and of all texts
+        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
+        regression.fit(
+            vectors @ features.matrix.T + features.offset,
+            data.labels,
+            sample_weight=weights * (len(weights) / weights.sum()),
+        )
     weight = regression.coef_ @ features.matrix
     bias = regression.coef_ @ features.offset + regression.intercept_
     if len(totals) == 2:  # scikit-learn has one logit, the difference of the two here

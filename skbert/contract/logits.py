@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.output import check_logits
-from skbert.contract.parameters import check_text_limits
-from skbert.contract.prepare_finetuning import state_of
-from skbert.contract.texts import check_texts, warn_cut
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.parameters import check_max_length
+from skbert.contract.prepare_finetuning import state_of, tokenize
+from skbert.contract.texts import check_texts
 from skbert.engine.prediction.predict import predict_logits
 
 #: Number of texts that are tokenised at once, so that the memory is bounded.
@@ -31,23 +31,18 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     Warns
     -----
     TruncationWarning
-        If texts are longer than `max_length`.
+        If texts are longer than `max_length`, unless `fit` has warned of about as many.
     UnknownTokenWarning
-        If more than 3% of the tokens are not in the vocabulary.
+        If more than 3% of the tokens are not in the vocabulary, with the same exception.
     """
     check_is_fitted(estimator)
     state = state_of(estimator, estimator.precision_)
-    max_length, truncation = estimator.max_length, estimator.truncation
-    logits, n_lost, n_kept, unknown = [], [], 0, []
+    config = estimator.model_.config
+    logits, lost = [], []
     for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
-        check_text_limits(max_length, estimator.model_.config, pairs=texts.second is not None)
-        tokens = state.wordpiece(
-            texts.first, texts.second, max_length=max_length, truncation=truncation
-        )
+        check_max_length(estimator.max_length, config.max_position_embeddings)
+        tokens = tokenize(estimator, texts, state.wordpiece)
         logits.append(predict_logits(state.network, tokens))
-        n_lost.append(tokens.n_lost)
-        n_kept += len(tokens.ids)
-        unknown.append(UnknownTokens.of(tokens, state.wordpiece))
-    warn_cut(np.concatenate(n_lost), n_kept, max_length)
-    UnknownTokens.total(unknown).warn()
+        lost.append(LostTokens.of(tokens, state.wordpiece))
+    LostTokens.total(lost).warn(estimator, config)
     return check_logits(np.concatenate(logits))

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn import get_config
 from sklearn.utils._set_output import _get_output_config
 
-from skbert.contract.texts import shorten
+from skbert.contract.containers import shorten
 
 
 def check_logits(logits: np.ndarray) -> np.ndarray:

@@ -125,6 +125,10 @@ class BertConfigs(HasMethods):
         return "an instance of 'transformers.BertConfig'"
 
 
+#: What a pretrainer may start from.
+STARTS = [*MODELS, BertConfigs()]
+
+
 def is_bert_config(value: Any) -> bool:
     """Whether a value is a `transformers.BertConfig`; imports transformers."""
     from transformers import BertConfig
@@ -183,26 +187,6 @@ class Seeds:
         return np.random.SeedSequence(self.root.entropy, spawn_key=(number,))
 
 
-def check_text_limits(max_length: int, config: Any, *, pairs: bool) -> None:
-    """Raise an error for a `max_length` or pairs of texts that the model has no embeddings for.
-
-    Parameters
-    ----------
-    max_length : int
-    config : transformers.PretrainedConfig
-    pairs : bool
-        Whether X holds pairs of texts.
-
-    Raises
-    ------
-    ValueError
-        If the model has fewer positions, or too few segments.
-    """
-    check_max_length(max_length, config.max_position_embeddings)
-    if pairs:
-        check_segments(config)
-
-
 def check_max_length(
     max_length: int,
     n_positions: int,
@@ -215,15 +199,6 @@ def check_max_length(
             f"max_length={max_length}, but the model has {n_positions} positions; allowed are "
             f"{smallest} to {n_positions} tokens, special tokens included. Lower max_length. "
             f"{advice}"
-        )
-
-
-def check_segments(config: Any) -> None:
-    """Raise an error for pairs of texts if the model has too few segments."""
-    if config.type_vocab_size < 2:
-        raise ValueError(
-            f"The model has type_vocab_size={config.type_vocab_size}, but pairs of texts need 2 "
-            "segments. Choose a model with segments, or join the two texts of each pair."
         )
 
 

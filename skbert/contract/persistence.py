@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from skbert.engine.files.config import config_of
+from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.tokenizer_files import pack_tokenizer
 from skbert.engine.model.device import DeviceName, resolve_device
 from skbert.engine.warn import warn_user
@@ -123,32 +125,55 @@ def resolve_saved_device(name: DeviceName) -> torch.device:
 
 def settings_of(clf: Any) -> dict[str, Any]:
     """Collect all of a fitted classifier except its weights and tokenizer, as JSON types."""
-    parameters = plain_parameters(clf) | {"checkpoint_dir": None}
-    if isinstance(parameters["random_state"], np.random.RandomState):
-        warn_user(
-            "random_state is a RandomState instance, which cannot be saved; the folder stores "
-            "None. Set random_state to an int to save it."
-        )
-        parameters["random_state"] = None
-    names = getattr(clf, "feature_names_in_", None)
     return {
         "versions": versions(),
-        "parameters": parameters,
+        "parameters": _saved_parameters(clf) | {"checkpoint_dir": None},
         "classes": {"dtype": clf.classes_.dtype.str, "values": clf.classes_.tolist()},
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
         "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
         "n_columns": int(clf._n_columns),
-        "n_features_in": getattr(clf, "n_features_in_", None),
+        **_settings_of_columns(clf),
+    }
+
+
+def pretrainer_settings(pretrainer: Any) -> dict[str, Any]:
+    """Collect all of a fitted pretrainer except its weights and tokenizer, as JSON types."""
+    parameters = _saved_parameters(pretrainer)
+    if not isinstance(parameters["model"], str):
+        parameters["model"] = parameters["model"].to_dict()
+    return {
+        "versions": versions(),
+        "parameters": parameters,
+        "history": pretrainer.history_,
+        **_settings_of_columns(pretrainer),
+    }
+
+
+def _settings_of_columns(estimator: Any) -> dict[str, Any]:
+    names = getattr(estimator, "feature_names_in_", None)
+    return {
+        "n_features_in": getattr(estimator, "n_features_in_", None),
         "feature_names_in": None if names is None else names.tolist(),
     }
+
+
+def _saved_parameters(estimator: Any) -> dict[str, Any]:
+    parameters = plain_parameters(estimator)
+    if isinstance(parameters["random_state"], np.random.RandomState):
+        warn_user(
+            "random_state is a RandomState instance, which cannot be saved; the folder stores "
+            "None. Set random_state to an int to save it."
+        )
+        parameters["random_state"] = None
+    return parameters
 
 
 def plain_parameters(clf: Any) -> dict[str, Any]:
     """Convert the parameters to JSON types, except for a `random_state` that is an instance."""
     parameters = {name: _plain(value) for name, value in clf.get_params(deep=False).items()}
-    if isinstance(parameters["class_weight"], dict):  # keys in JSON are strings
+    if isinstance(parameters.get("class_weight"), dict):  # keys in JSON are strings
         items = parameters["class_weight"].items()
         parameters["class_weight"] = {"items": [[_plain(k), _plain(v)] for k, v in items]}
     return parameters
@@ -196,11 +221,8 @@ def restore_estimator(
         classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
         _restore_columns(clf, settings)
         settings["history"] = [dict(record) for record in settings["history"]]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(
-            f"The settings of the saved {cls.__name__} are invalid ({error!r}). Save the model "
-            "again with the installed skbert."
-        ) from error
+    except _INVALID as error:
+        raise _invalid_settings(cls, error) from error
     clf._validate_params()
     if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes:
         raise ValueError(
@@ -210,6 +232,54 @@ def restore_estimator(
     return clf, classes
 
 
+#: What settings that `settings_of` did not write may raise.
+_INVALID = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def _invalid_settings(cls: type, error: Exception) -> ValueError:
+    return ValueError(
+        f"The settings of the saved {cls.__name__} are invalid ({error!r}). Save the model "
+        "again with the installed skbert."
+    )
+
+
+def restore_pretrainer(
+    cls: type, settings: dict[str, Any], folder: str, changed: dict[str, Any]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Create a pretrainer from its settings, without its weights; and the history of its fit.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator's class.
+    settings : dict
+        From `pretrainer_settings`. A folder that anyone wrote may contain any other value. Older
+        folders contain no parameters; the pretrainer then has the defaults.
+    folder : str
+        The `model` of a pretrainer without saved parameters.
+    changed : dict
+        Parameters that replace the saved ones.
+
+    Raises
+    ------
+    ValueError
+        If `pretrainer_settings` cannot have written the settings.
+    """
+    try:
+        parameters = dict(settings.get("parameters", {"model": folder}))
+        if isinstance(parameters["model"], dict):
+            parameters["model"] = config_of(parameters["model"], Path(folder) / MANIFEST)
+        estimator = cls(**parameters)
+        _restore_names(estimator, {"n_features_in": None, "feature_names_in": None} | settings)
+        history = [dict(record) for record in settings["history"]]
+    except _INVALID as error:
+        raise _invalid_settings(cls, error) from error
+    estimator._n_columns = 1
+    estimator.set_params(**changed)
+    estimator._validate_params()
+    return estimator, history
+
+
 def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     clf.n_truncated_ = int(settings["n_truncated"])
     for name, value in settings.get("numbers", {}).items():
@@ -217,6 +287,10 @@ def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
             setattr(clf, f"{name}_", NUMBERS[name](value))
     clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
     clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
+    _restore_names(clf, settings)
+
+
+def _restore_names(clf: Any, settings: dict[str, Any]) -> None:
     if settings["n_features_in"] is not None:
         clf.n_features_in_ = int(settings["n_features_in"])
     if settings["feature_names_in"] is not None:

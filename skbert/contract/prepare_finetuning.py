@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from skbert.contract.labels import check_labels, check_weights, class_numbers
+from skbert.contract.holdout import hold_out
+from skbert.contract.labels import check_labels, class_numbers
+from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.parameters import (
     Seeds,
+    check_max_length,
     check_n_frozen_layers,
-    check_text_limits,
     resolve_pooling,
 )
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.steps import training_options, warn_few_steps
-from skbert.contract.texts import Texts, check_texts, warn_truncated
-from skbert.contract.unknown_tokens import UnknownTokens
+from skbert.contract.texts import Texts, check_texts
+from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -94,7 +95,9 @@ def check_input(
         classes=classes,
         validation=_check_validation(estimator, X_val, y_val, classes),
         unlabelled=(
-            None if X_unlabelled is None else check_texts(estimator, X_unlabelled, reset=False)
+            None
+            if X_unlabelled is None
+            else check_texts(estimator, X_unlabelled, reset=False, name="X_unlabelled")
         ),
     )
 
@@ -109,8 +112,9 @@ def _check_validation(
         raise ValueError(
             f"{missing} is None, but the other of X_val and y_val is given. Pass both or neither."
         )
-    texts = check_texts(estimator, X_val, reset=False)
-    return LabelledInput(texts, class_numbers(y_val, len(texts), classes))
+    texts = check_texts(estimator, X_val, reset=False, name="X_val")
+    numbers = class_numbers(y_val, len(texts), classes, name="y_val", texts="X_val")
+    return LabelledInput(texts, numbers)
 
 
 @dataclass(frozen=True)
@@ -261,23 +265,23 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     OSError
         If the model's files are not available.
     """
-    seeds, texts = Seeds.of(estimator.random_state), given.labelled.texts
+    seeds = Seeds.of(estimator.random_state)
     pretrained = None
     if continues_fit(estimator):
         _check_same_classes(given.classes, estimator.classes_)
-        check_for_model(estimator, estimator.model_.config, texts)
+        check_for_model(estimator, estimator.model_.config)
         start = copy_state(state_of(estimator, estimator.precision))
         start = with_pooling(start, estimator.pooling)
-        data = tokenize_input(estimator, given, start.wordpiece)
+        data = tokenize_input(estimator, given, start.wordpiece, estimator.model_.config)
     else:
-        check_before_loading(estimator, texts)
+        check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
-        data = tokenize_input(estimator, given, pretrained.wordpiece)
+        data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
         start = new_state(estimator, pretrained, given.classes, seeds)
     kept = _find_kept_run(estimator, start, data, given.classes, seeds)
     if kept and kept.saved:
         seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
-    parts = split(estimator, data, seeds)
+    parts = split(estimator, data, given.classes, seeds)
     options = training_options(estimator, len(parts.training.tokens))
     if pretrained is not None:
         warn_few_steps(estimator, len(parts.training.tokens), options)
@@ -290,16 +294,16 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
         options=options,
         n_truncated=data.labelled.tokens.n_truncated,
-        n_unknown_tokens=UnknownTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
+        n_unknown_tokens=LostTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
         seeds=seeds,
         kept=kept,
     )
 
 
-def check_before_loading(estimator: Any, texts: Texts) -> None:
+def check_before_loading(estimator: Any) -> None:
     """Raise an error for parameters that do not fit the machine or the model; read no weights."""
     resolve_precision(estimator.precision, resolve_device(estimator.device))
-    check_for_model(estimator, load_config(estimator.model), texts)
+    check_for_model(estimator, load_config(estimator.model))
     resolve_pooling(estimator.pooling, load_pooling(estimator.model))
 
 
@@ -312,9 +316,9 @@ def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
         )
 
 
-def check_for_model(estimator: Any, config: Any, texts: Texts) -> None:
+def check_for_model(estimator: Any, config: Any) -> None:
     """Check the parameters of a fit whose range depends on the model, by its configuration."""
-    check_text_limits(estimator.max_length, config, pairs=texts.second is not None)
+    check_max_length(estimator.max_length, config.max_position_embeddings)
     check_n_frozen_layers(estimator.n_frozen_layers, config.num_hidden_layers)
 
 
@@ -362,33 +366,35 @@ class TokenizedInput:
 
 
 def tokenize_input(
-    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer
+    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer, config: Any
 ) -> TokenizedInput:
-    """Tokenise all texts, and warn of each set of texts in which some are truncated."""
+    """Tokenise all texts, and warn once of what is lost of them."""
     tokens = tokenize(estimator, given.labelled.texts, wordpiece)
+    lost = [LostTokens.of(tokens, wordpiece)]
     validation = None
     if given.validation is not None:
         held_out = tokenize(estimator, given.validation.texts, wordpiece)
+        lost.append(LostTokens.of(held_out, wordpiece))
         ones = np.ones(len(held_out), dtype=np.float32)
         validation = LabelledTexts(held_out, given.validation.numbers, ones)
     pretraining = None
     if pretrains(estimator):
         pretraining = _tokenize_for_pretraining(estimator, given, tokens, wordpiece)
+        lost.append(LostTokens.of(pretraining.unlabelled, wordpiece))
+    forget_warnings(estimator)
+    LostTokens.total(lost).warn(estimator, config)
     labelled = LabelledTexts(tokens, given.labelled.numbers, given.weights)
     return TokenizedInput(labelled, validation, pretraining)
 
 
 def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
-    """Tokenise texts or pairs, and warn if some are truncated."""
-    tokens = wordpiece(
+    """Tokenise texts or pairs, as the parameters of the estimator say."""
+    return wordpiece(
         texts.first,
         texts.second,
         max_length=estimator.max_length,
         truncation=estimator.truncation,
     )
-    warn_truncated(tokens, estimator.max_length)
-    UnknownTokens.of(tokens, wordpiece).warn()
-    return tokens
 
 
 def _tokenize_for_pretraining(
@@ -424,18 +430,15 @@ class Split:
     validation: LabelledTexts | None
 
 
-def split(estimator: Any, data: TokenizedInput, seeds: Seeds) -> Split:
+def split(estimator: Any, data: TokenizedInput, classes: np.ndarray, seeds: Seeds) -> Split:
     """Leave out texts of weight 0, and set validation texts aside where they are needed."""
     labelled, validation = data.labelled, data.validation
     rows = np.flatnonzero(labelled.weights)
     if estimator.early_stopping and validation is None:
-        rows, held_out = train_test_split(
-            rows,
-            test_size=estimator.validation_fraction,
-            stratify=labelled.labels[rows],
-            random_state=int(seeds.validation_split.generate_state(1)[0]),
-        )
-        validation = take_rows(labelled, held_out)
+        seed = int(seeds.validation_split.generate_state(1)[0])
+        parts = hold_out(labelled.labels[rows], classes, estimator.validation_fraction, seed)
+        validation = take_rows(labelled, rows[parts.validation])
+        rows = rows[parts.training]
     return Split(rows, take_rows(labelled, rows), validation)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skbert.contract.parameters import Seeds, check_max_length, check_segments
+from skbert.contract.lost_tokens import LostTokens, forget_warnings
+from skbert.contract.parameters import Seeds, check_max_length
 from skbert.contract.texts import Documents
-from skbert.contract.unknown_tokens import UnknownTokens
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
@@ -162,7 +162,8 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
     precision = resolve_precision(estimator.precision, device)
     pretrained = _load_or_create(estimator, documents, rng).naming_emoji(estimator.emoji_names)
     heads = head_weights(pretrained, rng)
-    whole = tokenize_whole(estimator, documents, pretrained.wordpiece)
+    forget_warnings(estimator)
+    whole = tokenize_whole(estimator, documents, pretrained.wordpiece, pretrained.config)
     pairs = _sentences_to_pair(estimator, documents, pretrained)
     vocabulary = vocabulary_of(pretrained.tokenizer)
     start = PretrainerState(
@@ -188,10 +189,12 @@ def check_length(estimator: Any, config: Any) -> None:
     check_max_length(estimator.max_length, config.max_position_embeddings, smallest, advice)
 
 
-def tokenize_whole(estimator: Any, documents: Documents, wordpiece: WordPieceTokenizer) -> Tokens:
+def tokenize_whole(
+    estimator: Any, documents: Documents, wordpiece: WordPieceTokenizer, config: Any
+) -> Tokens:
     """Tokenise documents for masked language modelling alone; longer ones in several pieces."""
     tokens = WholeTexts.of(wordpiece, documents.texts, estimator.max_length).pieces
-    UnknownTokens.of(tokens, wordpiece).warn()
+    LostTokens.of(tokens, wordpiece).warn(estimator, config, selects=False)
     return tokens
 
 
@@ -216,7 +219,7 @@ def _sentences_to_pair(
     sentences = tokenize_in_pieces(wordpiece, flat, documents_of(split), room)
     n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
     if n_with_pairs > 1:
-        check_segments(pretrained.config)
+        wordpiece.layout.check(n_segments=2)
         return sentences
     why = (
         f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"

@@ -1,20 +1,23 @@
-"""Check X and convert it to lists of str: single texts, pairs or documents. Warn of truncation."""
+"""Check X and convert it to lists of str: single texts, pairs or documents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import _check_feature_names
 
-from skbert.engine.text.tokens import Tokens
-from skbert.engine.warn import warn_user
-
-
-class TruncationWarning(UserWarning):
-    """Some texts are longer than `max_length` tokens and were truncated."""
+from skbert.contract.containers import (
+    column_names,
+    has_rows,
+    is_missing,
+    is_sparse,
+    read_column,
+    read_table,
+    shape_of,
+    shorten,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Documents:
     sentences: list[list[str]] | None
 
 
-def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
+def check_texts(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Texts:
     """Convert the supported containers to lists of str.
 
     Parameters
@@ -71,6 +74,8 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
         tuples. Empty texts are allowed, missing texts are not.
     reset : bool
         Whether the caller is `fit`.
+    name : str
+        The argument of the user, for error messages.
 
     Returns
     -------
@@ -84,96 +89,107 @@ def check_texts(estimator: Any, X: Any, *, reset: bool) -> Texts:
         If X is empty, has more than two columns, or has a missing text. Also if X contains
         single texts and the estimator was fitted to pairs, or vice versa.
     """
-    columns = _read_columns(X)
-    _check_columns(estimator, X, len(columns), reset=reset)
+    columns = _read_columns(X, name)
+    _check_columns(estimator, X, len(columns), reset=reset, name=name)
     first, *second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second[0] if second else None)
 
 
-def check_pairs(X: Any) -> Texts:
+def check_pairs(X: Any, name: str = "X") -> Texts:
     """Convert two columns, or a list of pairs, to two lists of str, without an estimator."""
-    columns = _read_columns(X)
+    columns = _read_columns(X, name)
     if len(columns) != 2:
         raise ValueError(
-            "X contains single texts, but pairs of texts are expected. Pass two columns, or a list "
-            "of (first, second)."
+            f"{name} contains single texts, but pairs of texts are expected. Pass two columns, or "
+            "a list of (first, second)."
         )
     first, second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second)
 
 
-def check_documents(estimator: Any, X: Any, *, reset: bool) -> Documents:
+def check_documents(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Documents:
     """Convert texts, or documents as lists of sentences, to lists of str.
 
     Parameters
     ----------
-    estimator, reset
+    estimator, reset, name
         As in `check_texts`.
     X : list, tuple, array, Series or frame
         As in `check_texts`, but only one column; or a sequence whose elements are lists or
         tuples of str, of any length from 1.
     """
     if not _holds_lists(X):
-        texts = check_texts(estimator, X, reset=reset)
-        if texts.second is not None:
+        columns = _read_columns(X, name)
+        if len(columns) == 2:
             raise ValueError(
-                f"X has two columns ({len(X)} rows); {type(estimator).__name__} expects "
+                f"{name} has two columns ({len(X)} rows); {type(estimator).__name__} expects "
                 "one column of texts, or documents as a list of lists of sentences. Choose a "
                 "column, or convert the rows to lists."
             )
-        return Documents(texts.first, None)
-    documents = list(X)
+        _check_columns(estimator, X, 1, reset=reset, name=name)
+        return Documents([str.__str__(text) for text in columns[0]], None)
+    documents = read_column(X)
     for row, document in enumerate(documents):
         if not isinstance(document, (list, tuple)):
             raise ValueError(
-                f"X[{row}] is {shorten(document)} ({type(document).__name__}), but X[0] is a list; "
-                "all elements must be str, or all must be lists of sentences. Convert a single "
-                "text to a list: [text]."
+                f"{name}[{row}] is {shorten(document)} ({type(document).__name__}), but {name}[0] "
+                "is a list; all elements must be str, or all must be lists of sentences. Convert "
+                "a single text to a list: [text]."
             )
         if not document:
             raise ValueError(
-                f"X[{row}] is an empty {type(document).__name__}; a document is a list of at least "
-                "one sentence. Remove it, or use [''] for a document without words."
+                f"{name}[{row}] is an empty {type(document).__name__}; a document is a list of at "
+                "least one sentence. Remove it, or use [''] for a document without words."
             )
         for number, sentence in enumerate(document):
             if not isinstance(sentence, str):
-                raise _not_a_text(f"X[{row}][{number}]", sentence)
-    _check_columns(estimator, documents, 1, reset=reset)
+                raise _not_a_text(f"{name}[{row}][{number}]", sentence, name)
+    _check_columns(estimator, documents, 1, reset=reset, name=name)
     sentences = [[str.__str__(sentence) for sentence in document] for document in documents]
     return Documents([" ".join(document) for document in sentences], sentences)
 
 
-def _read_columns(X: Any) -> list[list[Any]]:
+def _read_columns(X: Any, name: str) -> list[list[Any]]:
     """Read one or two columns of str from X."""
-    if isinstance(X, (str, bytes)):
-        raise TypeError(
-            f"X is a single {type(X).__name__}, {shorten(X)}; a sequence of texts is expected, "
-            "such as a list or a pandas Series of str. Convert a single text to a list: [text]."
-        )
-    if not hasattr(X, "__len__") or isinstance(X, (dict, set, frozenset)):
-        raise TypeError(
-            f"X is a {type(X).__name__}; a sequence of texts is expected, such as a list or a "
-            "pandas Series of str. Convert it to a list of texts."
-        )
-    columns = _columns(X)
+    if not has_rows(X):
+        raise _no_sequence(X, name)
+    columns = _columns(X, name)
     if len(columns[0]) == 0:
         raise ValueError(
-            f"X has 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the filter or "
-            "the file that X comes from."
+            f"{name} has 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the "
+            f"filter or the file that {name} comes from."
         )
     for number, column in enumerate(columns):
         for row, text in enumerate(column):
             if not isinstance(text, str):
-                place = f"X[{row}]" if len(columns) == 1 else f"X[{row}][{number}]"
-                raise _not_a_text(place, text)
+                place = f"{name}[{row}]" if len(columns) == 1 else f"{name}[{row}][{number}]"
+                raise _not_a_text(place, text, name)
     return columns
+
+
+def _no_sequence(X: Any, name: str) -> TypeError:
+    expected = "a sequence of texts is expected, such as a list or a pandas Series of str."
+    if isinstance(X, (str, bytes)):
+        return TypeError(
+            f"{name} is a single {type(X).__name__}, {shorten(X)}; {expected} Convert a single "
+            "text to a list: [text]."
+        )
+    if is_sparse(X):
+        return TypeError(
+            f"{name} is a sparse {type(X).__name__} of shape {shape_of(X)}; {expected} Pass the "
+            "texts themselves, without a vectorizer before skbert."
+        )
+    advice = "Convert it to a list of texts."
+    if isinstance(X, Mapping) and type(X) is not dict:  # a DatasetDict, a BatchEncoding
+        advice = f"Its keys are {shorten(list(X))}: choose the one that holds the texts."
+    return TypeError(f"{name} is a {type(X).__name__}; {expected} {advice}")
 
 
 def _holds_lists(X: Any) -> bool:
     """Whether the first element of a flat container is a list or tuple."""
-    if isinstance(X, (str, bytes, dict, set, frozenset)) or not hasattr(X, "__len__"):
-        return False
-    if len(getattr(X, "shape", (0,))) != 1 or not len(X):
+    shape = shape_of(X)
+    is_flat = shape is None or len(shape) == 1
+    if not has_rows(X) or not is_flat or not hasattr(X, "__len__") or not len(X):
         return False
     return isinstance(next(iter(X)), (list, tuple))
 
@@ -182,78 +198,93 @@ def _holds_lists(X: Any) -> bool:
 _NOTED = ("_n_columns", "n_features_in_", "feature_names_in_")
 
 
-def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool) -> None:
+def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool, name: str) -> None:
     """Store the number of columns and their names, or compare X with those of `fit`."""
     kinds = {1: "single texts", 2: "pairs of texts"}
     if reset:
         estimator._n_columns = n_columns
     elif not hasattr(estimator, "_n_columns"):
         return  # a stateless estimator, used without fit
+    elif n_columns != estimator._n_columns and name != "X":
+        raise ValueError(
+            f"{name} contains {kinds[n_columns]}, but X contains {kinds[estimator._n_columns]}. "
+            f"Pass {name} with the same columns as X."
+        )
     elif n_columns != estimator._n_columns:
         raise ValueError(
             f"X contains {kinds[n_columns]}, but {type(estimator).__name__} was fitted to "
             f"{kinds[estimator._n_columns]}. Pass the same columns as to fit."
         )
-    if len(getattr(X, "shape", ())) == 2:
+    if len(shape_of(X) or ()) == 2 and name != "X":
+        _check_names_of_columns(estimator, X, name)
+    elif len(shape_of(X) or ()) == 2:
         _check_feature_names(estimator, X, reset=reset)
         if reset:
             estimator.n_features_in_ = n_columns
     elif reset:
-        for name in _NOTED[1:]:
-            estimator.__dict__.pop(name, None)
+        for attribute in _NOTED[1:]:
+            estimator.__dict__.pop(attribute, None)
 
 
-def _columns(X: Any) -> list[list[Any]]:
+def _check_names_of_columns(estimator: Any, X: Any, name: str) -> None:
+    """Raise an error if both X and another argument have names of columns, and they differ.
+
+    scikit-learn's own check would call the other argument X.
+    """
+    names, known = column_names(X), list(getattr(estimator, "feature_names_in_", []))
+    if names and known and names != known:
+        raise ValueError(
+            f"{name} has the columns {names}, but X has {known}; they must have the same names in "
+            f"the same order. Pass {name}[{known}], or rename the columns."
+        )
+
+
+def _columns(X: Any, name: str) -> list[list[Any]]:
     """Convert X to one or two flat lists."""
-    shape = getattr(X, "shape", None)
+    shape = shape_of(X)
     if shape is not None and len(shape) == 2:
-        return _columns_of_table(X)
-    for to_list in ("tolist", "to_list", "to_pylist"):  # pandas and numpy, polars, pyarrow
-        if hasattr(X, to_list):
-            texts = getattr(X, to_list)()
-            break
-    else:
-        texts = list(X)
+        return _columns_of_table(X, name)
     if shape is not None and len(shape) != 1:
         raise ValueError(
-            f"X has shape {tuple(shape)}; one or two columns of texts are expected. Reshape it, "
-            "for example with X.ravel()."
+            f"{name} has shape {shape}; one or two columns of texts are expected. Reshape it, "
+            f"for example with {name}.ravel()."
         )
+    texts = read_column(X)
     if len(texts) and isinstance(texts[0], (list, tuple)):
-        return _columns_of_pairs(texts)
+        return _columns_of_pairs(texts, name)
     return [texts]
 
 
-def _columns_of_table(X: Any) -> list[list[Any]]:
-    n_columns = X.shape[1]
-    names = list(getattr(X, "column_names", getattr(X, "columns", [])))
-    if n_columns not in (1, 2):
+def _columns_of_table(X: Any, name: str) -> list[list[Any]]:
+    names = column_names(X)
+    if X.shape[1] not in (1, 2):
         shown = f", columns {names}" if names else ""
         raise ValueError(
-            f"X has shape {tuple(X.shape)}{shown}; one column of texts, or two columns of pairs, "
-            "are expected. Choose them, for example X['text'] of a frame or X[:, 0] of an array."
+            f"{name} has shape {shape_of(X)}{shown}; one column of texts, or two columns of pairs, "
+            f"are expected. Choose them, for example {name}['text'] of a frame or {name}[:, 0] of "
+            "an array."
         )
-    if hasattr(X, "iloc"):
-        return [X.iloc[:, i].tolist() for i in range(n_columns)]
-    if hasattr(X, "column_names"):  # pyarrow
-        return [X.column(i).to_pylist() for i in range(n_columns)]
-    if names:  # polars
-        return [X[name].to_list() for name in names]
-    return [np.asarray(X)[:, i].tolist() for i in range(n_columns)]
+    return read_table(X)
 
 
-def _columns_of_pairs(rows: Sequence[Any]) -> list[list[Any]]:
+def _columns_of_pairs(rows: Sequence[Any], name: str) -> list[list[Any]]:
+    if len(rows[0]) not in (1, 2):
+        raise ValueError(
+            f"{name}[0] is {shorten(rows[0])} ({type(rows[0]).__name__} of {len(rows[0])}); every "
+            "row must be a str, or a pair of str. Join the words or sentences of each text, for "
+            f"example [' '.join(words) for words in {name}]."
+        )
     for i, row in enumerate(rows):
-        if not isinstance(row, (list, tuple)) or len(row) not in (1, 2) or len(row) != len(rows[0]):
+        if not isinstance(row, (list, tuple)) or len(row) != len(rows[0]):
             raise ValueError(
-                f"X[{i}] is {shorten(row)} ({type(row).__name__}), but X[0] has "
+                f"{name}[{i}] is {shorten(row)} ({type(row).__name__}), but {name}[0] has "
                 f"{len(rows[0])} text(s); all rows must be a str, or all must be pairs of str. "
                 "Pass pairs as [(first, second), ...]."
             )
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _not_a_text(place: str, text: Any) -> Exception:
+def _not_a_text(place: str, text: Any, name: str) -> Exception:
     if is_missing(text):
         return ValueError(
             f"{place} is {text!r} ({type(text).__name__}); every text must be a str. Replace "
@@ -261,50 +292,5 @@ def _not_a_text(place: str, text: Any) -> Exception:
         )
     return TypeError(
         f"{place} is {shorten(text)} ({type(text).__name__}); every text must be a str. Convert "
-        "X to strings, or choose the column that holds the texts."
+        f"{name} to strings, or choose the column that holds the texts."
     )
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value is None, NaN, NaT or pandas.NA."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return np.isscalar(value) and value != value
-
-
-def shorten(value: Any) -> str:
-    """Shorten the repr of a value for an error message."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-_ADVICE = "Increase max_length, or choose with `truncation` which part to keep."
-
-
-def warn_truncated(tokens: Tokens, max_length: int, advice: str = _ADVICE) -> None:
-    """Warn if some texts were truncated."""
-    warn_cut(tokens.n_lost, len(tokens.ids), max_length, advice)
-
-
-def warn_cut(n_lost: np.ndarray, n_kept: int, max_length: int, advice: str = _ADVICE) -> None:
-    """Warn if some texts were truncated, and say how much was cut off.
-
-    Parameters
-    ----------
-    n_lost : ndarray of shape (n_texts,)
-        Number of tokens cut off each text.
-    n_kept : int
-        Number of tokens kept, of all texts.
-    max_length : int
-    advice : str
-        What the user can do.
-    """
-    n_truncated = np.count_nonzero(n_lost)
-    if n_truncated:
-        share = n_lost.sum() / (n_lost.sum() + n_kept)
-        warn_user(
-            f"{n_truncated} of {len(n_lost)} texts are longer than max_length={max_length} "
-            f"tokens and were truncated; {n_lost.sum()} tokens were cut off, {share:.1%} of all. "
-            f"{advice}",
-            TruncationWarning,
-        )

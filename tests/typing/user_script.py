@@ -29,6 +29,7 @@ assert_type(transformer.token_embeddings(texts), list[TokenEmbeddings])
 
 pretrainer = BertPretrainer(next_sentence=False).fit(texts)
 assert_type(pretrainer, BertPretrainer)
+assert_type(BertPretrainer.from_pretrained("folder"), BertPretrainer)
 assert_type(pretrainer.score(texts), float)
 assert_type(pretrainer.fill_mask(["so [MASK]"]), list[FilledText])
 assert_type(pretrainer.fill_mask("so [MASK]"), FilledText)

@@ -82,12 +82,13 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
     tokenizer = packed["tokenizer"]
     if isinstance(tokenizer, dict):  # format 0 stores a tokenizer object instead
         tokenizer = unpack_tokenizer(tokenizer)
+    config = config_of(packed["config"], Path("the pickle"))
     return Pretrained(
-        config=config_of(packed["config"], Path("the pickle")),
+        config=config,
         weights=_to_tensors(packed["weights"]),
         pooler=_to_tensors(packed["pooler"]),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer),
+        wordpiece=wordpiece_of(tokenizer, type_vocab_size=config.type_vocab_size),
     )
 
 

@@ -51,6 +51,7 @@ from skbert.engine.files.weights import (
     parse_safetensors,
     pass_through_pooler,
     pretraining_weights,
+    sort_notes,
 )
 from skbert.engine.model.families import family_of
 from skbert.engine.model.networks import TextClassifier
@@ -178,8 +179,9 @@ def load_classifier(folder: Path) -> SavedClassifier:
     manifest = read_manifest(folder)
     if "pooling" not in manifest:
         raise ValueError(
-            f"{str(folder)!r} contains a {manifest.get('kind')} model, not a classifier. Pass "
-            f"model={str(folder)!r} and call fit."
+            f"{str(folder)!r} contains a {manifest.get('kind')} model, not a classifier. Load it "
+            f"with BertPretrainer.from_pretrained, or pass model={str(folder)!r} to "
+            "BertSentimentClassifier and call fit."
         )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in manifest["files"]:
@@ -199,7 +201,7 @@ def load_classifier(folder: Path) -> SavedClassifier:
     network = TextClassifier(encoder, head, manifest["pooling"])
     _check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size)
+    wordpiece = wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size)
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
 
 
@@ -242,6 +244,8 @@ def _write_weights(
     mode = usual_mode(path)
     try:
         save_file(tensors, path, metadata={"format": "pt", **(notes or {})})
+        if notes:
+            sort_notes(path)
         path.chmod(mode)
     except SafetensorError as error:  # safetensors raises it if the disk is full
         raise OSError(

@@ -18,6 +18,7 @@ from skbert.engine.files.find import FoundModel, ModelName, find_model
 from skbert.engine.files.low_rank import ClassifierHead, read_change
 from skbert.engine.files.manifest import check_folder
 from skbert.engine.files.tokenizer_files import (
+    check_special_tokens,
     read_tokenizer,
     wordpiece_of,
 )
@@ -31,6 +32,7 @@ from skbert.engine.files.weights import (
     stored_heads,
     stored_pooler,
 )
+from skbert.engine.forks import after_fork
 from skbert.engine.model.families import family_of
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
@@ -122,6 +124,10 @@ class PretrainedCache:
         self._encoders: weakref.WeakKeyDictionary[
             Pretrained, dict[torch.device, PreTrainedModel]
         ] = weakref.WeakKeyDictionary()
+        self.renew_locks()
+
+    def renew_locks(self) -> None:
+        """Replace the locks, which a thread that a forked process lacks may hold for ever."""
         self._lock = threading.RLock()  # protects the two dictionaries
         self._reading = threading.Lock()  # held by the one thread that reads files
 
@@ -173,6 +179,7 @@ class PretrainedCache:
 
 
 _CACHE = PretrainedCache(n_models=2)
+after_fork(_CACHE.renew_locks)
 
 
 def free_pretrained() -> None:
@@ -227,6 +234,7 @@ def _read(found: FoundModel) -> Pretrained:
     check_folder(found.folder)
     config = read_config(found.config)
     tokenizer = read_tokenizer(found.folder)
+    check_special_tokens(tokenizer)
     family = family_of(config)
     stored = read_safetensors(found.weights, family)
     weights = encoder_weights(stored, found.weights, config)
@@ -236,7 +244,7 @@ def _read(found: FoundModel) -> Pretrained:
         weights=change.apply(weights) if change else weights,
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, config.vocab_size),
+        wordpiece=wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size),
         heads=stored_heads(stored, family),
         is_tied=is_tied(stored, family),
         pooling=read_pooling(found.folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ from skbert.engine.files.config import config_of
 from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.tokenizer_files import wordpiece_of
-from skbert.engine.files.weights import HeadWeights, shapes_of
-from skbert.engine.model.families import empty_encoder, empty_heads, empty_pooler, family_of
+from skbert.engine.files.weights import HeadWeights, head_shapes, pooler_shapes, shapes_of
+from skbert.engine.model.families import empty_encoder, family_of
 from skbert.engine.text.wordpiece import readable
 
 if TYPE_CHECKING:
@@ -92,7 +91,8 @@ def new_pretrained(
     config.pad_token_id = tokenizer.pad_token_id
     weights = random_weights(shapes_of(empty_encoder(config)), config.initializer_range, rng)
     weights[family_of(config).word_table][tokenizer.pad_token_id] = 0
-    return Pretrained(config, weights, {}, tokenizer, wordpiece_of(tokenizer))
+    wordpiece = wordpiece_of(tokenizer, type_vocab_size=config.type_vocab_size)
+    return Pretrained(config, weights, {}, tokenizer, wordpiece)
 
 
 def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:
@@ -112,11 +112,9 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
             f"'{family.heads}.{names['words']}.' weights, for example as a "
             f"transformers.{family.encoder_class}."
         )
-    shapes = shapes_of(empty_heads(config))
-    shapes = {n: shape for n, shape in shapes.items() if not n.startswith(f"{names['decoder']}.")}
-    pooler_shapes = shapes_of(attrgetter(family.pooler_linear)(empty_pooler(config)))
+    shapes = head_shapes(config)
     drawn = random_weights(shapes, config.initializer_range, rng)
-    drawn_pooler = random_weights(pooler_shapes, config.initializer_range, rng)
+    drawn_pooler = random_weights(pooler_shapes(config), config.initializer_range, rng)
     drawn[f"{names['dense']}.weight"] = torch.eye(
         config.hidden_size, device="cpu", dtype=torch.float32
     )
@@ -127,6 +125,13 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     known = {task: all(n in pretrained.heads for n in of_task[task]) for task in of_task}
     known["next_sentence"] &= bool(pretrained.pooler)
     kept = {n: pretrained.heads[n].clone() for task in known if known[task] for n in of_task[task]}
+    for name, weight in kept.items():
+        if weight.shape != shapes[name]:
+            raise ValueError(
+                f"'{family.heads}.{name}' in the checkpoint has shape {tuple(weight.shape)}, but "
+                f"the configuration requires {tuple(shapes[name])}. Use the config.json that "
+                "belongs to the weights."
+            )
     kept_pooler = {name: weight.clone() for name, weight in pretrained.pooler.items()}
     return HeadWeights(
         heads=drawn | kept,

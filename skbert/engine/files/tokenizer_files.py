@@ -16,6 +16,7 @@ from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import BERT
 from skbert.engine.text.masking import Vocabulary
+from skbert.engine.text.post_processor import read_layout
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
 
@@ -181,7 +182,9 @@ def share_of_capitals(pieces: Collection[str]) -> float:
 
 
 def wordpiece_of(
-    tokenizer: PreTrainedTokenizerBase, n_ids: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    n_ids: int | None = None,
+    type_vocab_size: int | None = None,
 ) -> WordPieceTokenizer:
     """Build the engine's tokenizer from a copy of a transformers tokenizer.
 
@@ -190,6 +193,8 @@ def wordpiece_of(
     tokenizer : transformers.PreTrainedTokenizerBase
     n_ids : int or None
         Number of word embeddings. If given, the function also tries the tokenizer on a few texts.
+    type_vocab_size : int or None
+        Number of segment embeddings.
 
     Raises
     ------
@@ -200,10 +205,14 @@ def wordpiece_of(
     place = Path(tokenizer.name_or_path)
     try:
         wordpiece = WordPieceTokenizer(
-            tokenizer.backend_tokenizer.to_str(), str(tokenizer.cls_token), str(tokenizer.sep_token)
+            tokenizer.backend_tokenizer.to_str(),
+            str(tokenizer.cls_token),
+            str(tokenizer.sep_token),
+            type_vocab_size=type_vocab_size,
         )
         if n_ids is not None:
-            wordpiece(_PROBES, max_length=16, truncation="head")
+            n_special = wordpiece.layout.n_special(n_segments=1)
+            wordpiece(_PROBES, max_length=n_special + 14, truncation="head")
     except ValueError:
         raise
     except BaseException as error:
@@ -214,6 +223,21 @@ def wordpiece_of(
             f"has only {n_ids} word embeddings. Use the tokenizer files that belong to the weights."
         )
     return wordpiece
+
+
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise an error if a tokenizer adds no special tokens to a text.
+
+    An estimator that was saved with such a tokenizer keeps the layout of BERT, with which it was
+    trained; transformers would add none.
+    """
+    if not read_layout(tokenizer.backend_tokenizer).n_special(n_segments=1):
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} adds no special tokens to texts, but "
+            "BERT needs them, for example [CLS] and [SEP]. Set "
+            "tokenizer.backend_tokenizer.post_processor, for example to a "
+            "tokenizers.processors.BertProcessing, and save the tokenizer again."
+        )
 
 
 def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ skbert reads weights only from safetensors files, never from pickles.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,29 @@ def parse_safetensors(content: bytes, path: Path, family: Family) -> dict[str, t
     except (SafetensorError, KeyError) as error:
         raise _unreadable_weights(path, error) from error
     return {modern_name(name, family): weight for name, weight in stored.items()}
+
+
+def drawn_modules(content: bytes) -> list[str]:
+    """List the modules with random weights, by the header of a readable safetensors file."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + n_bytes])
+    drawn: str = header.get("__metadata__", {}).get(DRAWN, "")
+    return drawn.split()
+
+
+def sort_notes(path: Path) -> None:
+    """Sort the notes in the header of a safetensors file, so that equal models are equal bytes.
+
+    safetensors writes several notes in a random order.
+    """
+    with path.open("r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= n_bytes:  # shorter by the spaces that end the header
+            file.seek(8)
+            file.write(content.ljust(n_bytes))
 
 
 def _unreadable_weights(path: Path, error: Exception) -> ValueError:
@@ -288,6 +312,18 @@ def build_pooler(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) 
     pooler = empty_pooler(config)
     attrgetter(family_of(config).pooler_linear)(pooler).load_state_dict(weights, assign=True)
     return pooler.requires_grad_(True).eval()
+
+
+def head_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
+    """Collect the shapes of the weights of all pre-training heads, without the decoder."""
+    decoder = family_of(config).head_parts["decoder"]
+    shapes = shapes_of(empty_heads(config))
+    return {n: shape for n, shape in shapes.items() if not n.startswith(f"{decoder}.")}
+
+
+def pooler_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
+    """Collect the shapes of the pooler's "weight" and "bias"."""
+    return shapes_of(attrgetter(family_of(config).pooler_linear)(empty_pooler(config)))
 
 
 @dataclass(frozen=True)

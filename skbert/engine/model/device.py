@@ -5,13 +5,13 @@ Importing this file also makes forked processes safe; see `use_one_thread`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 
 import torch
 
+from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
 
 #: What the parameter `device` may be.
@@ -37,8 +37,7 @@ def use_one_thread() -> None:
         torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=use_one_thread)
+after_fork(use_one_thread)
 
 
 @contextmanager

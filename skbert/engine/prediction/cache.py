@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
 
 MEMORY_LIMIT = 2**29  # bytes of vectors in a process
@@ -159,10 +160,15 @@ class MemoryCache:
 
     def __init__(self, limit: int = MEMORY_LIMIT) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
         self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._claims: dict[bytes, float] = {}
         self._n_bytes = self._hits = self._misses = 0
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Replace the lock, and end all claims: the threads that made them may not exist here."""
+        self._lock = threading.Lock()
+        self._claims.clear()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors that the cache contains, and mark them as recently used."""
@@ -217,6 +223,7 @@ class MemoryCache:
 
 #: All estimators of this process with ``cache="memory"`` share this cache.
 shared_memory_cache = MemoryCache()
+after_fork(shared_memory_cache.renew_lock)
 
 _FILE = "skbert-vectors.sqlite3"
 

@@ -51,18 +51,20 @@ def guess_words(
     no_pieces : ndarray of int64
         Ids that the model has, but the vocabulary does not. They are never predicted.
     """
-    places = np.flatnonzero(tokens.ids == mask_id)
+    is_masked = (tokens.ids == mask_id) & ~tokens.is_special
+    places = np.flatnonzero(is_masked)
     ids = np.empty((len(places), top_k), dtype=np.int64)
     probabilities = np.empty((len(places), top_k), dtype=np.float32)
     with torch.inference_mode():
         for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
             batch = pack(tokens, rows)
-            masked = np.flatnonzero(batch.ids == mask_id)
+            source = token_index(tokens, batch)
+            masked = np.flatnonzero(is_masked[source])
             hidden = network.hidden(batch)
             logits = network.word_logits(hidden.index_select(0, to_indices(masked, hidden)))
             logits[:, to_indices(no_pieces, hidden)] = -math.inf
             best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
-            where = np.searchsorted(places, token_index(tokens, batch)[masked])
+            where = np.searchsorted(places, source[masked])
             ids[where] = best.indices.cpu().numpy()
             probabilities[where] = best.values.float().cpu().numpy()
     return Guesses(np.searchsorted(tokens.offsets, places, side="right") - 1, ids, probabilities)

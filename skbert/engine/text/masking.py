@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.text.layout import special_places
 from skbert.engine.text.tokens import Tokens
 
 #: The target of a token that is not predicted.
@@ -117,7 +116,7 @@ def mask_tokens(
 
 def may_be_masked(tokens: Tokens, vocabulary: Vocabulary) -> np.ndarray:
     """Whether each token is a word of its text, not a special token; shape (n_tokens,), bool."""
-    return ~np.isin(tokens.ids, vocabulary.special_ids) & ~special_places(tokens)
+    return ~np.isin(tokens.ids, vocabulary.special_ids) & ~tokens.is_special
 
 
 def _chosen(

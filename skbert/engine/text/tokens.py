@@ -49,7 +49,11 @@ class Tokens:
     ids : ndarray of shape (n_tokens,), int32
         WordPiece ids, special tokens included.
     segment_ids : ndarray of shape (n_tokens,), int32
-        0 for the first text of a pair and for single texts, 1 for the second.
+        What the tokenizer of the model says. With BERT's, 0 for the first text of a pair and for
+        single texts, 1 for the second.
+    is_special : ndarray of shape (n_tokens,), bool
+        Whether `Layout.surround` added the token. A text may contain "[SEP]", too; that is a token
+        of the text, so it is False.
     offsets : ndarray of shape (n_texts + 1,), int64
         Text i is ``ids[offsets[i]:offsets[i + 1]]``.
     n_lost : ndarray of shape (n_texts,), int64
@@ -58,6 +62,7 @@ class Tokens:
 
     ids: np.ndarray
     segment_ids: np.ndarray
+    is_special: np.ndarray
     offsets: np.ndarray
     n_lost: np.ndarray
 
@@ -79,7 +84,13 @@ class Tokens:
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Tokens(self.ids[source], self.segment_ids[source], offsets, self.n_lost[rows])
+        return Tokens(
+            self.ids[source],
+            self.segment_ids[source],
+            self.is_special[source],
+            offsets,
+            self.n_lost[rows],
+        )
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
@@ -88,6 +99,7 @@ def concatenate(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.segment_ids for part in parts]),
+        np.concatenate([part.is_special for part in parts]),
         np.concatenate([[0], np.cumsum(lengths)]),
         np.concatenate([part.n_lost for part in parts]),
     )

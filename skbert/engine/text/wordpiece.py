@@ -1,7 +1,7 @@
 """Texts -> flat WordPiece ids and offsets.
 
 No torch, no padding, no batches: each text is tokenised once, and the texts are laid end to end.
-Each text gets ``[CLS]`` and ``[SEP]``, so an empty text has two tokens and keeps its row.
+Each text gets special tokens, such as ``[CLS]`` and ``[SEP]``, so an empty text keeps its row.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tokenizers
 
 from skbert.engine.text.emoji_names import with_emoji_names
 from skbert.engine.text.layout import Layout, share_room, truncate
+from skbert.engine.text.post_processor import read_layout
 from skbert.engine.text.tokens import BareTokens, Tokens
 
 # Space characters that separate words for BERT. `str.split()` would also split at \x0b, \x0c,
@@ -42,7 +43,9 @@ class WordPieceTokenizer:
     backend_json : str
         The ``tokenizer.json`` of the model, as text.
     cls_token, sep_token : str
-        The special tokens around each text.
+        The special tokens around each text, as in BERT, if the tokenizer itself adds none.
+    type_vocab_size : int or None
+        The number of segment ids that the model has; None if it is not known.
 
     Attributes
     ----------
@@ -52,11 +55,20 @@ class WordPieceTokenizer:
         The id of the token that stands for what the vocabulary does not contain.
     """
 
-    def __init__(self, backend_json: str, cls_token: str, sep_token: str) -> None:
+    def __init__(
+        self,
+        backend_json: str,
+        cls_token: str,
+        sep_token: str,
+        type_vocab_size: int | None = None,
+    ) -> None:
         self._backend = tokenizers.Tokenizer.from_str(backend_json)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self.layout = Layout(self._special_id(cls_token), self._special_id(sep_token))
+        layout = read_layout(self._backend)
+        if not layout.n_special(n_segments=1):
+            layout = Layout.of_bert(self._special_id(cls_token), self._special_id(sep_token))
+        self.layout = replace(layout, type_vocab_size=type_vocab_size)
         settings = json.loads(backend_json)
         unknown = (settings.get("model") or {}).get("unk_token")
         self.unknown_id: int | None = self._backend.token_to_id(unknown) if unknown else None
@@ -74,8 +86,9 @@ class WordPieceTokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id of a token."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=0)
+        """The largest id of a token, or of a special token around texts."""
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max(self.layout.largest_id, *ids)
 
     def _special_id(self, token: str) -> int:
         token_id: int | None = self._backend.token_to_id(token)
@@ -101,10 +114,11 @@ class WordPieceTokenizer:
         texts : sequence of str
             Lone surrogates are replaced by U+FFFD, which BERT's normalizer removes.
         pairs : sequence of str or None
-            The second text of each row: ``[CLS] text [SEP] pair [SEP]``. If a row is too long, the
-            longer one of its two texts is truncated first, as in transformers.
+            The second text of each row, laid out as the tokenizer says: for example
+            ``[CLS] text [SEP] pair [SEP]``. If a row is too long, the longer one of its two texts
+            is truncated first, as in transformers.
         max_length : int
-            Maximum number of tokens of a row, special tokens included; at least 3.
+            Maximum number of tokens of a row, special tokens included.
         truncation : {"head", "tail", "head+tail"}
             The part of a longer text that is kept; see `truncate`. Or a tuple with one value for
             each text of a pair.
@@ -112,9 +126,15 @@ class WordPieceTokenizer:
         Returns
         -------
         Tokens
+
+        Raises
+        ------
+        ValueError
+            If the layout of the tokenizer cannot be used, or leaves no room for the texts.
         """
         segments = [texts] if pairs is None else [texts, pairs]
         kinds = (truncation, truncation) if isinstance(truncation, str) else truncation
+        self.layout.check(len(segments))
         room = self.layout.room(max_length, len(segments))
         ids: list[int] = []
         n_kept: list[int] = []
