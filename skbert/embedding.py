@@ -19,6 +19,8 @@ from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_cal
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
+    DEVICES,
+    MODELS,
     TextInputMixin,
     check_layer,
     check_max_length,
@@ -28,13 +30,19 @@ from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
 from skbert.contract.texts import check_texts
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
+from skbert.engine.files.find import ModelName
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
     load_pretrained,
     weights_sha256,
 )
-from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.device import (
+    DeviceName,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.prediction.embed import (
@@ -79,7 +87,7 @@ class BertEmbeddingTransformer(
 
     Parameters
     ----------
-    model : str, default="skbert/minilm-sentiment"
+    model : str or path, default="skbert/minilm-sentiment"
         The pretrained BERT: a local folder or a name, as in `BertSentimentClassifier`. Use
         "sentence-transformers/all-MiniLM-L6-v2" for features of topics rather than of sentiment.
     pooling : {"cls", "mean", "max", "pooler"}, default="cls"
@@ -150,7 +158,7 @@ class BertEmbeddingTransformer(
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": [str],
+        "model": MODELS,
         "pooling": [StrOptions(set(ALL_POOLINGS))],
         "layer": [Integral],
         "normalize": ["boolean"],
@@ -159,14 +167,14 @@ class BertEmbeddingTransformer(
         "emoji_names": ["boolean"],
         "cache": [str, os.PathLike, joblib.Memory, None],
         "store_weights": ["boolean"],
-        "device": [str],
+        "device": DEVICES,
         "precision": [str],
         "verbose": ["verbose"],
     }
 
     def __init__(
         self,
-        model: str = "skbert/minilm-sentiment",
+        model: ModelName = "skbert/minilm-sentiment",
         *,
         pooling: Literal["cls", "mean", "max", "pooler"] = "cls",
         layer: int = -1,
@@ -176,7 +184,7 @@ class BertEmbeddingTransformer(
         emoji_names: bool = True,
         cache: Any = None,
         store_weights: bool = False,
-        device: str = "auto",
+        device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         verbose: int = 0,
     ) -> None:
@@ -339,7 +347,7 @@ class BertEmbeddingTransformer(
 
     def _stored_weights(self) -> Pretrained | None:
         """Weights that the pickle of this transformer contained."""
-        return getattr(self, "_stored", {}).get(self.model)
+        return getattr(self, "_stored", {}).get(os.fspath(self.model))
 
     def _shared_weights(self) -> Pretrained:
         """Load the weights that all users of this model in the process share."""
@@ -416,7 +424,7 @@ class BertEmbeddingTransformer(
         packed = state.pop("_packed", None)
         super().__setstate__(state)
         if packed is not None:
-            self._stored = {self.model: unpack_pretrained(packed)}
+            self._stored = {os.fspath(self.model): unpack_pretrained(packed)}
 
     def __sklearn_tags__(self) -> Any:
         """Declare that `fit` is optional and that vectors are float32."""

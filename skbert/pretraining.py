@@ -18,7 +18,7 @@ from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_cal
 from skbert.contract.fitting import EpochLoop, all_or_nothing
 from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.lost_tokens import LostTokens
-from skbert.contract.parameters import BertConfigs, TextInputMixin, fill_docstring
+from skbert.contract.parameters import DEVICES, STARTS, TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
     pretrainer_settings,
@@ -35,6 +35,7 @@ from skbert.contract.prepare_pretraining import (
 from skbert.contract.progress import show_epochs
 from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
+from skbert.engine.files.find import ModelName
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
     pack_tokenizer,
@@ -42,11 +43,7 @@ from skbert.engine.files.tokenizer_files import (
     vocabulary_of,
     wordpiece_of,
 )
-from skbert.engine.model.device import (
-    gradients_on,
-    loaded_precision,
-    precision_name,
-)
+from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
 from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
 from skbert.engine.text.layout import smallest_max_length
@@ -106,7 +103,7 @@ class BertPretrainer(
 
     Parameters
     ----------
-    model : str or transformers.BertConfig, default="sentence-transformers/all-MiniLM-L6-v2"
+    model : str, path or BertConfig, default="sentence-transformers/all-MiniLM-L6-v2"
         Where to start. A local folder or a name is a pretrained model, as in
         `BertSentimentClassifier`. The heads for the two tasks come from the checkpoint if it has
         them; otherwise the head for words starts from the word embeddings, and the others have
@@ -198,7 +195,7 @@ class BertPretrainer(
     n_epochs_: int
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": [str, BertConfigs()],
+        "model": STARTS,
         "mask_fraction": [Interval(Real, 0, 1, closed="neither")],
         "whole_words": ["boolean"],
         "next_sentence": ["boolean"],
@@ -210,7 +207,7 @@ class BertPretrainer(
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "device": [str],
+        "device": DEVICES,
         "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -218,7 +215,7 @@ class BertPretrainer(
 
     def __init__(
         self,
-        model: str | BertConfig = "sentence-transformers/all-MiniLM-L6-v2",
+        model: ModelName | BertConfig = "sentence-transformers/all-MiniLM-L6-v2",
         *,
         mask_fraction: float = 0.15,
         whole_words: bool = False,
@@ -231,7 +228,7 @@ class BertPretrainer(
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         dropout: float = 0.1,
-        device: str = "auto",
+        device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -570,7 +567,7 @@ class BertPretrainer(
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine."""
         state = super().__getstate__().copy()
-        if not isinstance(state["model"], str):
+        if hasattr(state["model"], "to_dict"):
             state["model"] = state["model"].to_dict()
         if "model_" in state:
             state["model_"] = pack_pretraining_model(state["model_"])

@@ -409,6 +409,7 @@ def test_pickle_of_the_default_says_how_to_get_its_weights(tiny_bert, monkeypatc
 
     loaded = pickle.loads(pickled)
     monkeypatch.setattr(importlib.metadata, "distribution", no_distribution)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
     with pytest.raises(OSError) as error:
         loaded.transform(TEXTS)

@@ -356,7 +356,11 @@ def test_the_classifier_names_the_pretrainer(saved):
 
 def test_a_folder_that_is_not_there(tmp_path):
     folder = tmp_path / "nothing"
-    with pytest.raises(OSError, match=f"^Could not find the model {str(folder)!r}. It is not a "):
+    message = (
+        f"Could not find the model {str(folder)!r}. There is no such folder, and it is not a name "
+        "on the Hugging Face Hub, such as 'owner/name'. Check the path."
+    )
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
         BertPretrainer.from_pretrained(folder)
 
 

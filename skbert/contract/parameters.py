@@ -7,19 +7,25 @@ them. The checks need the configuration of the model, not its weights.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods
+from sklearn.utils._param_validation import HasMethods, Interval
 
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import smallest_max_length
 
 _Class = TypeVar("_Class", bound=type)
+
+#: Constraints of parameters that several estimators share.
+MODELS = [str, os.PathLike]
+DEVICES = [str, Interval(Integral, 0, None, closed="left"), torch.device]
 
 #: Parameters and attributes that several estimators document alike; see `fill_docstring`.
 _SHARED_DOCS = {
@@ -43,9 +49,9 @@ dropout : float, default=0.1
     Probability of dropping an element of the hidden states, in [0, 1). Unlike transformers,
     skbert does not drop attention probabilities.""",
     "device": """\
-device : str, default="auto"
-    "cpu", "cuda", "cuda:1" and so on, or "mps". "auto" takes the first available of CUDA, MPS
-    and CPU.""",
+device : str, int or torch.device, default="auto"
+    "cpu", "cuda", "cuda:1" and so on, or "mps"; 0 is "cuda:0". "auto" takes the first available
+    of CUDA, MPS and CPU.""",
     "precision": """\
 precision : {"auto", "float32", "bfloat16"}, default="auto"
     Number format of the matrix products. "bfloat16" rounds their inputs to 8 significant bits.
@@ -117,6 +123,10 @@ class BertConfigs(HasMethods):
 
     def __str__(self) -> str:
         return "an instance of 'transformers.BertConfig'"
+
+
+#: What a pretrainer may start from.
+STARTS = [*MODELS, BertConfigs()]
 
 
 def is_bert_config(value: Any) -> bool:

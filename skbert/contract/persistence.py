@@ -18,7 +18,7 @@ import torch
 from skbert.engine.files.config import config_of
 from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.tokenizer_files import pack_tokenizer
-from skbert.engine.model.device import resolve_device
+from skbert.engine.model.device import DeviceName, resolve_device
 from skbert.engine.warn import warn_user
 
 #: Format of pickled states. Format 0 has no stamp and stores tokenizers as transformers objects.
@@ -47,8 +47,31 @@ def versions() -> dict[str, str]:
 
 
 def stamp_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Add format and versions to the state of an estimator, for its pickle."""
-    return state | {"_skbert": {"format": PICKLE_FORMAT, "versions": versions()}}
+    """Add format and versions to the state of an estimator, for its pickle.
+
+    A path and a `torch.device` become text, which any system, and any version of torch, can load.
+    """
+    texts = {
+        name: {kind: str(state[name])}
+        for name, kind, cls in _PACKED
+        if isinstance(state.get(name), cls)
+    }
+    return state | texts | {"_skbert": {"format": PICKLE_FORMAT, "versions": versions()}}
+
+
+#: Parameters, the key under which a pickle stores one of a class as text, and the class.
+_PACKED: tuple[tuple[str, str, type], ...] = (
+    ("model", "_path", Path),
+    ("device", "_device", torch.device),
+)
+
+
+def _unpack(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: cls(state[name][kind])
+        for name, kind, cls in _PACKED
+        if isinstance(state.get(name), dict) and kind in state[name]
+    }
 
 
 def migrate_state(state: dict[str, Any], cls: type) -> dict[str, Any]:
@@ -81,10 +104,10 @@ def migrate_state(state: dict[str, Any], cls: type) -> dict[str, Any]:
         state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]
     defaults = {n: p.default for n, p in signature.parameters.items() if n != "self"}
-    return defaults | _BEFORE | state
+    return defaults | _BEFORE | state | _unpack(state)
 
 
-def resolve_saved_device(name: str) -> torch.device:
+def resolve_saved_device(name: DeviceName) -> torch.device:
     """Find the device of a loaded model, which may come from a machine with other devices.
 
     Warns
@@ -159,6 +182,8 @@ def plain_parameters(clf: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, torch.device):
+        return str(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -6,6 +6,7 @@ loaded, and the network moves to the device last.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ def tokenize_whole(
 
 
 def _load_or_create(estimator: Any, documents: Documents, rng: np.random.Generator) -> Pretrained:
-    if isinstance(estimator.model, str):
+    if isinstance(estimator.model, (str, os.PathLike)):
         check_length(estimator, load_config(estimator.model))
         return load_pretrained(estimator.model)
     check_length(estimator, estimator.model)

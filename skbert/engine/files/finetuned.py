@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skbert.engine.files.config import config_of
-from skbert.engine.files.find import CONFIG_FILE, SENTIMENT_START, WEIGHTS_FILE
+from skbert.engine.files.config import CONFIG_FILE, config_of
+from skbert.engine.files.contents import WEIGHTS_FILE
+from skbert.engine.files.find import SENTIMENT_START
 from skbert.engine.files.folders import (
     LOST_AND_FOUND,
     is_temporary,

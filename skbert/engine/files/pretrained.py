@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skbert.engine.files.config import read_config, read_pooling
-from skbert.engine.files.find import FoundModel, find_model
+from skbert.engine.files.find import FoundModel, ModelName, find_model
 from skbert.engine.files.low_rank import ClassifierHead, read_change
 from skbert.engine.files.manifest import check_folder
 from skbert.engine.files.tokenizer_files import (
@@ -192,16 +192,17 @@ def free_pretrained() -> None:
     _CACHE.clear()
 
 
-def load_pretrained(model: str) -> Pretrained:
+def load_pretrained(model: ModelName) -> Pretrained:
     """Load a BERT checkpoint from its files, or from memory if the process has loaded it before.
 
     skbert keeps the last two checkpoints in memory; `free_pretrained` frees them.
 
     Parameters
     ----------
-    model : str
-        A local folder or a name. skbert looks for a name in an installed package that contains
-        the weights, in the local Hugging Face cache, and on the Hugging Face Hub.
+    model : str or path
+        A local folder or a name, also with a revision ("name@revision"). skbert looks for a name
+        in an installed package that contains the weights, in the local Hugging Face cache, and on
+        the Hugging Face Hub.
 
     Raises
     ------
@@ -213,17 +214,17 @@ def load_pretrained(model: str) -> Pretrained:
     return _CACHE.get(find_model(model))
 
 
-def load_config(model: str) -> PretrainedConfig:
+def load_config(model: ModelName) -> PretrainedConfig:
     """Read the configuration of a checkpoint without its weights; see `load_pretrained`."""
     return read_config(find_model(model).config)
 
 
-def load_pooling(model: str) -> str:
+def load_pooling(model: ModelName) -> str:
     """Find the pooling with which a checkpoint was made; see `read_pooling`."""
     return read_pooling(find_model(model).folder)
 
 
-def weights_sha256(model: str) -> str:
+def weights_sha256(model: ModelName) -> str:
     """Compute the SHA-256 of a checkpoint's weights; see `FoundModel.weights_sha256`."""
     return find_model(model).weights_sha256()
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skbert.engine.files.config import config_of
-from skbert.engine.files.find import CONFIG_FILE, WEIGHTS_FILE
+from skbert.engine.files.config import CONFIG_FILE, config_of
+from skbert.engine.files.contents import WEIGHTS_FILE
 from skbert.engine.files.manifest import MANIFEST, damaged, read_files, read_manifest
 from skbert.engine.files.textfiles import parse_object, text_of
 from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, unpack_tokenizer, wordpiece_of

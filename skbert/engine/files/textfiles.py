@@ -18,7 +18,7 @@ def read_text(path: Path) -> str:
     OSError
         If the file cannot be read.
     ValueError
-        If the file is larger than `MOST_BYTES`, or not UTF-8.
+        If the file is larger than `MOST_BYTES`, not UTF-8, or a pointer of Git LFS.
     """
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
@@ -32,12 +32,22 @@ def text_of(content: bytes, path: Path) -> str:
             f"{str(path)!r} is larger than {MOST_BYTES} bytes, the maximum size of a text file. "
             "Save or download the model again."
         )
+    check_no_pointer(content, path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{str(path)!r} is not UTF-8 ({error}). Save or download the model again."
         ) from error
+
+
+def check_no_pointer(start: bytes, path: Path) -> None:
+    """Raise an error if a file is a pointer of Git LFS, which a clone without LFS contains."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ValueError(
+            f"{str(path)!r} is a pointer of Git LFS, not the file itself. Run `git lfs pull` in "
+            "its folder."
+        )
 
 
 def parse_object(text: str, path: Path) -> dict[str, Any]:

@@ -30,6 +30,16 @@ _CONFIG = "tokenizer_config.json"
 
 TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added_tokens.json")
 
+#: What to do about a tokenizer that is code of the model's author.
+CODE_ADVICE = (
+    "If you trust the code, load the tokenizer with transformers and trust_remote_code=True, and "
+    "save it into a local copy of the model with `save_pretrained`; skbert reads the "
+    "tokenizer.json that a fast tokenizer then has. Otherwise choose another model."
+)
+
+#: Values of `tokenizer_class` that need only a vocab.txt.
+_OF_VOCABULARY = (None, "BertTokenizer", "BertTokenizerFast")
+
 #: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
 
@@ -83,6 +93,22 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {name: text for name, text in files.items() if name in TOKENIZER_FILES}
 
 
+def names_code(folder: Path) -> str:
+    """Find the code that a folder names as its tokenizer, without reading it; empty without any."""
+    path = folder / _CONFIG
+    try:
+        return _code_in(parse_object(read_text(path), path))
+    except (OSError, ValueError):
+        return ""
+
+
+def _code_in(settings: Mapping[str, Any]) -> str:
+    named = settings.get("auto_map")
+    found = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    codes = found if isinstance(found, list) else [found]  # of the slow and of the fast tokenizer
+    return next((repr(code) for code in codes if code and isinstance(code, str)), "")
+
+
 def unpack_tokenizer(
     files: Mapping[str, str], place: Path = Path("the pickle")
 ) -> PreTrainedTokenizerBase:
@@ -98,12 +124,18 @@ def unpack_tokenizer(
     Raises
     ------
     ValueError
-        If the files do not define a tokenizer.
+        If the files do not define a fast tokenizer, or define it by code.
     """
     from transformers import AutoTokenizer
 
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
+    code = "" if "tokenizer.json" in texts else _code_in(settings)
+    if code:
+        raise ValueError(
+            f"The tokenizer of {str(place)!r} is code, {code}, which skbert does not run. "
+            f"{CODE_ADVICE}"
+        )
     if "vocab.txt" in texts:  # an editor may add blank lines, and each would get an id
         texts["vocab.txt"] = texts["vocab.txt"].rstrip("\r\n") + "\n"
     pieces = texts.get("vocab.txt", "").splitlines()
@@ -122,7 +154,20 @@ def unpack_tokenizer(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except BaseException as error:
+            name = settings.get("tokenizer_class")
+            if "tokenizer.json" not in texts and name not in _OF_VOCABULARY and pieces:
+                raise ValueError(
+                    f"The tokenizer of {str(place)!r} is a {name!r}, which a vocab.txt alone does "
+                    "not define. Save or download its tokenizer.json, too. If the class is code "
+                    "that belongs to the model, choose another model: skbert does not run it."
+                ) from error
             raise _unreadable(place, error) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ValueError(
+            f"The tokenizer of {str(place)!r} is a {type(tokenizer).__name__}, which splits texts "
+            "in Python, but skbert needs a fast tokenizer. Choose another model, or one whose "
+            "tokenizer_class has a fast version in transformers."
+        )
     tokenizer.name_or_path = str(place)
     return tokenizer
 

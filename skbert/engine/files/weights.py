@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file
 from torch import nn
 
+from skbert.engine.files.contents import INDEX_FILE, in_words, shards_of
+from skbert.engine.files.textfiles import check_no_pointer
 from skbert.engine.model.families import (
     Family,
     empty_encoder,
@@ -26,6 +28,7 @@ from skbert.engine.model.families import (
     empty_pretraining_model,
     family_of,
     heads_of,
+    other_families,
     word_embeddings,
 )
 
@@ -47,7 +50,20 @@ def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint, memory-mapped, by the names that `modern_name` gives.
 
     Random weights, which the header of the file lists, are ignored.
+
+    Parameters
+    ----------
+    path : Path
+        The one file with all weights, or the index of several files.
+    family : Family
     """
+    weights: dict[str, torch.Tensor] = {}
+    for file in shards_of(path) if path.name == INDEX_FILE else [path]:
+        weights |= _read_file(file, family)
+    return modern_weights(weights, path, family)
+
+
+def _read_file(path: Path, family: Family) -> dict[str, torch.Tensor]:
     try:
         # safetensors 0.5 reads to the default device of torch, which the caller may have set.
         with torch.device("cpu"):
@@ -55,10 +71,66 @@ def read_safetensors(path: Path, family: Family) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             drawn = (file.metadata() or {}).get(DRAWN, "")
     except (SafetensorError, KeyError) as error:
+        with path.open("rb") as pointer:
+            check_no_pointer(pointer.read(64), path)
         raise _unreadable_weights(path, error) from error
     prefixes = tuple(f"{part}." for part in drawn.split())
-    weights = {modern_name(name, family): weight for name, weight in stored.items()}
-    return {n: weight for n, weight in weights.items() if not n.startswith(prefixes)}
+    return {
+        name: weight
+        for name, weight in stored.items()
+        if not modern_name(name, family).startswith(prefixes)
+    }
+
+
+def modern_weights(
+    by_name: Mapping[str, torch.Tensor], path: Path, family: Family
+) -> dict[str, torch.Tensor]:
+    """Rename weights as `modern_name` does, without the names of modules around the encoder.
+
+    torch adds "module." (DataParallel) and "_orig_mod." (compile); the encoder may also be an
+    attribute of a module of the user, under any name.
+
+    Parameters
+    ----------
+    by_name : dict of str to Tensor
+        As they are stored.
+    path : Path
+        Where they were read, for errors.
+    family : Family
+
+    Raises
+    ------
+    ValueError
+        If the names are those of no encoder of the family, or of several.
+    """
+    table = family.word_table
+    starts = sorted(n.removesuffix(table) for n in by_name if f".{n}".endswith(f".{table}"))
+    if not starts:
+        shown = in_words([repr(name) for name in by_name])
+        raise ValueError(
+            f"{str(path)!r} has no weights of a BERT encoder: no name ends with {table!r}. It "
+            f"contains {shown or 'nothing'}. Use the weights that belong to the config.json, with "
+            "the names of transformers."
+        )
+    if len(starts) > 1:
+        shown = in_words([repr(f"{start}{table}") for start in starts])
+        raise ValueError(
+            f"{str(path)!r} has the weights of {len(starts)} encoders: {shown}. Save the one to "
+            "use with `save_pretrained`."
+        )
+    wrapper = starts[0]
+    if f".{wrapper}".endswith(f".{family.encoder}."):
+        wrapper = wrapper.removesuffix(f"{family.encoder}.")
+    if other_families(wrapper.split(".")[-2:-1]):
+        raise ValueError(
+            f"{str(path)!r} has {starts[0] + table!r}, which is no weight of a BERT. skbert trains "
+            "BERT encoders. Choose another model."
+        )
+    return {
+        modern_name(name.removeprefix(wrapper), family): weight
+        for name, weight in by_name.items()
+        if name.startswith(wrapper)
+    }
 
 
 def parse_safetensors(content: bytes, path: Path, family: Family) -> dict[str, torch.Tensor]:
@@ -108,10 +180,12 @@ def encoder_weights(
     shapes = shapes_of(empty_encoder(config))
     missing = [name for name in shapes if name not in by_name]
     if missing:
+        others = [repr(n) for n in by_name if n not in shapes and _is_of_encoder(n, config)]
         raise ValueError(
             f"{str(path)!r} lacks {len(missing)} of the {len(shapes)} weights of a BERT encoder "
-            f"with this configuration; the first is {missing[0]!r}. Use the config.json that "
-            "belongs to the weights."
+            f"with this configuration; the first is {missing[0]!r}. "
+            + (f"It contains {in_words(others)} instead. " if others else "")
+            + "Use the config.json that belongs to the weights."
         )
     for name, shape in shapes.items():
         if by_name[name].shape != shape:
@@ -127,6 +201,13 @@ def encoder_weights(
             )
     # Copy, because safetensors maps the file: overwriting it in place would change the weights.
     return {name: by_name[name].to(torch.float32, copy=True) for name in shapes}
+
+
+def _is_of_encoder(name: str, config: PretrainedConfig) -> bool:
+    """Whether a weight belongs to the embeddings or blocks, and not to a head."""
+    family = family_of(config)
+    parts = (family.embeddings.split(".")[0], family.blocks.split(".")[0])
+    return name.split(".")[0] in parts and not name.endswith("position_ids")
 
 
 def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 
 import torch
 
 from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
+
+#: What the parameter `device` may be.
+DeviceName = str | int | torch.device
 
 #: Allowed values of the parameter `precision`.
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -62,31 +66,34 @@ def computing_in(precision: torch.dtype, device: torch.device) -> Iterator[None]
         yield
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(device: DeviceName) -> torch.device:
     """Find the device to compute on.
 
     Parameters
     ----------
-    name : str
-        "auto" is the first of "cuda", "mps" and "cpu" that this machine has. The other values are
-        these names, also with a number ("cuda:1").
+    device : str, int or torch.device
+        "auto" is the first of "cuda", "mps" and "cpu" that this machine has. The other names are
+        these, also with a number ("cuda:1"). A number is that of a CUDA device.
 
     Raises
     ------
     ValueError
         If the device is not available. skbert never falls back to another device silently.
     """
-    if name == "auto":
+    if device == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
+    is_number = isinstance(device, Integral) and not isinstance(device, bool)
+    name = f"cuda:{device}" if is_number else str(device)
+    shown = f"torch.{device!r}" if isinstance(device, torch.device) else repr(device)
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and not index.isdecimal()):
         raise ValueError(
-            f"device={name!r} is not a known device; 'auto', 'cpu', 'cuda', 'cuda:<number>' and "
+            f"device={shown} is not a known device; 'auto', 'cpu', 'cuda', 'cuda:<number>' and "
             "'mps' are allowed. Use device='auto' for the best available device."
         )
     if int(index or 0) >= _count(kind):
         raise ValueError(
-            f"device={name!r} is not available; torch {torch.__version__} finds {_count(kind)} "
+            f"device={shown} is not available; torch {torch.__version__} finds {_count(kind)} "
             f"{kind} device(s). Use device='auto' for the best available device."
         )
     return torch.device(name)

@@ -8,7 +8,7 @@ Functions import transformers when they build something, because the import take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -175,6 +175,13 @@ BERT = Family(
 
 #: All families, by `Family.model_type`.
 FAMILIES = {family.model_type: family for family in (BERT,)}
+
+
+def other_families(names: Iterable[str]) -> list[str]:
+    """Select the names of families that transformers knows and skbert does not; imports it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return [name for name in names if name in CONFIG_MAPPING_NAMES and name not in FAMILIES]
 
 
 def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
