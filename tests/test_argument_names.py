@@ -453,7 +453,7 @@ def test_labels_of_another_type_are_no_classes(tiny_bert, y, y_val):
             "Series. Pass list(classes).",
         ),
     ],
-    ids=repr,
+    ids=["one class", "no class", "a number", "a set"],
 )
 def test_faults_of_classes(give, classes, message):
     with pytest.raises(ValueError, match=exactly(message)):
