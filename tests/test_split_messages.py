@@ -194,7 +194,7 @@ def test_too_few_texts_to_stratify(numbers, fraction, wanted, taken, seed):
     message = (
         f"validation_fraction={fraction} of {len(numbers)} texts is {wanted}, which cannot hold "
         f"texts of each of the {n_classes} classes and leave some of each to train on. "
-        f"early_stopping validates on {taken} texts that are chosen at random. Change "
+        f"early_stopping validates on {taken} text{'s' * (taken > 1)}, chosen at random. Change "
         f"validation_fraction, {REMEDY}"
     )
     with pytest.warns(UserWarning, match=exactly(message)):
@@ -224,8 +224,8 @@ SINGLE = (
 )
 FEW = (
     "validation_fraction=0.1 of {n} texts is {wanted}, which cannot hold texts of each of the {k} "
-    "classes and leave some of each to train on. early_stopping validates on {wanted} texts that "
-    f"are chosen at random. Change validation_fraction, {REMEDY}"
+    "classes and leave some of each to train on. early_stopping validates on {taken}, chosen at "
+    f"random. Change validation_fraction, {REMEDY}"
 )
 
 
@@ -233,8 +233,8 @@ FEW = (
     ("y", "message"),
     [
         (["pos", "neg"] * 11 + ["pos", "rare"], SINGLE),
-        (["pos", "neg"] * 3, FEW.format(n=6, wanted=1, k=2)),
-        ([f"c{i // 2}" for i in range(24)], FEW.format(n=24, wanted=3, k=12)),
+        (["pos", "neg"] * 3, FEW.format(n=6, wanted=1, k=2, taken="1 text")),
+        ([f"c{i // 2}" for i in range(24)], FEW.format(n=24, wanted=3, k=12, taken="3 texts")),
     ],
     ids=["one text of a class", "6 texts", "12 classes of 2 texts"],
 )

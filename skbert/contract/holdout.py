@@ -73,12 +73,12 @@ def hold_out(numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: in
             f"other classes only. Add texts, {_REMEDY}"
         )
         return Holdout(np.concatenate([parts.training, rows[alone]]), parts.validation)
-    n_taken = min(n_validation, n_spare)
+    n_taken = int(min(n_validation, n_spare))
     warn_user(
         f"validation_fraction={fraction:g} of {len(rows)} texts is {n_validation}, which cannot "
         f"hold texts of each of the {len(present)} classes and leave some of each to train on. "
-        f"early_stopping validates on {n_taken} texts that are chosen at random. Change "
-        f"validation_fraction, {_REMEDY}"
+        f"early_stopping validates on {n_taken} text{'s' * (n_taken > 1)}, chosen at random. "
+        f"Change validation_fraction, {_REMEDY}"
     )
     return _spare_at_random(numbers, n_taken, seed)
 

@@ -142,8 +142,9 @@ def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> No
         return
     warn_user(
         f"max_epochs={estimator.max_epochs!r} and batch_size={estimator.batch_size!r} give "
-        f"{n_steps} optimizer steps for {n_texts} texts, with which BERT usually learns too "
-        f"little. Increase max_epochs, or set both to 'auto', which gives {of_auto} steps.",
+        f"{n_steps} optimizer step{'s' * (n_steps > 1)} for {n_texts} texts, with which BERT "
+        f"usually learns too little. Increase max_epochs, or set both to 'auto', which gives "
+        f"{of_auto} steps.",
         ConvergenceWarning,
     )
 
