@@ -288,7 +288,7 @@ OUT_OF_RANGE = [
     ("n_iter_no_change", 0),
     ("early_stopping", "yes"),
     ("warm_start", "yes"),
-    ("device", 0),
+    ("device", 1.5),
     ("random_state", -1),
     ("random_state", "0"),
     ("verbose", -1),

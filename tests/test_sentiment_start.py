@@ -188,7 +188,7 @@ def test_the_script_makes_the_same_file_twice(tmp_path):
     for name in ("first", "second"):
         subprocess.run(
             [
-                *(sys.executable, script, "--n-documents", "24", "--n-jobs", "1"),
+                *(sys.executable, script, "--n-documents", "12", "--n-jobs", "1"),
                 *("--n-report", "20", "--out", tmp_path / name),
             ],
             check=True,

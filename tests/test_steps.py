@@ -61,11 +61,11 @@ def test_few_texts_change_little_of_a_model_that_knows_classes(
 
 @pytest.mark.weights
 def test_the_learning_rate_depends_on_the_model(real_weights, toy_reviews, tmp_path):
-    X, y = toy_reviews
-    settings = {"max_epochs": 5, "max_length": 16, "pooling": "cls", "random_state": 0}
+    X, y = (column[:16] for column in toy_reviews)
+    settings = {"max_epochs": 2, "max_length": 16, "pooling": "cls", "random_state": 0}
     clf = BertSentimentClassifier(**settings).fit(X, y)
     assert (clf.learning_rate_, clf.get_params()["learning_rate"]) == (2e-5, "auto")
-    assert clf.history_[0]["learning_rate"] < 2e-5
+    assert 0 < clf.history_[-1]["learning_rate"] < 2e-5
     clf.save_pretrained(tmp_path)
     assert BertSentimentClassifier.from_pretrained(tmp_path).learning_rate_ == 2e-5
     clf.set_params(learning_rate=1e-4).fit(X, y)

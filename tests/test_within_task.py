@@ -109,7 +109,8 @@ def test_pairs(tiny_bert, toy_reviews, seen):
     pairs = pd.DataFrame({"a": X, "b": X[::-1]})
     clf = classifier(tiny_bert, pretraining_epochs=1).fit(pairs, y, X_unlabelled=pairs[:10])
     assert len(seen[0]) == 90 and clf.predict(pairs).shape == (80,)
-    with pytest.raises(ValueError, match=r"X contains single texts, but .* was fitted to pairs"):
+    message = "^X_unlabelled contains single texts, but X contains pairs of texts. Pass X_unl"
+    with pytest.raises(ValueError, match=message):
         clf.fit(pairs, y, X_unlabelled=UNLABELLED)
 
 

@@ -69,7 +69,7 @@ def train_tokenizer(texts: Sequence[str], n_pieces: int) -> PreTrainedTokenizerB
     with temporary_folder() as folder:
         vocabulary = folder / "vocab.txt"
         vocabulary.write_text("\n".join(piece for piece, _ in by_id), encoding="utf-8")
-        return BertTokenizerFast.from_pretrained(folder)
+        return BertTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def new_pretrained(
