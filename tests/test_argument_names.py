@@ -335,7 +335,7 @@ LABEL_FAULTS = {
     "dates": (
         np.array(["2024-05-01"] * 4, dtype="datetime64[D]"),
         TypeError,
-        "{}[0] is np.datetime64('2024-05-01') (datetime64); a label is a str, an int or a bool. "
+        f"{{}}[0] is {np.datetime64('2024-05-01')!r} (datetime64); a label is a str, an int or a bool. "
         "Check that it is the column of labels; to use dates as classes, convert them, " + AS_STR,
     ),
     "complex numbers": (
