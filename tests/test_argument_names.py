@@ -335,8 +335,9 @@ LABEL_FAULTS = {
     "dates": (
         np.array(["2024-05-01"] * 4, dtype="datetime64[D]"),
         TypeError,
-        f"{{}}[0] is {np.datetime64('2024-05-01')!r} (datetime64); a label is a str, an int or a bool. "
-        "Check that it is the column of labels; to use dates as classes, convert them, " + AS_STR,
+        f"{{}}[0] is {np.datetime64('2024-05-01')!r} (datetime64); a label is a str, an int or a "
+        "bool. Check that it is the column of labels; to use dates as classes, convert them, "
+        + AS_STR,
     ),
     "complex numbers": (
         [1j] * 4,
