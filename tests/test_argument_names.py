@@ -338,7 +338,6 @@ LABEL_FAULTS = {
         f"{{}}[0] is {np.datetime64('2024-05-01')!r} (datetime64); a label is a str, an int or a "
         "bool. Check that it is the column of labels; to use dates as classes, convert them, "
         + AS_STR,
-        +AS_STR,
     ),
     "complex numbers": (
         [1j] * 4,
