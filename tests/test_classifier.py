@@ -214,11 +214,11 @@ def test_the_default_needs_no_network_and_no_import_of_the_package(tmp_path):
     [
         {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "n": 3072},
         pytest.param(
-            {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "n": 4096},
+            {"num_hidden_layers": 6, "hidden_size": 1024, "num_attention_heads": 16, "n": 4096},
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["base", "large"],
+    ids=["base", "as wide as large"],
 )
 def test_berts_own_sizes_take_a_step(tmp_path, sizes):
     sizes = dict(sizes)
