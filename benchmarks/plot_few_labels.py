@@ -1,7 +1,8 @@
 """Draw docs/few_labels.svg from the results of bench_few_labels.py.
 
 One panel for each set of texts: accuracy by the number of labels, mean and standard deviation over
-the seeds. The line without labels is the classifier that skbert contains.
+the seeds. The line without labels is the classifier that skbert contains; it is missing where there
+are texts that are neither negative nor positive.
 
     python benchmarks/plot_few_labels.py
 """
@@ -38,7 +39,8 @@ def main() -> None:
     for panel, (name, of_set) in zip(panels[0], results.items(), strict=True):
         for contender, colour in COLOURS.items():
             draw(panel, of_set.get(contender, {}), contender, colour)
-        if "0" in of_set.get(DEFAULT, {}):
+        n_tested = {cell["n_test"] for cell in of_set.get(DEFAULT, {}).values() if "n_test" in cell}
+        if "0" in of_set.get(DEFAULT, {}) and len(n_tested) == 1:
             accuracy = of_set[DEFAULT]["0"]["accuracy"]
             panel.axhline(accuracy, color=COLOURS[DEFAULT], linestyle=":", label="skbert, no label")
         panel.set(title=name, xlabel="labels", xscale="log")
