@@ -265,7 +265,9 @@ class BertEmbeddingTransformer(
         Warns
         -----
         TruncationWarning
-            If texts are longer than `max_length`.
+            If texts are longer than `max_length`; once after each `fit`.
+        UnknownTokenWarning
+            If more than 3% of the tokens are not in the vocabulary; once after each `fit`.
         """
         pretrained, tokens = self._load_and_tokenize(X)
         embedder = self._embedder(pretrained)

@@ -353,7 +353,7 @@ class BertPretrainer(
         Warns
         -----
         TruncationWarning
-            If texts are longer than `max_length`.
+            If texts are longer than `max_length`; once after each `fit`.
 
         Examples
         --------
@@ -424,7 +424,7 @@ class BertPretrainer(
         Warns
         -----
         TruncationWarning
-            If pairs are longer than `max_length`.
+            If pairs are longer than `max_length`; once after each `fit`.
         """
         state = current_state(self)
         texts = check_pairs(pairs, "pairs")
@@ -495,7 +495,7 @@ class BertPretrainer(
         Warns
         -----
         TruncationWarning
-            If texts are longer than `max_length`.
+            If texts are longer than `max_length`; once after each `fit`.
         """
         state = current_state(self)
         texts = check_documents(self, X, reset=False).texts

@@ -284,3 +284,12 @@ def test_a_missing_label_as_a_string_is_named(tiny_bert):
     y = np.array(["pos", "neg", float("nan"), float("nan")])
     with pytest.warns(UserWarning, match=exactly(message)):
         classifier(tiny_bert).fit(TEXTS[:4], y)
+
+
+def test_no_strange_class_hides_another(tiny_bert):
+    y = ["nan", *(f"user {i}" for i in range(23))]
+    with pytest.warns(UserWarning) as caught:
+        classifier(tiny_bert).fit(TEXTS, y)
+    messages = [str(warning.message) for warning in caught]
+    assert any(message.startswith("y has 24 classes for 24 texts") for message in messages)
+    assert any(message.startswith("y[0] is 'nan', which is how") for message in messages)

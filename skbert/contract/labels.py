@@ -105,9 +105,9 @@ def _sort_classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray
 
 def _warn_of_strange_classes(classes: np.ndarray, numbers: np.ndarray) -> None:
     """Warn of a column that looks like numbers or identifiers, and of missing labels as text."""
-    problem = None
+    problems = []
     if len(numbers) > _MANY_LABELS and len(classes) > round(0.5 * len(numbers)):
-        problem = (
+        problems.append(
             f"y has {len(classes)} classes for {len(numbers)} texts, so most classes have a "
             "single text, from which little is learned. Check that y is the column of labels, "
             "and not of numbers or identifiers."
@@ -115,10 +115,10 @@ def _warn_of_strange_classes(classes: np.ndarray, numbers: np.ndarray) -> None:
     for number, label in enumerate(classes.tolist()):
         if label in ("nan", "<NA>", "NaT"):
             rows = np.flatnonzero(numbers == number)
-            problem = (
+            problems.append(
                 f"y[{rows[0]}] is {label!r}, which is how a missing label reads after a "
                 f"conversion to str; y has {len(rows)} of them. Remove these rows if their labels "
                 "are missing. Otherwise, rename the class."
             )
-    if problem:
+    for problem in problems:
         warn_user(problem)

@@ -132,16 +132,7 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
         )
     model = new_pretraining_model(pretrained, heads)
     check_finite(model, Path(name))
-    state = PretrainerState(
-        model.to(device),
-        pretrained.new_tokenizer(),
-        pretrained.wordpiece,
-        heads.knows_words,
-        heads.knows_next_sentence,
-        heads.knows_pooler,
-        precision,
-        pretrained.pooling,
-    )
+    state = PretrainerState.of(pretrained, heads, model.to(device), precision)
     pretrainer._n_columns = 1
     vars(pretrainer).update(state.fitted_attributes([]))
     return pretrainer

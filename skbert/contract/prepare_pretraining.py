@@ -42,6 +42,8 @@ from skbert.engine.warn import warn_user
 if TYPE_CHECKING:
     import torch
 
+    from skbert.engine.files.weights import HeadWeights
+
 
 @dataclass(frozen=True)
 class PretrainerState:
@@ -68,6 +70,22 @@ class PretrainerState:
     knows_pooler: bool
     precision: torch.dtype
     made_with: str
+
+    @classmethod
+    def of(
+        cls, pretrained: Pretrained, heads: HeadWeights, model: Any, precision: torch.dtype
+    ) -> PretrainerState:
+        """Collect what a checkpoint and its heads know; `model` has their weights."""
+        return cls(
+            model,
+            pretrained.new_tokenizer(),
+            pretrained.wordpiece,
+            heads.knows_words,
+            heads.knows_next_sentence,
+            heads.knows_pooler,
+            precision,
+            pretrained.pooling,
+        )
 
     @property
     def network(self) -> PretrainingNetwork:
@@ -166,16 +184,8 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
     whole = tokenize_whole(estimator, documents, pretrained.wordpiece, pretrained.config)
     pairs = _sentences_to_pair(estimator, documents, pretrained)
     vocabulary = vocabulary_of(pretrained.tokenizer)
-    start = PretrainerState(
-        new_pretraining_model(pretrained, heads).to(device),
-        pretrained.new_tokenizer(),
-        pretrained.wordpiece,
-        heads.knows_words,
-        heads.knows_next_sentence,
-        heads.knows_pooler,
-        precision,
-        pretrained.pooling,
-    )
+    model = new_pretraining_model(pretrained, heads).to(device)
+    start = PretrainerState.of(pretrained, heads, model, precision)
     if not start.knows_words:
         start_from_frequencies(start.network, whole, vocabulary)
     masking = Masking(vocabulary, estimator.mask_fraction, estimator.whole_words)
