@@ -39,6 +39,7 @@ from skbert.engine.files.find import ModelName, is_shipped
 from skbert.engine.files.finetuned import load_classifier, save_classifier
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
+from skbert.engine.model.families import n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
@@ -608,8 +609,8 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
             self.model_ = unpack_encoder(state["model_"]).to(device)
             self.head_ = unpack_head(state["head_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            n_segments = self.model_.config.type_vocab_size
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
+            n_ids = n_segments(self.model_.config)
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_ids)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the classifier has been fitted."""

@@ -43,6 +43,7 @@ from skbert.engine.model.device import (
     resolve_device,
     resolve_precision,
 )
+from skbert.engine.model.families import longest_text
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.prediction.embed import (
@@ -314,7 +315,7 @@ class BertEmbeddingTransformer(
     def _check_for_model(self, config: Any) -> None:
         """Raise an error for parameters that do not fit the machine or the model."""
         resolve_precision(self.precision, resolve_device(self.device))
-        check_max_length(self.max_length, config.max_position_embeddings)
+        check_max_length(self.max_length, longest_text(config))
         check_layer(self.layer, config.num_hidden_layers)
 
     def _load_and_tokenize(self, X: Any) -> tuple[Pretrained, Tokens]:

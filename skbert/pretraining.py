@@ -44,6 +44,7 @@ from skbert.engine.files.tokenizer_files import (
     wordpiece_of,
 )
 from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
+from skbert.engine.model.families import n_segments
 from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
 from skbert.engine.text.layout import smallest_max_length
@@ -590,8 +591,8 @@ class BertPretrainer(
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            n_segments = self.model_.config.type_vocab_size
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments)
+            n_ids = n_segments(self.model_.config)
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_ids)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

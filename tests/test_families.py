@@ -1,26 +1,82 @@
 """The table of families: every name in it exists, and it is all that the encoder needs to know."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
-from skbert.engine.files.weights import shapes_of
+from skbert.engine.files.config import config_of
+from skbert.engine.files.weights import build_encoder, shapes_of
 from skbert.engine.model import families
-from skbert.engine.model.encoder import encode, encode_first_token
-from skbert.engine.model.families import BERT, FAMILIES
+from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
+from skbert.engine.model.families import FAMILIES
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.packing import PackedBatch
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 200,
+    "initializer_range": 0.2,
+}
+
+PRETRAINED = [name for name, family in FAMILIES.items() if family.heads]
+
+
+def small_config(name):
+    family = FAMILIES[name]
+    own = {setting: 8 for setting in family.own_settings if setting == "embedding_size"}
+    return families.new_config(family, **SIZES, **own)
 
 
 @pytest.fixture(params=FAMILIES)
 def config(request):
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 16, "vocab_size": 20}
-    return families.new_config(FAMILIES[request.param], **sizes)
+    return small_config(request.param)
+
+
+def new_encoder(config, seed=0):
+    """Build an encoder of transformers with random weights and biases."""
+    build = getattr(transformers, families.family_of(config).encoder_class)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build(config).eval()
+        with torch.no_grad():
+            for name, weight in encoder.named_parameters():
+                if weight.ndim == 1:  # zeros and ones would hide a bias or a norm that is left out
+                    weight.add_(0.2 * torch.randn_like(weight))
+    return encoder
+
+
+def random_batch(config, lengths=(150, 30, 4, 4, 1), seed=0):
+    """Create texts of random ids, padding included, that have both segments if the model has."""
+    rng = np.random.default_rng(seed)
+    n_tokens = sum(lengths)
+    return PackedBatch(
+        ids=rng.integers(0, config.vocab_size, n_tokens).astype(np.int32),
+        positions=np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
+        segment_ids=rng.integers(0, families.n_segments(config) or 1, n_tokens).astype(np.int32),
+        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        rows=np.arange(len(lengths)),
+    )
+
+
+def transformers_states(encoder, batch):
+    """Compute all texts with transformers, one by one: (n_layers + 1, n_tokens, d_model)."""
+    ends = batch.cu_seqlens.tolist()
+    texts = []
+    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        inputs = {"input_ids": batch.ids, "token_type_ids": batch.segment_ids}
+        if families.n_segments(encoder.config) is None:
+            inputs.pop("token_type_ids")
+        row = {name: torch.tensor(ids[None, start:stop]).long() for name, ids in inputs.items()}
+        row["attention_mask"] = torch.ones_like(row["input_ids"])
+        found = encoder(**row, output_hidden_states=True)
+        assert torch.equal(found.hidden_states[-1], found.last_hidden_state)
+        texts.append(torch.stack([states[0] for states in found.hidden_states]))
+    return torch.cat(texts, dim=1)
 
 
 def test_the_classes_are_those_of_transformers(config):
@@ -30,111 +86,140 @@ def test_the_classes_are_those_of_transformers(config):
     encoder = families.empty_encoder(config)
     assert type(encoder) is getattr(transformers, family.encoder_class)
     assert families.family_of(encoder) is family
-    model = families.empty_pretraining_model(config)
+    classifier = getattr(transformers, family.classifier_class)(config)
+    assert classifier.base_model is classifier.get_submodule(family.encoder)
+    assert type(classifier.get_submodule(family.classifier)) is torch.nn.Linear
+    assert type(transformers.AutoConfig.for_model(family.model_type)) is type(config)
+
+
+def test_the_names_are_those_of_the_weights(config):
+    family, encoder = families.family_of(config), new_encoder(config)
+    names = {*encoder.state_dict()}
+    assert family.word_table in names
+    if family.pooler is None:
+        assert not [name for name in names if "pooler" in name]
+    else:
+        pooler = {family.pooler_weight("weight"), family.pooler_weight("bias")}
+        assert pooler == {name for name in names if name.startswith(family.pooler_module)}
+    rest = {name for name in names if not family.pooler or family.pooler_module not in name}
+    assert rest == {*shapes_of(families.empty_encoder(config))}
+    assert {name.split(".")[0] for name in rest} == family.first_names
+
+
+def test_the_parts_are_found(config):
+    encoder = families.empty_encoder(config)
+    n_words, width = families.word_embeddings(encoder).weight.shape
+    assert (n_words, width) == (40, getattr(config, "embedding_size", 16))
+    assert len(families.block_modules(encoder)) == 4
+    for block in families.blocks_of(encoder):
+        assert (block.query.weight.shape, block.n_heads) == ((16, 16), 2)
+        assert (block.inner.weight.shape, block.output.weight.shape) == ((24, 16), (16, 24))
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_pretraining_heads_are_found(name):
+    config = small_config(name)
+    family, model = FAMILIES[name], families.empty_pretraining_model(config)
     assert type(model) is getattr(transformers, family.pretraining_class)
-    assert issubclass(getattr(transformers, family.classifier_class), type(model).__base__)
-
-
-def test_the_parts_are_found_in_a_model_with_heads(config):
-    family = families.family_of(config)
-    model = families.empty_pretraining_model(config)
     network = PretrainingNetwork.of(model)
     assert network.encoder is model.base_model
     assert type(network.pooler) is type(families.empty_pooler(config))
     assert type(network.heads) is type(families.empty_heads(config))
-    names = {*shapes_of(network.encoder)}
-    assert {family.word_table, family.pooler_weight("weight"), family.pooler_weight("bias")} < names
-    assert families.word_embeddings(network.encoder).weight.shape == (20, 8)
-    assert len(families.block_modules(network.encoder)) == 2
-    for block in families.blocks_of(network.encoder):
-        assert (block.query.weight.shape, block.n_heads) == ((8, 8), 2)
-        assert (block.inner.weight.shape, block.output.weight.shape) == ((16, 8), (8, 16))
     heads = families.heads_of(network.encoder, network.heads)
-    assert network.word_bias is heads.bias and heads.bias.shape == (20,)
-    assert (heads.dense.weight.shape, heads.decoder.weight.shape) == ((8, 8), (20, 8))
-    assert heads.next_sentence.weight.shape == (2, 8)
+    assert network.word_bias is heads.bias and heads.bias.shape == (40,)
+    assert (heads.dense.weight.shape, heads.decoder.weight.shape) == ((16, 16), (40, 16))
+    assert heads.next_sentence.weight.shape == (2, 16)
 
 
 def test_empty_modules_take_no_memory_and_no_random_numbers(config):
     before = torch.get_rng_state()
-    for build in (
-        families.empty_encoder,
-        families.empty_pooler,
-        families.empty_heads,
-        families.empty_pretraining_model,
-    ):
+    builds = [families.empty_encoder]
+    if families.family_of(config).heads:
+        builds += [families.empty_pooler, families.empty_heads, families.empty_pretraining_model]
+    for build in builds:
         assert {weight.device.type for weight in build(config).parameters()} == {"meta"}
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# Two families that skbert does not read from files: one numbers positions from 2, the other has
-# other names and no segments.
-ROBERTA = replace(BERT, model_type="roberta", first_position=2)
-DISTILBERT = replace(
-    BERT,
-    model_type="distilbert",
-    embedding_parts={name: BERT.embedding_parts[name] for name in ("words", "positions", "norm")},
-    blocks="transformer.layer",
-    block_parts={
-        "query": "attention.q_lin",
-        "key": "attention.k_lin",
-        "value": "attention.v_lin",
-        "n_heads": "attention.n_heads",
-        "attention_output": "attention.out_lin",
-        "attention_norm": "sa_layer_norm",
-        "inner": "ffn.lin1",
-        "activation": "ffn.activation",
-        "output": "ffn.lin2",
-        "output_norm": "output_layer_norm",
-    },
-)
+def test_the_settings_of_a_file_make_an_equal_configuration(config, tmp_path):
+    again = config_of(config.to_dict(), tmp_path)
+    assert type(again) is type(config) and again.to_dict() == config.to_dict()
 
 
-def small_roberta():
-    config = RobertaConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=8,
-        initializer_range=0.5,
-    )
-    return RobertaModel(config, add_pooling_layer=False)
-
-
-def small_distilbert():
-    return DistilBertModel(
-        DistilBertConfig(
-            vocab_size=20,
-            dim=8,
-            n_layers=2,
-            n_heads=2,
-            hidden_dim=16,
-            max_position_embeddings=8,
-            initializer_range=0.5,
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("family", "build"), [(ROBERTA, small_roberta), (DISTILBERT, small_distilbert)]
-)
-def test_an_entry_is_all_that_the_encoder_needs(monkeypatch, family, build):
-    monkeypatch.setitem(FAMILIES, family.model_type, family)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build().eval()
-    ids = [[5, 9, 7, 19], [11, 12]]
-    batch = PackedBatch(
-        ids=np.array([*ids[0], *ids[1]], dtype=np.int32),
-        positions=np.array([0, 1, 2, 3, 0, 1], dtype=np.int32),
-        segment_ids=np.zeros(6, dtype=np.int32),
-        cu_seqlens=np.array([0, 4, 6], dtype=np.int32),
-        rows=np.arange(2),
-    )
+def test_the_hidden_states_are_those_of_transformers(config):
+    encoder, batch = new_encoder(config), random_batch(config)
     with torch.no_grad():
-        states = [model(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
-        hidden, first = encode(model, batch), encode_first_token(model, batch)
-    torch.testing.assert_close(hidden, torch.cat(states), rtol=0, atol=1e-5)
-    torch.testing.assert_close(first, torch.stack([s[0] for s in states]), rtol=0, atol=1e-5)
+        expected = transformers_states(encoder, batch)
+        for layer in range(5):
+            found = encode(encoder, batch, n_layers=layer)
+            if layer == 0 and families.embeddings_of(encoder).projection is not None:
+                assert found.shape == expected[0].shape
+            torch.testing.assert_close(found, expected[layer], rtol=0, atol=1e-5)
+        first = encode_first_token(encoder, batch)
+    firsts = torch.from_numpy(batch.cu_seqlens[:-1]).long()
+    torch.testing.assert_close(first, expected[-1][firsts], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("only_first", [False, True])
+def test_all_gradients_are_those_of_transformers(config, only_first):
+    encoder, batch = new_encoder(config), random_batch(config)
+    firsts = torch.from_numpy(batch.cu_seqlens[:-1]).long()
+    shape = (len(firsts) if only_first else len(batch.ids), 16)
+    loss_weights = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def gradients(states):
+        encoder.zero_grad()
+        (states * loss_weights).sum().backward()
+        return {name: w.grad for name, w in encoder.named_parameters() if w.grad is not None}
+
+    expected_states = transformers_states(encoder, batch)[-1]
+    expected = gradients(expected_states[firsts] if only_first else expected_states)
+    found = gradients((encode_first_token if only_first else encode)(encoder, batch))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # The bias of the keys has a gradient of zero, up to rounding, so compare with the others.
+        scale = max(gradient.abs().max().item(), 1.0)
+        assert (found[name] - gradient).abs().max().item() < 1e-4 * scale, name
+
+
+def test_a_start_above_the_embeddings_continues(config):
+    encoder, batch = new_encoder(config), random_batch(config)
+    with torch.no_grad():
+        start = HiddenStates(encode(encoder, batch, n_layers=2), 2)
+        torch.testing.assert_close(
+            encode(encoder, batch, start=start), encode(encoder, batch), rtol=0, atol=1e-5
+        )
+
+
+def test_a_rebuilt_encoder_works_in_transformers(config):
+    encoder, batch = new_encoder(config), random_batch(config)
+    weights = {n: encoder.state_dict()[n] for n in shapes_of(families.empty_encoder(config))}
+    rebuilt = build_encoder(config, weights)
+    assert all(buffer.device.type == "cpu" for buffer in rebuilt.buffers())
+    with torch.no_grad():
+        expected = transformers_states(encoder, batch)
+        torch.testing.assert_close(transformers_states(rebuilt, batch), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_roberta_starts_after_the_position_of_padding(name, padding):
+    config = small_config(name)
+    config.pad_token_id = padding
+    assert families.longest_text(config) == 200 - padding - 1
+    encoder, batch = new_encoder(config), random_batch(config, (9, 3))
+    batch.ids[[2, 3, 8, 9]] = padding  # a text may spell it out
+    with torch.no_grad():
+        expected = transformers_states(encoder, batch)[-1]
+        torch.testing.assert_close(encode(encoder, batch), expected, rtol=0, atol=1e-5)
+
+
+def test_layers_of_albert_share_groups_of_weights():
+    config = small_config("albert")
+    config.num_hidden_groups = 2
+    encoder, batch = new_encoder(config), random_batch(config, (9, 3))
+    first, second, third, fourth = families.block_modules(encoder)
+    assert first is second and third is fourth and first is not third
+    with torch.no_grad():
+        expected = transformers_states(encoder, batch)[-1]
+        torch.testing.assert_close(encode(encoder, batch), expected, rtol=0, atol=1e-5)

@@ -21,7 +21,7 @@ from skbert.engine.files.saved_pretraining import (
 from skbert.engine.files.scratch import head_weights
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.device import loaded_precision, resolve_device, resolve_precision
-from skbert.engine.model.families import family_of
+from skbert.engine.model.families import family_of, longest_text
 
 
 class FromPretrainedMixin:
@@ -115,7 +115,7 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     device = resolve_device(pretrainer.device)
     precision = resolve_precision(pretrainer.precision, device)
     if "max_length" not in parameters:
-        n_positions = load_config(name).max_position_embeddings
+        n_positions = longest_text(load_config(name))
         pretrainer.set_params(max_length=min(pretrainer.max_length, n_positions))
     pretrained = load_pretrained(name)
     vocabulary_of(pretrained.tokenizer)

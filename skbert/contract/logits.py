@@ -12,6 +12,7 @@ from skbert.contract.output import check_logits
 from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of, tokenize
 from skbert.contract.texts import check_texts
+from skbert.engine.model.families import longest_text
 from skbert.engine.prediction.predict import predict_logits
 
 #: Number of texts that are tokenised at once, so that the memory is bounded.
@@ -40,7 +41,7 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     config = estimator.model_.config
     logits, lost = [], []
     for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
-        check_max_length(estimator.max_length, config.max_position_embeddings)
+        check_max_length(estimator.max_length, longest_text(config))
         tokens = tokenize(estimator, texts, state.wordpiece)
         logits.append(predict_logits(state.network, tokens))
         lost.append(LostTokens.of(tokens, state.wordpiece))

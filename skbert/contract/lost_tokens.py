@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from skbert.engine.model.families import longest_text
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
@@ -106,7 +107,7 @@ class LostTokens:
             )
 
     def _warn_of_truncation(self, estimator: Any, config: Any, selects: bool) -> None:
-        most = config.max_position_embeddings
+        most = longest_text(config)
         other = "choose with `truncation` which part to keep" if selects else "pass shorter texts"
         advice = (
             f"Increase max_length, or {other}."

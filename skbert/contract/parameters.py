@@ -18,6 +18,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 
+from skbert.engine.model.families import family_of
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import smallest_max_length
 
@@ -225,10 +226,17 @@ def check_layer(layer: int, n_layers: int) -> int:
     return layer if layer >= 0 else n_layers + 1 + layer
 
 
-def check_n_frozen_layers(n_frozen_layers: int, n_layers: int) -> None:
+def check_n_frozen_layers(n_frozen_layers: int, config: Any) -> None:
     """Raise an error if no layer is left to train."""
+    n_layers = config.num_hidden_layers
     if n_frozen_layers >= n_layers:
         raise ValueError(
             f"n_frozen_layers={n_frozen_layers}, but the model has {n_layers} layers; allowed "
             f"are 0 to {n_layers - 1}. At least one layer must be left to train."
+        )
+    if n_frozen_layers and family_of(config).are_blocks_shared:
+        raise ValueError(
+            f"n_frozen_layers={n_frozen_layers}, but the layers of the model, "
+            f"{config.model_type!r}, share their weights, so only 0 is allowed. Set "
+            "n_frozen_layers=0."
         )

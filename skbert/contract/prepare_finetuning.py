@@ -35,6 +35,7 @@ from skbert.engine.files.pretrained import (
 )
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.families import longest_text
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.sentences import WholeTexts
 from skbert.engine.text.tokens import Tokens, concatenate
@@ -318,8 +319,8 @@ def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
 
 def check_for_model(estimator: Any, config: Any) -> None:
     """Check the parameters of a fit whose range depends on the model, by its configuration."""
-    check_max_length(estimator.max_length, config.max_position_embeddings)
-    check_n_frozen_layers(estimator.n_frozen_layers, config.num_hidden_layers)
+    check_max_length(estimator.max_length, longest_text(config))
+    check_n_frozen_layers(estimator.n_frozen_layers, config)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from skbert.engine.files.pretrained import (
 from skbert.engine.files.scratch import head_weights, new_pretrained
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
+from skbert.engine.model.families import longest_text
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.sentences import (
@@ -196,7 +197,7 @@ def check_length(estimator: Any, config: Any) -> None:
     """Raise an error if `max_length` exceeds the number of positions of the model."""
     advice = "fit splits a longer text into several."
     smallest = smallest_max_length(n_segments=2)
-    check_max_length(estimator.max_length, config.max_position_embeddings, smallest, advice)
+    check_max_length(estimator.max_length, longest_text(config), smallest, advice)
 
 
 def tokenize_whole(

@@ -29,7 +29,7 @@ from skbert.engine.files.weights import (
     stored_heads,
     stored_pooler,
 )
-from skbert.engine.model.families import empty_encoder, family_of
+from skbert.engine.model.families import empty_encoder, family_of, n_segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,7 +88,7 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
         weights=_to_tensors(packed["weights"]),
         pooler=_to_tensors(packed["pooler"]),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, type_vocab_size=config.type_vocab_size),
+        wordpiece=wordpiece_of(tokenizer, type_vocab_size=n_segments(config)),
     )
 
 

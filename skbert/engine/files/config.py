@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from skbert.engine.files.manifest import MANIFEST, read_manifest
 from skbert.engine.files.textfiles import parse_object, read_text
-from skbert.engine.model.families import BERT, FAMILIES, Family, new_config
+from skbert.engine.model.families import BERT, FAMILIES, Family, longest_text, new_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -119,24 +119,37 @@ def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
     """
     check_config(settings, repr(str(path)))
     settings = {"model_type": BERT.model_type} | _stated(settings)
-    for name, largest in _SIZES.items():
-        size = settings.get(name, 1)
-        if type(size) is not int or not 1 <= size <= largest:
-            raise _bad_setting(path, name, settings[name], f"an integer from 1 to {largest}")
+    family = FAMILIES[settings["model_type"]]
+    sizes = {name: (1, largest) for name, largest in _SIZES.items()} | dict(family.own_settings)
+    for name, (smallest, largest) in sizes.items():
+        size = settings.get(family.setting(name), smallest)
+        if type(size) is not int or not smallest <= size <= largest:
+            words = f"an integer from {smallest} to {largest}"
+            raise _bad_setting(path, family.setting(name), size, words)
     for name, limit in _NUMBERS.items():
-        number = settings.get(name, 0.0)
+        number = settings.get(family.setting(name), 0.0)
         if type(number) not in (int, float) or not 0 <= number <= limit:
-            raise _bad_setting(path, name, settings[name], f"a number from 0 to {limit:g}")
-    stated = {name: settings[name] for name in _KEPT if name in settings}
-    return _consistent(stated, FAMILIES[settings["model_type"]], path)
+            raise _bad_setting(path, family.setting(name), number, f"a number from 0 to {limit:g}")
+    names = {name: family.setting(name) for name in (*_KEPT, *family.own_settings)}
+    stated = {name: settings[own] for name, own in names.items() if own in settings}
+    return _consistent(stated, family, path)
 
 
 def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> PretrainedConfig:
-    """Build a configuration from well-formed settings, if they are consistent."""
+    """Build a configuration from well-formed settings by BERT's names, if they are consistent."""
     from transformers.activations import ACT2FN
 
-    settings = new_config(family).to_dict() | stated
-    padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
+    default = new_config(family)
+    known = {
+        name: getattr(default, family.setting(name))
+        for name in (*_KEPT, *family.own_settings)
+        if hasattr(default, family.setting(name))  # a DistilBERT has no segments
+    }
+    settings = known | {name: value for name, value in stated.items() if name in known}
+    padding, n_ids, n_layers = (
+        settings[name] for name in ("pad_token_id", "vocab_size", "num_hidden_layers")
+    )
+    may_be_null = "" if family.first_position is None else "null or "
     allowed = {
         "hidden_act": (
             isinstance(settings["hidden_act"], str) and settings["hidden_act"] in ACT2FN,
@@ -144,18 +157,26 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
         ),
         "num_attention_heads": (
             settings["hidden_size"] % settings["num_attention_heads"] == 0,
-            f"a divisor of hidden_size={settings['hidden_size']}",
+            f"a divisor of {family.setting('hidden_size')}={settings['hidden_size']}",
+        ),
+        "num_hidden_groups": (
+            n_layers % settings.get("num_hidden_groups", 1) == 0,
+            f"a divisor of num_hidden_layers={n_layers}",
         ),
         "pad_token_id": (
-            padding is None or (type(padding) is int and 0 <= padding < n_ids),
-            f"null or an integer from 0 to {n_ids - 1}",
+            bool(may_be_null) if padding is None else type(padding) is int and 0 <= padding < n_ids,
+            f"{may_be_null}an integer from 0 to {n_ids - 1}",
         ),
     }
     for name, (is_allowed, words) in allowed.items():
         if not is_allowed:
-            raise _bad_setting(path, name, settings[name], words)
-    floats = {name: float(settings[name]) for name in _NUMBERS}
-    return new_config(family, **{name: settings[name] for name in _KEPT} | floats)
+            raise _bad_setting(path, family.setting(name), settings[name], words)
+    floats = {name: float(settings[name]) for name in _NUMBERS if name in settings}
+    config = new_config(family, **settings | floats)
+    if longest_text(config) < 1:
+        words = f"more than {settings['max_position_embeddings'] - longest_text(config)}"
+        raise _bad_setting(path, "max_position_embeddings", config.max_position_embeddings, words)
+    return config
 
 
 def _bad_setting(path: Path, name: str, value: Any, allowed: str) -> ValueError:
@@ -181,9 +202,9 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
     for setting, is_refused in refused.items():
         if is_refused:
             raise ValueError(
-                f"{name} has {setting}={settings.get(setting)!r}. skbert trains BERT encoders: "
-                "model_type='bert', position_embedding_type='absolute', is_decoder=False. "
-                "Choose another model."
+                f"{name} has {setting}={settings.get(setting)!r}. skbert trains encoders with "
+                f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and "
+                "is_decoder=False. Choose another model."
             )
     if "model_type" not in stated:
         _check_without_type(stated, name)

@@ -53,7 +53,7 @@ from skbert.engine.files.weights import (
     pretraining_weights,
     sort_notes,
 )
-from skbert.engine.model.families import family_of
+from skbert.engine.model.families import family_of, n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.wordpiece import WordPieceTokenizer
@@ -144,7 +144,7 @@ def save_pretraining_model(
     is_trained = {
         f"{family.heads}.{family.head_parts['words']}": knows_words,
         f"{family.heads}.{family.head_parts['next_sentence']}": knows_next_sentence,
-        family.pooler: knows_pooler,
+        family.pooler_module: knows_pooler,
     }
     drawn = [module for module, trained in is_trained.items() if not trained]
 
@@ -201,7 +201,7 @@ def load_classifier(folder: Path) -> SavedClassifier:
     network = TextClassifier(encoder, head, manifest["pooling"])
     _check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size)
+    wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
 
 

@@ -33,7 +33,7 @@ from skbert.engine.files.weights import (
     stored_pooler,
 )
 from skbert.engine.forks import after_fork
-from skbert.engine.model.families import family_of
+from skbert.engine.model.families import family_of, n_segments
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _read(found: FoundModel) -> Pretrained:
         weights=change.apply(weights) if change else weights,
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size),
+        wordpiece=wordpiece_of(tokenizer, config.vocab_size, n_segments(config)),
         heads=stored_heads(stored, family),
         is_tied=is_tied(stored, family),
         pooling=read_pooling(found.folder),

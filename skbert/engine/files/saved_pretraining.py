@@ -28,7 +28,7 @@ from skbert.engine.files.weights import (
     pooler_shapes,
     pretraining_weights,
 )
-from skbert.engine.model.families import Family, family_of
+from skbert.engine.model.families import Family, family_of, n_segments
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def load_pretraining_model(folder: Path) -> SavedPretraining:
     model = build_pretraining_model(config, encoder_weights(stored, path, config), heads)
     check_finite(model, path)
     tokenizer = unpack_tokenizer(texts, folder)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size, config.type_vocab_size)
+    wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
     made_with = str(manifest.get("made_with", "cls"))
     return SavedPretraining(model, heads, tokenizer, wordpiece, made_with, manifest["settings"])
 
@@ -128,7 +128,7 @@ def _heads(
         pooler=_checked(stored, pooler_shapes(config), family.pooler_weight(""), path),
         knows_words=_task(family, "words") not in drawn,
         knows_next_sentence=_task(family, "next_sentence") not in drawn,
-        knows_pooler=family.pooler not in drawn,
+        knows_pooler=family.pooler_module not in drawn,
     )
 
 

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,9 +204,8 @@ def encoder_weights(
 
 def _is_of_encoder(name: str, config: PretrainedConfig) -> bool:
     """Whether a weight belongs to the embeddings or blocks, and not to a head."""
-    family = family_of(config)
-    parts = (family.embeddings.split(".")[0], family.blocks.split(".")[0])
-    return name.split(".")[0] in parts and not name.endswith("position_ids")
+    is_known = name.split(".")[0] in family_of(config).first_names
+    return is_known and not name.endswith("position_ids")
 
 
 def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
@@ -220,7 +218,7 @@ def pass_through_pooler(d_model: int) -> dict[str, torch.Tensor]:
 def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
     """Select the weights of the pooler; none if it is missing, or only passes its input through."""
     names = {name: family.pooler_weight(name) for name in ("weight", "bias")}
-    if not all(full_name in by_name for full_name in names.values()):
+    if family.pooler is None or not all(full_name in by_name for full_name in names.values()):
         return {}
     found = {
         name: by_name[full_name].to(torch.float32, copy=True) for name, full_name in names.items()
@@ -231,6 +229,8 @@ def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[s
 
 def is_tied(by_name: Mapping[str, torch.Tensor], family: Family) -> bool:
     """Whether the decoder equals the word embeddings, or is missing because it is tied to them."""
+    if family.heads is None:
+        return True
     decoder = by_name.get(f"{family.heads}.{family.head_parts['decoder']}.weight")
     table = by_name[family.word_table]
     return decoder is None or torch.equal(decoder.to(torch.float32), table.to(torch.float32))
@@ -238,6 +238,8 @@ def is_tied(by_name: Mapping[str, torch.Tensor], family: Family) -> bool:
 
 def stored_heads(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
     """Select the weights of the pre-training heads, without the decoder."""
+    if family.heads is None:
+        return {}
     prefix = f"{family.heads}."
     heads = {
         name.removeprefix(prefix): weight.to(torch.float32)
@@ -275,13 +277,13 @@ def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor])
     """Build an encoder in evaluation mode. The weights are not copied."""
     model = empty_encoder(config)
     model.load_state_dict(weights, assign=True)
-    # The state dict does not contain these two. The module's own `forward` reads them; skbert does
-    # not.
+    # The state dict does not contain these. The module's own `forward` reads them; skbert does not.
     places = torch.arange(config.max_position_embeddings, device="cpu", dtype=torch.int64)
-    places = places.expand(1, -1)
-    embeddings = attrgetter(family_of(config).embeddings)(model)
-    embeddings.register_buffer("position_ids", places, persistent=False)
-    embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
+    buffers = {"position_ids": places.expand(1, -1)}
+    buffers["token_type_ids"] = torch.zeros_like(buffers["position_ids"])
+    for name, _ in [*model.named_buffers()]:
+        parent, _, own_name = name.rpartition(".")
+        model.get_submodule(parent).register_buffer(own_name, buffers[own_name], persistent=False)
     return model.requires_grad_(True).eval()
 
 
@@ -310,8 +312,14 @@ def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -
 def build_pooler(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build a pooler from "weight" and "bias". The weights are not copied."""
     pooler = empty_pooler(config)
-    attrgetter(family_of(config).pooler_linear)(pooler).load_state_dict(weights, assign=True)
+    _linear_of_pooler(pooler, config).load_state_dict(weights, assign=True)
     return pooler.requires_grad_(True).eval()
+
+
+def _linear_of_pooler(pooler: nn.Module, config: PretrainedConfig) -> nn.Module:
+    family = family_of(config)
+    path = family.pooler_weight("").removeprefix(family.pooler_module).strip(".")
+    return pooler.get_submodule(path)
 
 
 def head_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
@@ -323,7 +331,7 @@ def head_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
 
 def pooler_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
     """Collect the shapes of the pooler's "weight" and "bias"."""
-    return shapes_of(attrgetter(family_of(config).pooler_linear)(empty_pooler(config)))
+    return shapes_of(_linear_of_pooler(empty_pooler(config), config))
 
 
 @dataclass(frozen=True)
@@ -354,9 +362,9 @@ def build_pretraining_model(
     """Build the module of encoder, pooler and heads. The weights are not copied."""
     model, family = empty_pretraining_model(config), family_of(config)
     encoder = build_encoder(config, weights)
-    setattr(encoder, family.pooler, build_pooler(config, heads.pooler))
+    setattr(encoder, family.pooler_module, build_pooler(config, heads.pooler))
     setattr(model, family.encoder, encoder)
-    setattr(model, family.heads, build_heads(encoder, heads.heads))
+    setattr(model, family.heads or "", build_heads(encoder, heads.heads))
     return model.eval()
 
 

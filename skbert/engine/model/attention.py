@@ -9,13 +9,14 @@ tokens see each other, once per batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from skbert.engine.text.packing import cut_by_tokens
 
@@ -28,6 +29,10 @@ _GROUP_SIZE = 16
 # thread of an Intel Xeon with AVX-512: 3.1, 10.8 and 15.9 ms against 4.8, 16.0 and 17.3. For longer
 # texts, the matrix, (n_heads, L, L) for each text, would need more memory than everything else.
 _LONGEST_WRITTEN_OUT = 128
+
+# MPNet uses this number of rows of its table, whatever its size, and distances up to this one.
+_N_DISTANCES = 32
+_FARTHEST = 128
 
 # Maximum number of rows of a matrix that short texts share, so that starting an operation does not
 # cost more than its work. Forward and backward of 32 sentences, of 64 texts of 8 tokens, and of 32
@@ -51,6 +56,8 @@ class LengthGroup:
         Place of each token in the flattened block; None if all texts have the same length.
     visible : Tensor of shape (n_texts, 1, 1, max_length), bool, or None
         False at padding.
+    bias : Tensor of shape (1, n_heads, max_length, max_length) or None
+        A number for each head and pair of positions, which the scores get.
     """
 
     n_texts: int
@@ -58,6 +65,14 @@ class LengthGroup:
     max_length: int
     places: Tensor | None
     visible: Tensor | None
+    bias: Tensor | None = None
+
+    def score_mask(self, n_queries: int) -> Tensor | None:
+        """Compute what the scores of the first `n_queries` positions get, or which they keep."""
+        if self.bias is None:
+            return self.visible
+        bias = self.bias[:, :, :n_queries]
+        return bias if self.visible is None else bias.masked_fill(~self.visible, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -83,17 +98,51 @@ class TextBlock:
 Groups = list[LengthGroup] | list[TextBlock]
 
 
-def text_groups(cu_seqlens: np.ndarray, device: torch.device) -> Groups:
+def text_groups(
+    cu_seqlens: np.ndarray, device: torch.device, position_bias: nn.Embedding | None = None
+) -> Groups:
     """Cut a batch into groups for attention, once per batch for all layers.
 
-    The texts keep their order. Texts that are sorted by length make larger groups.
+    The texts keep their order. Texts that are sorted by length make larger groups. With
+    `position_bias`, see `families.position_bias_of`, attention adds its numbers to the scores.
     """
     lengths = np.diff(cu_seqlens)
+    if position_bias is not None:
+        is_padded = device.type != "cpu" or torch.is_grad_enabled()
+        groups = (padded_groups if is_padded else _groups_of_equal_length)(lengths, device)
+        bias = relative_bias(position_bias, int(lengths.max()))
+        return [replace(g, bias=bias[:, :, : g.max_length, : g.max_length]) for g in groups]
     if device.type != "cpu":
         return padded_groups(lengths, device)
     if torch.is_grad_enabled() and lengths.max() <= _LONGEST_WRITTEN_OUT:
         return _text_blocks(lengths)
     return _groups_of_equal_length(lengths, device)
+
+
+def relative_bias(table: nn.Embedding, length: int) -> Tensor:
+    """Look up a number for each head and pair of positions: (1, n_heads, length, length).
+
+    Half of the table is for keys after the query, half for the others. Of each half, one half is
+    for the distances 0, 1, 2, ..., and the rest for ranges that grow up to 128 tokens, as in T5
+    [1]_, from which MPNet [2]_ has them.
+
+    References
+    ----------
+    .. [1] C. Raffel et al. Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+       Transformer. JMLR 2020, arXiv:1910.10683.
+    .. [2] K. Song et al. MPNet: Masked and Permuted Pre-training for Language Understanding.
+       NeurIPS 2020, arXiv:2004.09297.
+    """
+    device = table.weight.device
+    places = torch.arange(length, device=device)
+    distances = places[None, :] - places[:, None]  # of the key from the query
+    n_one_way = _N_DISTANCES // 2
+    n_exact = n_one_way // 2
+    near = distances.abs()
+    growth = torch.log(near.float() / n_exact) / math.log(_FARTHEST / n_exact)
+    far = (n_exact + (growth * (n_one_way - n_exact)).long()).clamp(max=n_one_way - 1)
+    rows = torch.where(near < n_exact, near, far) + (distances > 0) * n_one_way
+    return table(rows).permute(2, 0, 1)[None]
 
 
 def padded_groups(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
@@ -158,7 +207,8 @@ def self_attention(query_key_value: Tensor, groups: Groups, n_heads: int) -> Ten
     contexts = []
     for piece, group in zip(pieces, groups, strict=True):
         query, key, value = _to_heads(_Pad.apply(piece, group), group, 3, n_heads)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=group.visible)
+        mask = group.score_mask(group.max_length)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         contexts.append(_Unpad.apply(_from_heads(context), group))
     return torch.cat(contexts)
 
@@ -187,7 +237,8 @@ def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_he
     for first, piece, group in zip(firsts, pieces, groups, strict=True):
         key, value = _to_heads(_Pad.apply(piece, group), group, 2, n_heads)
         one_query = first.view(group.n_texts, n_heads, 1, d_model // n_heads)
-        context = F.scaled_dot_product_attention(one_query, key, value, attn_mask=group.visible)
+        mask = group.score_mask(1)
+        context = F.scaled_dot_product_attention(one_query, key, value, attn_mask=mask)
         contexts.append(context.reshape(group.n_texts, d_model))
     return torch.cat(contexts)
 

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from skbert.engine.model.attention import Groups, first_token_attention, self_attention, text_groups
 from skbert.engine.model.dropout import Dropout, no_dropout
-from skbert.engine.model.families import Block, blocks_of, embeddings_of, family_of
+from skbert.engine.model.families import (
+    Block,
+    Embeddings,
+    blocks_of,
+    embeddings_of,
+    position_bias_of,
+)
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.text.packing import PackedBatch
@@ -73,7 +79,7 @@ def encode(
     if start is None:
         batch = fill_batch(batch)
         start = _embedded(model, batch, dropout)
-    groups = text_groups(batch.cu_seqlens, start.states.device)
+    groups = text_groups(batch.cu_seqlens, start.states.device, position_bias_of(model))
     hidden = start.states
     for block in blocks_of(model)[start.layer : n_layers]:
         hidden = _full_layer(block, hidden, groups, dropout)
@@ -100,7 +106,7 @@ def encode_first_token(
     if start is None:
         batch = fill_batch(batch)
         start = _embedded(model, batch, dropout)
-    groups = text_groups(batch.cu_seqlens, start.states.device)
+    groups = text_groups(batch.cu_seqlens, start.states.device, position_bias_of(model))
     first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
     hidden = start.states
     blocks = blocks_of(model)[start.layer : n_layers]
@@ -114,20 +120,42 @@ def encode_first_token(
 
 
 def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:
-    return HiddenStates(dropout(_embed(model, batch)), layer=0)
-
-
-def _embed(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """Compute word + position + segment embeddings, normalised: (n_tokens, d_model)."""
     embeddings = embeddings_of(model)
+    states = dropout(_embed(embeddings, batch))
+    if embeddings.projection is not None:
+        states = embeddings.projection(states)
+    return HiddenStates(states, layer=0)
+
+
+def _embed(embeddings: Embeddings, batch: PackedBatch) -> Tensor:
+    """Compute word + position + segment embeddings, normalised: (n_tokens, width)."""
     device = embeddings.words.weight.device
-    positions = batch.positions + family_of(model).first_position
     hidden = embeddings.words(torch.from_numpy(batch.ids).to(device))
-    hidden = hidden + embeddings.positions(torch.from_numpy(positions).to(device))
+    positions = torch.from_numpy(_positions(embeddings, batch))
+    hidden = hidden + embeddings.positions(positions.to(device))
     if embeddings.segments is not None:
         segment_ids = torch.from_numpy(batch.segment_ids).to(device)
         hidden = hidden + embeddings.segments(segment_ids)
     return embeddings.norm(hidden)
+
+
+def _positions(embeddings: Embeddings, batch: PackedBatch) -> np.ndarray:
+    """Compute the position number of each token: (n_tokens,).
+
+    RoBERTa gives padding a position of its own and starts after it. A text may contain the padding
+    token, for example as "<pad>", and then gets that position there, and no other is skipped.
+    """
+    padding = embeddings.positions.padding_idx
+    if padding is None:
+        return batch.positions
+    is_padding = batch.ids == embeddings.words.padding_idx
+    if not is_padding.any():
+        return batch.positions + np.int32(padding + 1)
+    lengths = np.diff(batch.cu_seqlens)
+    n_before = np.cumsum(is_padding) - is_padding  # in all texts
+    n_before -= np.repeat(n_before[batch.cu_seqlens[:-1]], lengths)
+    positions = batch.positions - n_before + padding + 1
+    return np.where(is_padding, padding, positions).astype(np.int32)
 
 
 def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:

@@ -9,7 +9,7 @@ Functions import transformers when they build something, because the import take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Modules that make the states before the first block; `segments` is None without segments."""
+    """Modules that make the states before the first block.
+
+    `segments` is None without segments. `projection`, if there is one, follows the norm and leads
+    from the width of the embeddings to that of the blocks.
+    """
 
     words: nn.Embedding
     positions: nn.Embedding
     norm: nn.LayerNorm
     segments: nn.Embedding | None = None
+    projection: nn.Linear | None = None
 
 
 @dataclass(frozen=True)
@@ -70,85 +75,123 @@ class Heads:
 class Family:
     """Where the encoders of a family keep their parts.
 
-    Paths are dotted attributes of a module, and parts of the names of its weights.
+    Paths are dotted attributes of a module, and parts of the names of its weights. Fields with a
+    default are what most families lack or share.
 
     Attributes
     ----------
     model_type : str
         The family's name in ``config.model_type``.
-    package : str
-        The package in ``transformers.models`` with the classes.
-    config_class, encoder_class, pooler_class, heads_class : str
-    pretraining_class : str
-        Encoder, pooler and pre-training heads in one module.
-    classifier_class : str
-        Encoder, pooler and a linear layer in one module; skbert writes its weights.
-    encoder, heads : str
-        Paths in a module of `pretraining_class`. The encoder has the same path in one of
-        `classifier_class`.
+    class_prefix : str
+        How the names of its classes in transformers begin, such as "Bert" in ``BertModel``.
+    encoder : str
+        Path of the encoder in a module with heads, and in the names of its weights.
+    embedding_parts : mapping of str to str
+        For the fields of `Embeddings`, the paths in the encoder. An optional part that a model
+        lacks is None there.
+    blocks : str
+        Path in the encoder of the list of blocks.
+    block_parts : mapping of str to str
+        For the fields of `Block`, the paths in a block.
+    first_position : int or None
+        The position number of the first token of a text. None: the one after that of padding,
+        which is ``config.pad_token_id``.
+    position_bias : str or None
+        Path in the encoder of a table, (n_distances, n_heads), that adds a number to the scores of
+        attention for each distance of two tokens.
+    are_blocks_shared : bool
+        Whether several layers use the same block.
+    settings : mapping of str to str
+        The family's own names of BERT's settings.
+    own_settings : mapping of str to tuple of int
+        Settings that BERT lacks and that define the encoder, with the smallest and the largest
+        number allowed.
+    pooler : str or None
+        Path in the encoder of the pooler's linear layer.
     classifier : str
         Path of the linear layer in a module of `classifier_class`.
-    pooler, pooler_linear : str
-        Paths of the pooler in the encoder, and of its linear layer in the pooler.
-    embeddings, blocks : str
-        Paths in the encoder of the embeddings and of the list of blocks.
-    embedding_parts, block_parts, head_parts : mapping of str to str
-        For the fields of `Embeddings`, `Block` and `Heads`, the paths in the embeddings, in a block
-        and in the heads.
-    first_position : int
-        The position number of the first token of a text.
+    heads : str or None
+        Path of the pre-training heads in a module of `pretraining_class`; None if skbert does not
+        pre-train the family.
+    head_parts : mapping of str to str
+        For the fields of `Heads`, the paths in the heads.
     """
 
     model_type: str
-    package: str
-    config_class: str
-    encoder_class: str
-    pooler_class: str
-    heads_class: str
-    pretraining_class: str
-    classifier_class: str
+    class_prefix: str
     encoder: str
-    heads: str
-    classifier: str
-    pooler: str
-    pooler_linear: str
-    embeddings: str
     embedding_parts: Mapping[str, str]
     blocks: str
     block_parts: Mapping[str, str]
-    head_parts: Mapping[str, str]
-    first_position: int
+    first_position: int | None = 0
+    position_bias: str | None = None
+    are_blocks_shared: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    own_settings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    pooler: str | None = None
+    classifier: str = "classifier"
+    heads: str | None = None
+    head_parts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        """The package in ``transformers.models`` with the classes."""
+        return self.model_type.replace("-", "_")
+
+    @property
+    def config_class(self) -> str:
+        """Name of the class of configurations."""
+        return f"{self.class_prefix}Config"
+
+    @property
+    def encoder_class(self) -> str:
+        """Name of the class of encoders."""
+        return f"{self.class_prefix}Model"
+
+    @property
+    def classifier_class(self) -> str:
+        """Name of the class with encoder and classifier; skbert writes its weights."""
+        return f"{self.class_prefix}ForSequenceClassification"
+
+    @property
+    def pretraining_class(self) -> str:
+        """Name of the class with encoder, pooler and pre-training heads."""
+        return f"{self.class_prefix}ForPreTraining"
 
     @property
     def word_table(self) -> str:
         """Name of the word embeddings' weights in the encoder."""
-        return f"{self.embeddings}.{self.embedding_parts['words']}.weight"
+        return f"{self.embedding_parts['words']}.weight"
+
+    @property
+    def first_names(self) -> set[str]:
+        """First parts of the names of all weights in the encoder without the pooler."""
+        paths = [*self.embedding_parts.values(), self.blocks, self.position_bias or self.blocks]
+        return {path.split(".")[0] for path in paths}
+
+    @property
+    def pooler_module(self) -> str:
+        """Path of the pooler in the encoder; empty without pooler."""
+        return (self.pooler or "").split(".")[0]
 
     def pooler_weight(self, name: str) -> str:
         """Name of the pooler's "weight" or "bias" in the encoder."""
-        return f"{self.pooler}.{self.pooler_linear}.{name}"
+        return f"{self.pooler}.{name}"
+
+    def setting(self, name: str) -> str:
+        """Translate BERT's name of a setting."""
+        return self.settings.get(name, name)
 
 
 BERT = Family(
     model_type="bert",
-    package="bert",
-    config_class="BertConfig",
-    encoder_class="BertModel",
-    pooler_class="BertPooler",
-    heads_class="BertPreTrainingHeads",
-    pretraining_class="BertForPreTraining",
-    classifier_class="BertForSequenceClassification",
+    class_prefix="Bert",
     encoder="bert",
-    heads="cls",
-    classifier="classifier",
-    pooler="pooler",
-    pooler_linear="dense",
-    embeddings="embeddings",
     embedding_parts={
-        "words": "word_embeddings",
-        "positions": "position_embeddings",
-        "segments": "token_type_embeddings",
-        "norm": "LayerNorm",
+        "words": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "segments": "embeddings.token_type_embeddings",
+        "norm": "embeddings.LayerNorm",
     },
     blocks="encoder.layer",
     block_parts={
@@ -163,6 +206,8 @@ BERT = Family(
         "output": "output.dense",
         "output_norm": "output.LayerNorm",
     },
+    pooler="pooler.dense",
+    heads="cls",
     head_parts={
         "words": "predictions",
         "dense": "predictions.transform.dense",
@@ -170,11 +215,123 @@ BERT = Family(
         "bias": "predictions.bias",
         "next_sentence": "seq_relationship",
     },
-    first_position=0,
 )
 
+ROBERTA = replace(
+    BERT,
+    model_type="roberta",
+    class_prefix="Roberta",
+    encoder="roberta",
+    first_position=None,
+    classifier="classifier.out_proj",
+    heads=None,
+    head_parts={},
+)
+
+XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", class_prefix="XLMRoberta")
+
+CAMEMBERT = replace(ROBERTA, model_type="camembert", class_prefix="Camembert")
+
+ELECTRA = replace(
+    BERT,
+    model_type="electra",
+    class_prefix="Electra",
+    encoder="electra",
+    embedding_parts={**BERT.embedding_parts, "projection": "embeddings_project"},
+    own_settings={"embedding_size": (1, 10**6)},
+    pooler=None,
+    classifier="classifier.out_proj",
+    heads=None,
+    head_parts={},
+)
+
+_WITHOUT_SEGMENTS = {part: BERT.embedding_parts[part] for part in ("words", "positions", "norm")}
+
+DISTILBERT = Family(
+    model_type="distilbert",
+    class_prefix="DistilBert",
+    encoder="distilbert",
+    embedding_parts=_WITHOUT_SEGMENTS,
+    blocks="transformer.layer",
+    block_parts={
+        "query": "attention.q_lin",
+        "key": "attention.k_lin",
+        "value": "attention.v_lin",
+        "n_heads": "attention.n_heads",
+        "attention_output": "attention.out_lin",
+        "attention_norm": "sa_layer_norm",
+        "inner": "ffn.lin1",
+        "activation": "ffn.activation",
+        "output": "ffn.lin2",
+        "output_norm": "output_layer_norm",
+    },
+    settings={
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+    },
+)
+
+MPNET = Family(
+    model_type="mpnet",
+    class_prefix="MPNet",
+    encoder="mpnet",
+    embedding_parts=_WITHOUT_SEGMENTS,
+    blocks="encoder.layer",
+    block_parts={
+        **BERT.block_parts,
+        "query": "attention.attn.q",
+        "key": "attention.attn.k",
+        "value": "attention.attn.v",
+        "n_heads": "attention.attn.num_attention_heads",
+        "attention_output": "attention.attn.o",
+        "attention_norm": "attention.LayerNorm",
+    },
+    first_position=2,
+    position_bias="encoder.relative_attention_bias",
+    own_settings={"relative_attention_num_buckets": (32, 10**4)},
+    pooler="pooler.dense",
+    classifier="classifier.out_proj",
+)
+
+ALBERT = Family(
+    model_type="albert",
+    class_prefix="Albert",
+    encoder="albert",
+    embedding_parts={
+        **BERT.embedding_parts,
+        "projection": "encoder.embedding_hidden_mapping_in",
+    },
+    blocks="encoder.albert_layer_groups",
+    block_parts={
+        "query": "attention.query",
+        "key": "attention.key",
+        "value": "attention.value",
+        "n_heads": "attention.num_attention_heads",
+        "attention_output": "attention.dense",
+        "attention_norm": "attention.LayerNorm",
+        "inner": "ffn",
+        "activation": "activation",
+        "output": "ffn_output",
+        "output_norm": "full_layer_layer_norm",
+    },
+    are_blocks_shared=True,
+    own_settings={
+        "embedding_size": (1, 10**6),
+        "num_hidden_groups": (1, 1000),
+        "inner_group_num": (1, 1),
+    },
+    pooler="pooler",
+)
+
+_ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, ALBERT)
+
 #: All families, by `Family.model_type`.
-FAMILIES = {family.model_type: family for family in (BERT,)}
+FAMILIES = {family.model_type: family for family in _ALL}
 
 
 def other_families(names: Iterable[str]) -> list[str]:
@@ -191,25 +348,65 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
 
 def embeddings_of(encoder: PreTrainedModel) -> Embeddings:
     """Find the modules of the embeddings."""
-    family = family_of(encoder)
-    embeddings = attrgetter(family.embeddings)(encoder)
-    return Embeddings(**_parts(embeddings, family.embedding_parts))
+    parts = family_of(encoder).embedding_parts
+    optional = {f.name for f in fields(Embeddings) if f.default is None}
+    found = {part: path for part, path in parts.items() if part not in optional}
+    found |= {part: parts[part] for part in optional & {*parts} if _has(encoder, parts[part])}
+    return Embeddings(**_parts(encoder, found))
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    return hasattr(attrgetter(parent)(module) if parent else module, name)
 
 
 def word_embeddings(encoder: PreTrainedModel) -> nn.Embedding:
-    """Find the module whose weights are (vocabulary size, d_model)."""
+    """Find the module whose weights are (vocabulary size, width of the embeddings)."""
     return embeddings_of(encoder).words
 
 
-def block_modules(encoder: PreTrainedModel) -> nn.ModuleList:
-    """Find the blocks as whole modules, from the first to the last."""
-    return attrgetter(family_of(encoder).blocks)(encoder)
+def block_modules(encoder: PreTrainedModel) -> list[nn.Module]:
+    """Find the block of each layer as a whole module, from the first layer to the last."""
+    family, n_layers = family_of(encoder), encoder.config.num_hidden_layers
+    blocks = attrgetter(family.blocks)(encoder)
+    if not family.are_blocks_shared:
+        return [*blocks]
+    return [blocks[layer * len(blocks) // n_layers].albert_layers[0] for layer in range(n_layers)]
 
 
 def blocks_of(encoder: PreTrainedModel) -> list[Block]:
-    """Find the modules of each block, from the first to the last."""
+    """Find the modules of each block, from the first layer to the last."""
     paths = family_of(encoder).block_parts
     return [Block(**_parts(block, paths)) for block in block_modules(encoder)]
+
+
+def position_bias_of(encoder: PreTrainedModel) -> nn.Embedding | None:
+    """Find the table of numbers for the distances of two tokens; None if the family has none."""
+    path = family_of(encoder).position_bias
+    return attrgetter(path)(encoder) if path else None
+
+
+def n_segments(config: PretrainedConfig) -> int | None:
+    """Return the number of segment embeddings; None if there are none, so that any id fits."""
+    has_segments = "segments" in family_of(config).embedding_parts
+    return int(config.type_vocab_size) if has_segments else None
+
+
+def longest_text(config: PretrainedConfig) -> int:
+    """Compute the largest number of tokens of a text, special tokens included."""
+    first = family_of(config).first_position
+    first = config.pad_token_id + 1 if first is None else first
+    return int(config.max_position_embeddings - first)
+
+
+def result_settings(config: PretrainedConfig) -> list[str | int | float]:
+    """List what the hidden states depend on besides the weights and the input."""
+    family = family_of(config)
+    bert = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+    found = [getattr(config, family.setting(name), 1e-12) for name in bert]
+    if family is not BERT:
+        found += [family.model_type, config.pad_token_id]
+    return found
 
 
 def heads_of(encoder: PreTrainedModel, heads: nn.Module) -> Heads:
@@ -222,23 +419,26 @@ def _parts(module: nn.Module, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def new_config(family: Family, **settings: Any) -> PretrainedConfig:
-    """Make a configuration; all other settings have the defaults of transformers."""
-    return _class(family, "configuration", family.config_class)(**settings)
+    """Make a configuration from BERT's names of settings; others are transformers' defaults."""
+    own = {family.setting(name): value for name, value in settings.items()}
+    return _class(family, "configuration", family.config_class)(**own)
 
 
 def empty_encoder(config: PretrainedConfig) -> PreTrainedModel:
     """Build an encoder without pooler. Its weights use no memory and no random state."""
-    return _empty(config, family_of(config).encoder_class, add_pooling_layer=False)
+    family = family_of(config)
+    options = {} if family.pooler is None else {"add_pooling_layer": False}
+    return _empty(config, family.encoder_class, **options)
 
 
 def empty_pooler(config: PretrainedConfig) -> nn.Module:
     """Build a pooler; see `empty_encoder`."""
-    return _empty(config, family_of(config).pooler_class)
+    return _empty(config, f"{family_of(config).class_prefix}Pooler")
 
 
 def empty_heads(config: PretrainedConfig) -> nn.Module:
     """Build pre-training heads; see `empty_encoder`."""
-    return _empty(config, family_of(config).heads_class)
+    return _empty(config, f"{family_of(config).class_prefix}PreTrainingHeads")
 
 
 def empty_pretraining_model(config: PretrainedConfig) -> PreTrainedModel:

@@ -78,7 +78,7 @@ class TextClassifier:
         if n_frozen_layers == 0:
             return [*self.encoder.parameters(), *self.head.parameters()]
         trained = block_modules(self.encoder)[n_frozen_layers:]
-        return [*trained.parameters(), *self.head.parameters()]
+        return [*(p for block in trained for p in block.parameters()), *self.head.parameters()]
 
     def to(self, device: torch.device) -> TextClassifier:
         """Move all weights to `device`, in place."""
@@ -116,8 +116,8 @@ class PretrainingNetwork:
     ) -> PretrainingNetwork:
         """Take encoder, heads and pooler from a module of `build_pretraining_model`."""
         family = family_of(model)
-        encoder, heads = attrgetter(family.encoder, family.heads)(model)
-        return cls(encoder, heads, attrgetter(family.pooler)(encoder), precision)
+        encoder, heads = attrgetter(family.encoder, family.heads or "")(model)
+        return cls(encoder, heads, getattr(encoder, family.pooler_module), precision)
 
     @property
     def device(self) -> torch.device:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skbert.engine.model.device import computing_in, precision_name
 from skbert.engine.model.encoder import encode
-from skbert.engine.model.families import word_embeddings
+from skbert.engine.model.families import result_settings, word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.prediction.cache import Cache, compute_once
@@ -213,7 +213,7 @@ def _content_keys(
     facts = (
         *("skbert", 1, _KEPT_POOLINGS, precision_name(embedder.precision)),
         *(weights_sha256, embedder.n_layers),
-        *(config.num_attention_heads, config.hidden_act, config.layer_norm_eps),
+        *result_settings(config),
     )
     encoder_hash = hashlib.sha256(json.dumps(facts).encode())
     content = np.stack([tokens.ids, tokens.segment_ids], axis=1).astype("<i4")

@@ -78,7 +78,8 @@ class FrozenLayers:
 
     def _all_states(self) -> Tensor:
         weight = word_embeddings(self._model).weight
-        states = weight.detach().new_empty(len(self._tokens.ids), weight.shape[1])
+        width = self._model.config.hidden_size
+        states = weight.detach().new_empty(len(self._tokens.ids), width)
         for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
             batch = pack(self._tokens, rows)
             index = torch.from_numpy(token_index(self._tokens, batch)).to(weight.device)
