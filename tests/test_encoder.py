@@ -136,7 +136,7 @@ def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch,
         gradients = [parameter.grad for parameter in model.parameters()]
         return [predicted, trained.detach(), *gradients]
 
-    def text_groups_padded(cu_seqlens, device):
+    def text_groups_padded(cu_seqlens, device, position_bias):
         groups = padded_groups(np.diff(cu_seqlens), device)
         seen.append([group.places is not None for group in groups])
         return groups

@@ -1,5 +1,7 @@
 """The table of families: every name in it exists, and it is all that the encoder needs to know."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def new_encoder(config, seed=0):
         torch.manual_seed(seed)
         encoder = build(config).eval()
         with torch.no_grad():
-            for name, weight in encoder.named_parameters():
+            for weight in encoder.parameters():
                 if weight.ndim == 1:  # zeros and ones would hide a bias or a norm that is left out
                     weight.add_(0.2 * torch.randn_like(weight))
     return encoder
@@ -67,7 +69,7 @@ def transformers_states(encoder, batch):
     """Compute all texts with transformers, one by one: (n_layers + 1, n_tokens, d_model)."""
     ends = batch.cu_seqlens.tolist()
     texts = []
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in pairwise(ends):
         inputs = {"input_ids": batch.ids, "token_type_ids": batch.segment_ids}
         if families.n_segments(encoder.config) is None:
             inputs.pop("token_type_ids")

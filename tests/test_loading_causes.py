@@ -22,6 +22,7 @@ from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassi
 from skbert.engine.files.find import find_model
 from skbert.engine.files.pretrained import load_pooling, load_pretrained
 from skbert.engine.model.device import resolve_device
+from skbert.engine.model.families import FAMILIES
 from tests.conftest import DEFAULT_MODEL
 
 TEXTS, LABELS = ["a good film", "so dull"], [1, 0]
@@ -149,7 +150,6 @@ def test_the_subfolder_of_an_older_model_keeps_its_pooling(folder):
 # Folders that do not load -----------------------------------------------------------------------
 
 SAVE = "Save the model and its tokenizer there with `save_pretrained`."
-CHOOSE = "skbert trains BERT encoders. Choose another model."
 TABLE = "embeddings.word_embeddings.weight"
 CODE = (
     "which skbert does not run. If you trust the code, load the tokenizer with transformers and "
@@ -424,13 +424,13 @@ def a_revision_of_what_skbert_contains(folder):
 
 
 def other_family(folder, *files):
-    change_json(folder / "config.json", model_type="roberta")
+    change_json(folder / "config.json", model_type="gpt2")
     for name in files:
         (folder / name).unlink()
     return (
-        f"{str(folder / 'config.json')!r} has model_type='roberta'. skbert trains BERT encoders: "
-        "model_type='bert', position_embedding_type='absolute', is_decoder=False. Choose another "
-        "model."
+        f"{str(folder / 'config.json')!r} has model_type='gpt2'. skbert trains encoders with "
+        f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and is_decoder=False. "
+        "Choose another model."
     )
 
 
@@ -472,7 +472,10 @@ def no_type_and_weights_of_another_family(folder):
     without_type()(folder)
     wrapped("module.roberta.")(folder)
     path = str(folder / "model.safetensors")
-    return folder, f"{path!r} has 'module.roberta.{TABLE}', which is no weight of a BERT. {CHOOSE}"
+    return folder, (
+        f"{path!r} has 'module.roberta.{TABLE}', which is no weight of the model_type 'bert'. "
+        "Correct the model_type in config.json, or choose another model."
+    )
 
 
 @cause
@@ -491,7 +494,7 @@ def names_of_another_library(folder):
     path = folder / "model.safetensors"
     save_file({"a/kernel": torch.zeros(1), "b/kernel": torch.zeros(1)}, path)
     return folder, (
-        f"{str(path)!r} has no weights of a BERT encoder: no name ends with {TABLE!r}. It contains "
+        f"{str(path)!r} has no weights of a bert encoder: no name ends with {TABLE!r}. It contains "
         "'a/kernel', 'b/kernel'. Use the weights that belong to the config.json, with the names of "
         "transformers."
     )
@@ -502,7 +505,7 @@ def other_names_of_the_layers(folder):
     rename_weights(folder, lambda name: name.replace("encoder.layer.", "encoder.blocks."))
     path, output = str(folder / "model.safetensors"), "'encoder.blocks.0.attention.output."
     return folder, (
-        f"{path!r} lacks 48 of the 53 weights of a BERT encoder with this configuration; the first "
+        f"{path!r} lacks 48 of the 53 weights of a bert encoder with this configuration; the first "
         f"is 'encoder.layer.0.attention.self.query.weight'. It contains {output}LayerNorm.bias', "
         f"{output}LayerNorm.weight', {output}dense.bias' and 45 more instead. Use the config.json "
         "that belongs to the weights."

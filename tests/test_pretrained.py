@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine.files.find import FoundModel, find_model
 from skbert.engine.files.pretrained import free_pretrained, load_pretrained
+from skbert.engine.model.families import FAMILIES
 from tests.conftest import DEFAULT_MODEL, save_bert
 from tests.offline import block_network, run_offline
 
@@ -314,7 +315,7 @@ def change_config(folder, **settings):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model_type", "roberta"),
+        ("model_type", "gpt2"),
         ("model_type", 1),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
@@ -323,9 +324,9 @@ def change_config(folder, **settings):
 def test_another_kind_of_model_is_refused(folder, name, value):
     change_config(folder, **{name: value})
     message = (
-        f"{str(folder / 'config.json')!r} has {name}={value!r}. skbert trains BERT encoders: "
-        "model_type='bert', position_embedding_type='absolute', is_decoder=False. Choose another "
-        "model."
+        f"{str(folder / 'config.json')!r} has {name}={value!r}. skbert trains encoders with "
+        f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and is_decoder=False. "
+        "Choose another model."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         load_pretrained(str(folder))
@@ -341,7 +342,7 @@ def test_a_missing_weight_is_refused(folder):
     change_config(folder, num_hidden_layers=4)
     path = folder / "model.safetensors"
     message = (
-        f"{str(path)!r} lacks 16 of the 69 weights of a BERT encoder with this configuration; the "
+        f"{str(path)!r} lacks 16 of the 69 weights of a bert encoder with this configuration; the "
         "first is 'encoder.layer.3.attention.self.query.weight'. Use the config.json that belongs "
         "to the weights."
     )

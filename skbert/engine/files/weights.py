@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file
 from torch import nn
 
+from skbert.engine.files.config import CONFIG_FILE
 from skbert.engine.files.contents import INDEX_FILE, in_words, shards_of
 from skbert.engine.files.textfiles import check_no_pointer
 from skbert.engine.model.families import (
@@ -107,7 +108,8 @@ def modern_weights(
     if not starts:
         shown = in_words([repr(name) for name in by_name])
         raise ValueError(
-            f"{str(path)!r} has no weights of a BERT encoder: no name ends with {table!r}. It "
+            f"{str(path)!r} has no weights of a {family.model_type} encoder: no name ends with "
+            f"{table!r}. It "
             f"contains {shown or 'nothing'}. Use the weights that belong to the config.json, with "
             "the names of transformers."
         )
@@ -120,10 +122,11 @@ def modern_weights(
     wrapper = starts[0]
     if f".{wrapper}".endswith(f".{family.encoder}."):
         wrapper = wrapper.removesuffix(f"{family.encoder}.")
-    if other_families(wrapper.split(".")[-2:-1]):
+    if other_families(wrapper.split(".")[-2:-1], family):
         raise ValueError(
-            f"{str(path)!r} has {starts[0] + table!r}, which is no weight of a BERT. skbert trains "
-            "BERT encoders. Choose another model."
+            f"{str(path)!r} has {starts[0] + table!r}, which is no weight of the model_type "
+            f"{family.model_type!r}. Correct the model_type in {CONFIG_FILE}, or choose another "
+            "model."
         )
     return {
         modern_name(name.removeprefix(wrapper), family): weight
@@ -181,8 +184,8 @@ def encoder_weights(
     if missing:
         others = [repr(n) for n in by_name if n not in shapes and _is_of_encoder(n, config)]
         raise ValueError(
-            f"{str(path)!r} lacks {len(missing)} of the {len(shapes)} weights of a BERT encoder "
-            f"with this configuration; the first is {missing[0]!r}. "
+            f"{str(path)!r} lacks {len(missing)} of the {len(shapes)} weights of a "
+            f"{config.model_type} encoder with this configuration; the first is {missing[0]!r}. "
             + (f"It contains {in_words(others)} instead. " if others else "")
             + "Use the config.json that belongs to the weights."
         )

@@ -334,11 +334,12 @@ _ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, ALBER
 FAMILIES = {family.model_type: family for family in _ALL}
 
 
-def other_families(names: Iterable[str]) -> list[str]:
-    """Select the names of families that transformers knows and skbert does not; imports it."""
+def other_families(names: Iterable[str], family: Family) -> list[str]:
+    """Select the names of families of transformers other than `family`; imports transformers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return [name for name in names if name in CONFIG_MAPPING_NAMES and name not in FAMILIES]
+    own = (family.model_type, family.encoder)
+    return [name for name in names if name in CONFIG_MAPPING_NAMES and name not in own]
 
 
 def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
