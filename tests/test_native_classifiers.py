@@ -88,12 +88,13 @@ def test_frozen_layers_stay_and_the_others_learn(folders, name, toy_reviews, mon
     clf = classifier(folders[name], **parameters).fit(*toy_reviews)
     start = classifier(folders[name], max_epochs=1, learning_rate=1e-9).fit(*toy_reviews)
     trained = {id(weight) for weight in families.block_modules(clf.model_)[1].parameters()}
-    trained -= {id(families.blocks_of(clf.model_)[1].key.bias)}  # softmax does not depend on it
+    any_change = {id(families.blocks_of(clf.model_)[1].key.bias)}  # softmax does not depend on it
     for (part, weight), before in zip(
         clf.model_.named_parameters(), start.model_.parameters(), strict=True
     ):
         change = (weight - before).abs().max().item()
-        assert (change > 1e-3) if id(weight) in trained else (change < 1e-4), part
+        if id(weight) not in any_change:
+            assert (change > 1e-3) if id(weight) in trained else (change < 1e-6), part
     monkeypatch.setattr(frozen, "_LARGEST_CACHE", 0)  # compute the frozen states in each epoch
     with pytest.warns(UserWarning, match="frozen layers"):
         again = classifier(folders[name], **parameters).fit(*toy_reviews)
