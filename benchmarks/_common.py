@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -121,7 +121,12 @@ def long_texts(n_texts: int) -> tuple[list[str], list[int]]:
 
 
 def parse_arguments(
-    description: str, *, rounds: int, n_texts: int, smoke_texts: int = 8
+    description: str,
+    *,
+    rounds: int,
+    n_texts: int,
+    smoke_texts: int = 8,
+    families: Collection[str] = (),
 ) -> argparse.Namespace:
     """Read the options of all benchmarks; `--smoke` makes everything tiny."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
@@ -129,6 +134,8 @@ def parse_arguments(
     parser.add_argument("--n-texts", type=int, default=n_texts, help="default: %(default)s")
     parser.add_argument("--smoke", action="store_true", help="a few texts, one round, no results")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
+    if families:
+        parser.add_argument("--family", nargs="+", choices=families, help="shapes; see _shapes.py")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.n_texts = 1, smoke_texts

@@ -1,12 +1,14 @@
 """How fast is `predict_proba` of new sentences, with the same fine-tuned model everywhere?
 
 skbert fine-tunes for a few steps, and all contenders use these weights. Before timing, all must
-return the same probabilities, within 1e-4.
+return the same probabilities, within 1e-4. ``--family distilbert roberta`` compares skbert with the
+pipeline on random weights of the shapes of other published models.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import pickle
 import sys
@@ -20,15 +22,17 @@ import _common as common
 import numpy as np
 import onnxruntime
 import torch
+from _shapes import SHAPES, save_shape
 from scipy.special import softmax
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import nn
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
-from skbert import BertSentimentClassifier
+from skbert import BertSentimentClassifier, free_pretrained
 
 TOLERANCE = 1e-4
+PIPELINE = "transformers pipeline"
 BATCH_SIZE = 32  # sentence-transformers' default, also for the pipeline
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -123,7 +127,7 @@ def pipeline_predict(folder: Path, texts: list[str], *, is_sorted: bool) -> Pred
         probabilities = np.empty((len(texts), 2))
         for row, scores in zip(order, results, strict=True):
             by_label = {score["label"]: score["score"] for score in scores}
-            probabilities[row] = by_label["LABEL_0"], by_label["LABEL_1"]
+            probabilities[row] = [by_label[label] for label in sorted(by_label)]
         return probabilities
 
     return run
@@ -186,7 +190,7 @@ def all_contenders(
     return [
         contender("skbert", lambda: skbert_predict(fitted, texts), "predict_proba, defaults"),
         contender(
-            "transformers pipeline",
+            PIPELINE,
             lambda: pipeline_predict(folder, texts, is_sorted=False),
             "text-classification, batch_size=32, texts as they come",
         ),
@@ -243,8 +247,53 @@ def matrix_limits(
     return limits, common.needed_flops(sizes, lengths, training=False)
 
 
+# Other families -----------------------------------------------------------------------------
+
+
+def compare_family(name: str, arguments: Any) -> dict[str, Any]:
+    """Compare skbert with the pipeline on the shape of a published model."""
+    data = common.load_split(8, arguments.n_texts)
+    with tempfile.TemporaryDirectory() as place:
+        start, folder = Path(place) / "start", Path(place) / "fitted"
+        n_parameters = save_shape(name, start)
+        fitted = BertSentimentClassifier(
+            str(start), max_epochs=1, batch_size=8, learning_rate=1e-4, device="cpu", random_state=0
+        ).fit(data.train_texts, data.train_labels)
+        fitted.save_pretrained(folder)
+        free_pretrained()  # each copy of a large model counts
+        contenders = all_contenders(fitted, folder, data.test_texts)[:3]
+        differences = check_equal(contenders)
+        timings = common.run_rounds(contenders, arguments.rounds)
+    print(f"{name}, {n_parameters / 1e6:.0f} million parameters")
+    common.print_timings(timings, contenders, "skbert")
+    return {
+        "n_parameters": n_parameters,
+        "contenders": common.describe_timings(timings, contenders, "skbert"),
+        "largest_differences": differences,
+    }
+
+
+def compare_families(arguments: Any) -> int:
+    """Compare skbert with the pipeline on each shape; results of other shapes stay."""
+    path = common.results_of_machine("predict_families")
+    kept = path.exists() and not arguments.smoke
+    results = json.loads(path.read_text())["results"] if kept else {}
+    for name in arguments.family:
+        results[name] = compare_family(name, arguments)
+    speedups = {
+        name: found["contenders"][PIPELINE]["speedup_of_skbert"] for name, found in results.items()
+    }
+    bounds = [
+        common.Bound(f"predict, {name}, times as fast as {PIPELINE}", speedup, 2.0)
+        for name, speedup in speedups.items()
+    ]
+    return common.finish("predict_families", arguments, results, bounds)
+
+
 def main() -> int:
-    arguments = common.parse_arguments(__doc__, rounds=7, n_texts=1024)
+    arguments = common.parse_arguments(__doc__, rounds=7, n_texts=1024, families=SHAPES)
+    if arguments.family:
+        return compare_families(arguments)
     data = common.load_split(128, arguments.n_texts)
     n_train = 8 if arguments.smoke else 128
     fitted = BertSentimentClassifier(
