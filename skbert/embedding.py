@@ -89,7 +89,7 @@ class BertEmbeddingTransformer(
     Parameters
     ----------
     model : str or path, default="skbert/minilm-sentiment"
-        The pretrained BERT: a local folder or a name, as in `BertSentimentClassifier`. Use
+        The pretrained encoder: a local folder or a name, as in `BertSentimentClassifier`. Use
         "sentence-transformers/all-MiniLM-L6-v2" for features of topics rather than of sentiment.
     pooling : {"cls", "mean", "max", "pooler"}, default="cls"
         How the hidden states of a text become one vector. "cls" takes the hidden state of [CLS].

@@ -1,19 +1,24 @@
 """The table of families: every name in it exists, and it is all that the encoder needs to know."""
 
+import ast
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from skbert import BertSentimentClassifier
 from skbert.engine.files.config import config_of
 from skbert.engine.files.weights import build_encoder, shapes_of
 from skbert.engine.model import families
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
-from skbert.engine.model.families import FAMILIES
+from skbert.engine.model.families import BERT, FAMILIES
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.packing import PackedBatch
+from tests.family_folders import save_family
 
 SIZES = {
     "vocab_size": 40,
@@ -225,3 +230,27 @@ def test_layers_of_albert_share_groups_of_weights():
     with torch.no_grad():
         expected = transformers_states(encoder, batch)[-1]
         torch.testing.assert_close(encode(encoder, batch), expected, rtol=0, atol=1e-5)
+
+
+def test_a_new_family_is_one_entry(monkeypatch, tmp_path, tiny_bert, toy_reviews):
+    """ERNIE is a BERT with other names of classes; skbert does not compute it itself."""
+    ernie = replace(BERT, model_type="ernie", class_prefix="Ernie", encoder="ernie", heads=None)
+    monkeypatch.setitem(FAMILIES, "ernie", ernie)
+    folder = save_family(tmp_path, "ernie", tiny_bert)
+    config = families.new_config(ernie, **SIZES)
+    encoder, batch = new_encoder(config), random_batch(config)
+    with torch.no_grad():
+        expected = transformers_states(encoder, batch)[-1]
+        torch.testing.assert_close(encode(encoder, batch), expected, rtol=0, atol=1e-5)
+    clf = BertSentimentClassifier(folder, max_length=32, learning_rate=5e-3, random_state=0)
+    assert clf.fit(*toy_reviews).score(*toy_reviews) > 0.9
+    assert type(clf.model_) is transformers.ErnieModel
+
+
+def test_no_entry_has_60_lines():
+    source = ast.parse(Path(families.__file__).read_text())
+    entries = [node for node in source.body if isinstance(node, ast.Assign)]
+    lines = {node.targets[0].id: node.end_lineno - node.lineno + 1 for node in entries}
+    assert {family.model_type.upper().replace("-", "_") for family in FAMILIES.values()} <= {*lines}
+    assert max(lines.values()) < 60
+    assert lines["CAMEMBERT"] == 1
