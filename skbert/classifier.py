@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -17,26 +16,24 @@ from sklearn.utils.validation import check_is_fitted
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
 from skbert.contract.fitting import all_or_nothing
+from skbert.contract.load_classifier import LoadClassifierMixin
 from skbert.contract.logits import logits_of
 from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
-    restore_estimator,
     settings_of,
     stamp_state,
 )
 from skbert.contract.prepare_finetuning import (
-    ClassifierState,
     check_input,
     prepare_fit,
     pretrains,
-    shipped_attributes,
 )
 from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
-from skbert.engine.files.find import ModelName, is_shipped
-from skbert.engine.files.finetuned import load_classifier, save_classifier
+from skbert.engine.files.find import ModelName
+from skbert.engine.files.finetuned import save_classifier
 from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
 from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
 from skbert.engine.model.families import n_segments
@@ -47,7 +44,9 @@ from skbert.engine.warn import warn_user
 
 
 @fill_docstring
-class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixin, BaseEstimator):
+class BertSentimentClassifier(
+    CallbackSupportMixin, TextInputMixin, AccuracyMixin, LoadClassifierMixin, BaseEstimator
+):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
@@ -139,8 +138,9 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
         The labels, sorted.
     model_ : transformers.PreTrainedModel
         The fine-tuned encoder.
-    head_ : torch.nn.Linear
-        The linear layer, d_model -> n_classes.
+    head_ : torch.nn.Module
+        d_model -> n_classes. A torch.nn.Linear, or the head of a published classifier with its
+        dense layer.
     {tokenizer_}
     history_ : list of dict
         For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, in nats),
@@ -535,54 +535,6 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
         labels = [str(label) for label in self.classes_.tolist()]
         save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Load a fitted classifier: one that `save_pretrained` wrote, or the one in skbert.
-
-        Nothing in the folder is executed.
-
-        Parameters
-        ----------
-        folder : str or path
-            A folder, or "skbert/minilm-sentiment": a classifier of English texts into "negative"
-            and "positive", which needs no labels of yours. See :doc:`/sentiment_start` for what it
-            learned from and what it gets wrong.
-
-        Returns
-        -------
-        BertSentimentClassifier
-            The fitted classifier, with its saved parameters, on the device that `device` resolves
-            to on this machine. It no longer needs the folder. "skbert/minilm-sentiment" has the
-            default parameters, and an empty `history_`.
-
-        Raises
-        ------
-        OSError
-            If the folder or one of its files is missing.
-        ValueError
-            If a file was changed or damaged, leads out of the folder, or was written by a newer
-            skbert.
-
-        Warns
-        -----
-        UserWarning
-            If this machine does not have `device`. The classifier then uses the device of "auto".
-        """
-        if is_shipped(str(folder)):
-            clf = cls(str(folder))
-            vars(clf).update(shipped_attributes(clf))
-            return clf
-        saved = load_classifier(Path(folder))
-        clf, classes = restore_estimator(cls, saved.settings, saved.network.head.out_features)
-        device = resolve_saved_device(clf.device)
-        precision = loaded_precision(clf.precision, device)
-        network = replace(saved.network.to(device), precision=precision)
-        state = ClassifierState(
-            network, saved.tokenizer, saved.wordpiece, saved.settings["history"]
-        )
-        vars(clf).update(state.fitted_attributes(classes, state.history))
-        return clf
-
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine.
 
@@ -608,7 +560,7 @@ class BertSentimentClassifier(CallbackSupportMixin, TextInputMixin, AccuracyMixi
             self.device_ = str(device)
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_encoder(state["model_"]).to(device)
-            self.head_ = unpack_head(state["head_"]).to(device)
+            self.head_ = unpack_head(state["head_"], self.model_).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             n_ids = n_segments(self.model_.config)
             self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_ids)

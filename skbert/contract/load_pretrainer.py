@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from skbert.contract.parameters import Seeds
+from skbert.contract.parameters import Seeds, check_names
 from skbert.contract.persistence import resolve_saved_device, restore_pretrainer
 from skbert.contract.prepare_pretraining import PretrainerState
 from skbert.engine.files.pretrained import load_config, load_pretrained, new_pretraining_model
@@ -69,20 +68,10 @@ class FromPretrainedMixin:
             If this machine does not have the saved `device`. The pretrainer then uses the device
             of "auto".
         """
-        _check_names(cls, parameters)
+        check_names(cls, parameters)
         name = os.fspath(folder)
         load = _load_saved if is_saved_folder(Path(name)) else _load_checkpoint
         return load(cls, name, parameters)
-
-
-def _check_names(cls: type, parameters: dict[str, Any]) -> None:
-    allowed = [n for n in inspect.signature(cls).parameters if n != "self"]
-    for name in parameters:
-        if name not in allowed:
-            raise TypeError(
-                f"from_pretrained got the parameter {name!r}; allowed are the parameters of "
-                f"{cls.__name__}: {', '.join(allowed)}. Correct the name."
-            )
 
 
 def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:

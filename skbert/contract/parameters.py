@@ -240,3 +240,14 @@ def check_n_frozen_layers(n_frozen_layers: int, config: Any) -> None:
             f"{config.model_type!r}, share their weights, so only 0 is allowed. Set "
             "n_frozen_layers=0."
         )
+
+
+def check_names(cls: type, parameters: dict[str, Any]) -> None:
+    """Raise an error if `from_pretrained` of a class got a parameter that does not exist."""
+    allowed = [n for n in inspect.signature(cls).parameters if n != "self"]
+    for name in parameters:
+        if name not in allowed:
+            raise TypeError(
+                f"from_pretrained got the parameter {name!r}; allowed are the parameters of "
+                f"{cls.__name__}: {', '.join(allowed)}. Correct the name."
+            )

@@ -188,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 
 def restore_estimator(
-    cls: type, settings: dict[str, Any], n_classes: int
+    cls: type, settings: dict[str, Any], n_classes: int, changed: dict[str, Any]
 ) -> tuple[Any, np.ndarray]:
     """Create an estimator from its settings: parameters, and what `fit` learned of X and y.
 
@@ -200,6 +200,8 @@ def restore_estimator(
         From `settings_of`. A folder that anyone wrote may contain any other value.
     n_classes : int
         Number of classes that the weights have.
+    changed : dict
+        Parameters that replace the saved ones.
 
     Returns
     -------
@@ -223,6 +225,7 @@ def restore_estimator(
         settings["history"] = [dict(record) for record in settings["history"]]
     except _INVALID as error:
         raise _invalid_settings(cls, error) from error
+    clf.set_params(**changed)
     clf._validate_params()
     if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes:
         raise ValueError(

@@ -157,7 +157,7 @@ class ClassifierState:
 
 def state_of(estimator: Any, precision: str) -> ClassifierState:
     """Collect what a fitted classifier has learned; `precision` is that of the computations."""
-    dtype = resolve_precision(precision, estimator.head_.weight.device)
+    dtype = resolve_precision(precision, next(estimator.head_.parameters()).device)
     network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling_, dtype)
     wordpiece = estimator._wordpiece.naming_emoji(estimator.emoji_names)
     return ClassifierState(network, estimator.tokenizer_, wordpiece, estimator.history_)
@@ -186,25 +186,6 @@ def new_state(
     pooling = resolve_pooling(estimator.pooling, pretrained.pooling)
     network = TextClassifier(pretrained.new_encoder(), head, pooling, precision)
     return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
-
-
-def shipped_attributes(estimator: Any) -> dict[str, Any]:
-    """Load the classifier that skbert contains under the name `model`: its fitted attributes."""
-    pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
-    head = pretrained.classifier
-    assert head is not None
-    device = resolve_device(estimator.device)
-    precision = resolve_precision(estimator.precision, device)
-    network = TextClassifier(pretrained.new_encoder(), head.new_module(), head.pooling, precision)
-    tokenizer, wordpiece = pretrained.new_tokenizer(), pretrained.wordpiece
-    state = ClassifierState(network.to(device), tokenizer, wordpiece, [])
-    return state.fitted_attributes(np.array(head.labels), []) | {
-        "pretraining_history_": [],
-        "best_epoch_": 0,
-        "n_truncated_": 0,
-        "n_unknown_tokens_": 0,
-        "_n_columns": 1,
-    }
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skbert.engine.files.classifier_heads import head_of_arrays
 from skbert.engine.files.config import config_of
 from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.tokenizer_files import (
@@ -22,7 +23,6 @@ from skbert.engine.files.weights import (
     HeadWeights,
     build_encoder,
     build_pretraining_model,
-    linear_of,
     modern_name,
     pretraining_weights,
     shapes_of,
@@ -30,6 +30,7 @@ from skbert.engine.files.weights import (
     stored_pooler,
 )
 from skbert.engine.model.families import empty_encoder, family_of, n_segments
+from skbert.engine.model.heads import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,10 +93,9 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
     )
 
 
-def unpack_head(arrays: Mapping[str, np.ndarray]) -> nn.Linear:
-    """Rebuild a linear head from the result of `to_arrays`. The weights are not copied."""
-    tensors = _to_tensors(arrays)
-    return linear_of(tensors["weight"], tensors["bias"])
+def unpack_head(arrays: Mapping[str, np.ndarray], encoder: PreTrainedModel) -> Head:
+    """Rebuild a head from the result of `to_arrays`. The weights are not copied."""
+    return head_of_arrays(_to_tensors(arrays), family_of(encoder))
 
 
 def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

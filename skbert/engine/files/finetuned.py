@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skbert.engine.files.classifier_heads import head_weights_for_transformers, read_head
 from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
-from skbert.engine.files.find import SENTIMENT_START
 from skbert.engine.files.folders import (
     LOST_AND_FOUND,
     is_temporary,
@@ -44,12 +44,9 @@ from skbert.engine.files.tokenizer_files import (
 )
 from skbert.engine.files.weights import (
     DRAWN,
-    PASS_THROUGH_SCALE,
     build_encoder,
     encoder_weights,
-    linear_of,
     parse_safetensors,
-    pass_through_pooler,
     pretraining_weights,
     sort_notes,
 )
@@ -59,7 +56,7 @@ from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -113,11 +110,16 @@ def save_classifier(
     """
     _check_replaceable(folder)
 
+    head, note = head_weights_for_transformers(network)
+    encoder = f"{family_of(network.encoder).encoder}."
+    weights = {encoder + name: w for name, w in network.encoder.state_dict().items()} | head
+
     def write(new: Path) -> None:
-        _write_weights(_transformers_weights(network), new / WEIGHTS_FILE)
+        _write_weights(weights, new / WEIGHTS_FILE)
         write_json(new / CONFIG_FILE, _transformers_config(network, labels))
         _write_tokenizer(tokenizer, new)
-        write_manifest(new, {"pooling": network.pooling, "settings": settings})
+        about = {"pooling": network.pooling, "settings": settings}
+        write_manifest(new, about | ({} if note is None else {"head": note}))
 
     replace_folder(folder, write, index=MANIFEST)
 
@@ -170,12 +172,6 @@ def load_classifier(folder: Path) -> SavedClassifier:
         If a file was changed or damaged, or is outside the folder, or if a newer skbert wrote the
         folder.
     """
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} has no {MANIFEST}. from_pretrained loads folders that "
-            f"save_pretrained wrote, and {SENTIMENT_START!r}, which skbert contains. To train "
-            f"another model, pass model={str(folder)!r} and call fit."
-        )
     manifest = read_manifest(folder)
     if "pooling" not in manifest:
         raise ValueError(
@@ -197,9 +193,9 @@ def load_classifier(folder: Path) -> SavedClassifier:
     config = config_of(parse_object(texts[CONFIG_FILE], folder / CONFIG_FILE), folder / CONFIG_FILE)
     stored = parse_safetensors(contents[WEIGHTS_FILE], folder / WEIGHTS_FILE, family_of(config))
     encoder = build_encoder(config, encoder_weights(stored, folder / WEIGHTS_FILE, config))
-    head = _read_head(stored, folder / WEIGHTS_FILE, config)
+    head = read_head(stored, folder / WEIGHTS_FILE, config, manifest.get("head"))
     network = TextClassifier(encoder, head, manifest["pooling"])
-    _check_finite(network, folder / WEIGHTS_FILE)
+    check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder)
     wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
@@ -258,22 +254,6 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _transformers_weights(network: TextClassifier) -> dict[str, Tensor]:
-    """Collect the weights by their names in `Family.classifier_class`.
-
-    transformers has a pooler before the linear layer; see `PASS_THROUGH_SCALE`.
-    """
-    family = family_of(network.encoder)
-    pooler = pass_through_pooler(network.head.in_features)
-    encoder = network.encoder.state_dict() | {
-        family.pooler_weight(name): weight for name, weight in pooler.items()
-    }
-    return {f"{family.encoder}.{name}": weight for name, weight in encoder.items()} | {
-        f"{family.classifier}.weight": network.head.weight.detach() / PASS_THROUGH_SCALE,
-        f"{family.classifier}.bias": network.head.bias,
-    }
-
-
 def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str, Any]:
     return network.encoder.config.to_dict() | {
         "architectures": [family_of(network.encoder).classifier_class],
@@ -284,21 +264,8 @@ def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str
     }
 
 
-def _read_head(
-    stored: Mapping[str, Tensor], path: Path, config: PretrainedConfig
-) -> torch.nn.Linear:
-    """Find the linear layer, (d_model) -> (n_classes)."""
-    names = [f"{family_of(config).classifier}.{name}" for name in ("weight", "bias")]
-    weight, bias = (stored.get(name) for name in names)
-    if weight is None or bias is None:
-        raise damaged(path, "it has no {!r} and {!r}".format(*names))
-    if weight.ndim != 2 or weight.shape[1] != config.hidden_size or bias.shape != weight.shape[:1]:
-        shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-        raise damaged(path, f"the shapes of its classifier are {shapes}")
-    return linear_of(weight.to(torch.float32) * PASS_THROUGH_SCALE, bias.to(torch.float32))
-
-
-def _check_finite(network: TextClassifier, path: Path) -> None:
+def check_finite(network: TextClassifier, path: Path) -> None:
+    """Raise an error if a weight is not finite; `path` is where it was read."""
     for name, weight in [*network.encoder.named_parameters(), *network.head.named_parameters()]:
         if not torch.isfinite(weight).all():
             raise damaged(path, f"{name!r} contains numbers that are not finite")

@@ -108,8 +108,11 @@ class Family:
         number allowed.
     pooler : str or None
         Path in the encoder of the pooler's linear layer.
-    classifier : str
-        Path of the linear layer in a module of `classifier_class`.
+    classifier, classifier_dense : str
+        Paths in a module of `classifier_class` of the layer that computes the logits, and of the
+        dense layer before it.
+    classifier_activation : {"tanh", "relu", "gelu"}
+        Between these two layers.
     heads : str or None
         Path of the pre-training heads in a module of `pretraining_class`; None if skbert does not
         pre-train the family.
@@ -130,6 +133,8 @@ class Family:
     own_settings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     pooler: str | None = None
     classifier: str = "classifier"
+    classifier_dense: str = "classifier.dense"
+    classifier_activation: str = "tanh"
     heads: str | None = None
     head_parts: Mapping[str, str] = field(default_factory=dict)
 
@@ -170,6 +175,11 @@ class Family:
         return {path.split(".")[0] for path in paths}
 
     @property
+    def classifier_drops_input(self) -> bool:
+        """Whether the classifier in training applies dropout before its dense layer."""
+        return self.classifier_dense == "classifier.dense"
+
+    @property
     def pooler_module(self) -> str:
         """Path of the pooler in the encoder; empty without pooler."""
         return (self.pooler or "").split(".")[0]
@@ -207,6 +217,7 @@ BERT = Family(
         "output_norm": "output.LayerNorm",
     },
     pooler="pooler.dense",
+    classifier_dense="bert.pooler.dense",
     heads="cls",
     head_parts={
         "words": "predictions",
@@ -224,6 +235,7 @@ ROBERTA = replace(
     encoder="roberta",
     first_position=None,
     classifier="classifier.out_proj",
+    classifier_dense="classifier.dense",
     heads=None,
     head_parts={},
 )
@@ -241,6 +253,8 @@ ELECTRA = replace(
     own_settings={"embedding_size": (1, 10**6)},
     pooler=None,
     classifier="classifier.out_proj",
+    classifier_dense="classifier.dense",
+    classifier_activation="gelu",
     heads=None,
     head_parts={},
 )
@@ -274,6 +288,8 @@ DISTILBERT = Family(
         "hidden_dropout_prob": "dropout",
         "attention_probs_dropout_prob": "attention_dropout",
     },
+    classifier_dense="pre_classifier",
+    classifier_activation="relu",
 )
 
 MPNET = Family(
@@ -326,6 +342,7 @@ ALBERT = Family(
         "inner_group_num": (1, 1),
     },
     pooler="pooler",
+    classifier_dense="albert.pooler",
 )
 
 _ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, ALBERT)

@@ -13,6 +13,7 @@ from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.model.families import Heads, block_modules, family_of, heads_of
+from skbert.engine.model.heads import Head, head_logits
 from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.model.pooling import pooled_states
 from skbert.engine.text.packing import PackedBatch
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """An encoder, a pooling to one vector per text, and a linear head.
+    """An encoder, a pooling to one vector per text, and a head.
 
     Attributes
     ----------
     encoder : transformers.PreTrainedModel
-    head : torch.nn.Linear
+    head : torch.nn.Linear or DenseHead
         (d_model) -> (n_classes).
     pooling : {"cls", "mean"}
     precision : torch.dtype
@@ -36,14 +37,14 @@ class TextClassifier:
     """
 
     encoder: PreTrainedModel
-    head: nn.Linear
+    head: Head
     pooling: str
     precision: torch.dtype = torch.float32
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.head.weight.device
+        return next(self.head.parameters()).device
 
     @property
     def n_layers(self) -> int:
@@ -61,7 +62,7 @@ class TextClassifier:
         filled = fill_batch(batch) if start is None else batch
         pooled = self.pooled(filled, dropout, start)
         with computing_in(torch.float32, self.device):
-            return drop_filling(self.head(dropout(pooled)), len(batch.rows))
+            return drop_filling(head_logits(self.head, pooled, dropout), len(batch.rows))
 
     def pooled(
         self,

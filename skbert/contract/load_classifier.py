@@ -1,0 +1,145 @@
+"""A folder or a name -> a fitted classifier, without a fit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from skbert.contract.parameters import check_names
+from skbert.contract.persistence import resolve_saved_device, restore_estimator
+from skbert.contract.prepare_finetuning import ClassifierState
+from skbert.engine.files.classifier_heads import read_published_head
+from skbert.engine.files.find import find_model, is_shipped
+from skbert.engine.files.finetuned import check_finite, load_classifier
+from skbert.engine.files.pretrained import Pretrained, load_pretrained
+from skbert.engine.files.saved_pretraining import is_saved_folder
+from skbert.engine.model.device import loaded_precision, resolve_device, resolve_precision
+from skbert.engine.model.families import longest_text
+from skbert.engine.model.heads import Head
+from skbert.engine.model.networks import TextClassifier
+
+
+class LoadClassifierMixin:
+    """`from_pretrained` of the classifier."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Load a fitted classifier: saved by skbert, contained in it, or published.
+
+        Nothing in the folder is executed, and nothing is trained.
+
+        Parameters
+        ----------
+        folder : str or path
+            One of:
+
+            - a folder that `save_pretrained` wrote;
+            - "skbert/minilm-sentiment": a classifier of English texts into "negative" and
+              "positive", which skbert contains. See :doc:`/sentiment_start` for what it learned
+              from and what it gets wrong;
+            - a folder or a name, as for `model`, of a classifier of transformers, such as a
+              BertForSequenceClassification. Its probabilities are those of
+              ``transformers.pipeline("text-classification")``.
+        **parameters : dict
+            Parameters of the classifier that replace the saved ones, such as ``device="cpu"``.
+
+        Returns
+        -------
+        BertSentimentClassifier
+            The fitted classifier, with its saved parameters, on the device that `device` resolves
+            to on this machine. It no longer needs the folder. The last two kinds have no saved
+            parameters, so they have the defaults, and `history_` is empty. For a published
+            classifier, `classes_` are its sorted labels, `pooling` is "cls", `emoji_names` False,
+            `truncation` "head" and `max_length` the largest number of tokens that it can read. To
+            continue its training from its head, set `warm_start` and call `fit` with the same
+            labels, or call `partial_fit`; otherwise, `fit` starts with a new head.
+
+        Raises
+        ------
+        OSError
+            If the folder or one of its files is missing.
+        ValueError
+            If a file was changed or damaged, leads out of the folder, or was written by a newer
+            skbert; or if a published model has no head of a classifier with one label per text.
+        TypeError
+            If a parameter does not exist.
+
+        Warns
+        -----
+        UserWarning
+            If this machine does not have the saved `device`. The classifier then uses the device
+            of "auto".
+        """
+        check_names(cls, parameters)
+        name = os.fspath(folder)
+        if is_shipped(name):
+            return _load_shipped(cls, name, parameters)
+        load = _load_saved if is_saved_folder(Path(name)) else _load_published
+        return load(cls, name, parameters)
+
+
+def _load_shipped(cls: type, name: str, parameters: dict[str, Any]) -> Any:
+    clf = cls(**({"model": name} | parameters))
+    clf._validate_params()
+    pretrained = load_pretrained(name)
+    assert pretrained.classifier is not None
+    head = pretrained.classifier
+    return _untrained(clf, pretrained, head.new_module(), head.pooling, head.labels)
+
+
+def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:
+    saved = load_classifier(Path(folder))
+    clf, classes = restore_estimator(
+        cls, saved.settings, saved.network.head.out_features, parameters
+    )
+    is_changed = "device" in parameters
+    device = (resolve_device if is_changed else resolve_saved_device)(clf.device)
+    is_changed = "precision" in parameters
+    precision = (resolve_precision if is_changed else loaded_precision)(clf.precision, device)
+    network = replace(saved.network.to(device), precision=precision)
+    state = ClassifierState(network, saved.tokenizer, saved.wordpiece, saved.settings["history"])
+    vars(clf).update(state.fitted_attributes(classes, state.history))
+    return clf
+
+
+#: Parameters of a published classifier, so that it computes as the pipeline of transformers.
+_AS_PUBLISHED = {"pooling": "cls", "emoji_names": False, "truncation": "head"}
+
+
+def _load_published(cls: type, name: str, parameters: dict[str, Any]) -> Any:
+    found = find_model(name)
+    pretrained = load_pretrained(name)
+    published = read_published_head(found, pretrained.config, name)
+    most = min(longest_text(pretrained.config), pretrained.tokenizer.model_max_length)
+    clf = cls(**({"model": name, "max_length": most} | _AS_PUBLISHED | parameters))
+    clf._validate_params()
+    clf = _untrained(clf, pretrained, published.head, "cls", published.labels)
+    check_finite(TextClassifier(clf.model_, clf.head_, "cls"), found.weights)
+    return clf
+
+
+def _untrained(
+    clf: Any, pretrained: Pretrained, head: Head, pooling: str, labels: list[str]
+) -> Any:
+    """Fill an estimator with the weights of a model and of a head that skbert has not trained."""
+    device = resolve_device(clf.device)
+    precision = resolve_precision(clf.precision, device)
+    network = TextClassifier(pretrained.new_encoder(), head, pooling, precision)
+    wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
+    state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
+    vars(clf).update(state.fitted_attributes(np.array(labels), []) | _UNTRAINED)
+    return clf
+
+
+#: What a classifier knows of its training in skbert if it had none.
+_UNTRAINED = {
+    "pretraining_history_": [],
+    "best_epoch_": 0,
+    "n_truncated_": 0,
+    "n_unknown_tokens_": 0,
+    "_n_columns": 1,
+}
