@@ -120,7 +120,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, tiny_bert):
     shutil.copytree(tiny_bert, tmp_path / SENTIMENT_START)
     monkeypatch.chdir(tmp_path)
     assert find_model(SENTIMENT_START).change is None
-    with pytest.raises(FileNotFoundError, match=r"has no skbert\.json"):
+    with pytest.raises(ValueError, match="needs the head of a classifier"):
         BertSentimentClassifier.from_pretrained(SENTIMENT_START)
 
 

@@ -88,6 +88,7 @@ def _load_shipped(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     pretrained = load_pretrained(name)
     assert pretrained.classifier is not None
     head = pretrained.classifier
+    clf._n_columns = 1  # a published model takes pairs, too
     return _untrained(clf, pretrained, head.new_module(), head.pooling, head.labels)
 
 
@@ -141,5 +142,4 @@ _UNTRAINED = {
     "best_epoch_": 0,
     "n_truncated_": 0,
     "n_unknown_tokens_": 0,
-    "_n_columns": 1,
 }

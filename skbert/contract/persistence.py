@@ -133,7 +133,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
         "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
-        "n_columns": int(clf._n_columns),
+        "n_columns": getattr(clf, "_n_columns", None),
         **_settings_of_columns(clf),
     }
 
@@ -288,7 +288,9 @@ def _restore_columns(clf: Any, settings: dict[str, Any]) -> None:
     for name, value in settings.get("numbers", {}).items():
         if name in NUMBERS and value is not None:
             setattr(clf, f"{name}_", NUMBERS[name](value))
-    clf._n_columns = {1: 1, 2: 2}[settings["n_columns"]]
+    n_columns = {1: 1, 2: 2, None: None}[settings["n_columns"]]
+    if n_columns is not None:
+        clf._n_columns = n_columns
     clf.pretraining_history_ = [dict(r) for r in settings.get("pretraining_history", [])]
     _restore_names(clf, settings)
 
