@@ -9,8 +9,8 @@ import pytest
 from conftest import DEFAULT_MODEL
 
 from skbert import BertPretrainer, BertSentimentClassifier
-from skbert.engine.files.config import read_pooling
 from skbert.engine.files.pretrained import load_pooling, load_pretrained
+from skbert.engine.files.sentence_modules import read_pooling
 
 SETTINGS = {"max_length": 32, "max_epochs": 10, "learning_rate": 5e-3, "random_state": 0}
 

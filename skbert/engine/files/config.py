@@ -1,13 +1,11 @@
-"""config.json -> the checked configuration of an encoder, and the pooling it was made with."""
+"""config.json -> the checked configuration of an encoder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skbert.engine.files.manifest import MANIFEST, read_manifest
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import BERT, FAMILIES, Family, longest_text, new_config
 
@@ -38,15 +36,6 @@ _KEPT = (*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id")
 
 CONFIG_FILE = "config.json"
 
-#: Where sentence-transformers writes how a model pools its hidden states.
-POOLING_FILE = "1_Pooling/config.json"
-
-#: Where older versions of it list the subfolders of a model, such as ``0_Transformer``.
-_MODULES_FILE = "modules.json"
-
-#: sentence-transformers' names of poolings in that file -> skbert's.
-_POOLING_MODES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-
 
 def read_config(path: Path) -> PretrainedConfig:
     """Read a configuration; see `config_of`."""
@@ -61,49 +50,6 @@ def check_family(folder: Path) -> None:
     except (OSError, ValueError):
         return  # whoever needs the file explains what is wrong with it
     check_config(settings, repr(str(path)))
-
-
-def read_pooling(folder: Path) -> str:
-    """Find the pooling with which the model in a folder was made.
-
-    A folder of skbert names it in ``skbert.json``, and one of sentence-transformers in
-    ``1_Pooling/config.json``, or, if the folder is its ``0_Transformer``, in the folder above.
-    Models without either were not trained with a pooling; they get "cls", as in the BERT paper.
-
-    Returns
-    -------
-    str
-        "cls", "mean" or "max", or sentence-transformers' name of another pooling.
-    """
-    if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder)
-        return str(manifest.get("pooling", manifest.get("made_with", "cls")))
-    path = pooling_file(folder)
-    if not path.is_file():
-        return "cls"
-    settings = parse_object(read_text(path), path)
-    if "pooling_mode" in settings:  # sentence-transformers since 5.4
-        mode = str(settings["pooling_mode"])
-        return {"lasttoken": "last token"}.get(mode, mode)
-    flags = [name for name, is_used in settings.items() if is_used is True]
-    modes = [
-        name.removeprefix("pooling_mode_") for name in flags if name.startswith("pooling_mode_")
-    ]
-    return " + ".join(_POOLING_MODES.get(mode, mode) for mode in modes) or "cls"
-
-
-def pooling_file(folder: Path) -> Path:
-    """Find the file in which sentence-transformers names the pooling; it need not exist."""
-    own, modules = folder / POOLING_FILE, folder.parent / _MODULES_FILE
-    if own.is_file() or not modules.is_file():
-        return own
-    try:
-        listed = json.loads(read_text(modules))
-    except (OSError, ValueError, RecursionError):
-        return own
-    entries = listed if isinstance(listed, list) else []
-    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
-    return folder.parent / POOLING_FILE if folder.name in paths else own
 
 
 def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:

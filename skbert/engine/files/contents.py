@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
-from skbert.engine.files.config import CONFIG_FILE, POOLING_FILE
+from skbert.engine.files.config import CONFIG_FILE
+from skbert.engine.files.sentence_modules import MODULES_FILE, POOLING_FILE
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.files.tokenizer_files import (
     CODE_ADVICE,
@@ -27,7 +28,14 @@ INDEX_FILE = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 
 #: All files of a model, except for shards. skbert reads the model again if one of them changes.
-MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, POOLING_FILE, *TOKENIZER_FILES)
+MODEL_FILES = (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    INDEX_FILE,
+    MODULES_FILE,
+    POOLING_FILE,
+    *TOKENIZER_FILES,
+)
 
 #: What skbert downloads from the hub.
 HUB_PATTERNS = (*MODEL_FILES, _SHARDS)

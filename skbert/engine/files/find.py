@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skbert.engine.files.config import CONFIG_FILE, check_family, pooling_file
+from skbert.engine.files.config import CONFIG_FILE, check_family
 from skbert.engine.files.contents import (
     INDEX_FILE,
     MODEL_FILES,
@@ -27,6 +27,7 @@ from skbert.engine.files.contents import (
     weight_files,
 )
 from skbert.engine.files.hub import find_on_hub, is_hub_name, no_such_folder
+from skbert.engine.files.sentence_modules import modules_file, pooling_file
 
 #: What the parameter `model` may be, apart from a configuration.
 ModelName = str | os.PathLike[str]
@@ -119,7 +120,8 @@ class FoundModel:
     def stamps(self) -> tuple[tuple[str, Stamp], ...]:
         """Name and stamp of each file of the model that exists."""
         paths = [self.folder / name for name in MODEL_FILES]
-        paths += [pooling_file(self.folder), *weight_files(self.folder)]
+        paths += [pooling_file(self.folder), modules_file(self.folder)]
+        paths += weight_files(self.folder)
         if self.change:
             paths.append(self.change)
         paths = list(dict.fromkeys(paths))

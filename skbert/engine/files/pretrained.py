@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skbert.engine.files.config import read_config, read_pooling
+from skbert.engine.files.config import read_config
 from skbert.engine.files.find import FoundModel, ModelName, find_model
 from skbert.engine.files.low_rank import ClassifierHead, read_change
 from skbert.engine.files.manifest import check_folder
+from skbert.engine.files.sentence_modules import check_modules, read_pooling
 from skbert.engine.files.tokenizer_files import (
     check_special_tokens,
     read_tokenizer,
@@ -232,6 +233,7 @@ def weights_sha256(model: ModelName) -> str:
 def _read(found: FoundModel) -> Pretrained:
     found.check_hashes()
     check_folder(found.folder)
+    check_modules(found.folder)
     config = read_config(found.config)
     tokenizer = read_tokenizer(found.folder)
     check_special_tokens(tokenizer)
