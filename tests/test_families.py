@@ -30,8 +30,6 @@ SIZES = {
     "initializer_range": 0.2,
 }
 
-PRETRAINED = [name for name, family in FAMILIES.items() if family.heads]
-
 
 def small_config(name):
     family = FAMILIES[name]
@@ -123,26 +121,30 @@ def test_the_parts_are_found(config):
         assert (block.inner.weight.shape, block.output.weight.shape) == ((24, 16), (16, 24))
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_the_pretraining_heads_are_found(name):
-    config = small_config(name)
-    family, model = FAMILIES[name], families.empty_pretraining_model(config)
+def test_the_pretraining_heads_are_found(config):
+    family, model = families.family_of(config), families.empty_pretraining_model(config)
     assert type(model) is getattr(transformers, family.pretraining_class)
     network = PretrainingNetwork.of(model)
     assert network.encoder is model.base_model
-    assert type(network.pooler) is type(families.empty_pooler(config))
-    assert type(network.heads) is type(families.empty_heads(config))
+    width = getattr(config, "embedding_size", 16)
     heads = families.heads_of(network.encoder, network.heads)
     assert network.word_bias is heads.bias and heads.bias.shape == (40,)
-    assert (heads.dense.weight.shape, heads.decoder.weight.shape) == ((16, 16), (40, 16))
-    assert heads.next_sentence.weight.shape == (2, 16)
+    assert (heads.dense.weight.shape, heads.decoder.weight.shape) == ((width, 16), (40, width))
+    names = {name for name, child in model.named_children() if [*child.parameters()]}
+    assert names | {*family.heads} == {family.encoder, *family.heads}
+    assert family.has_next_sentence is (config.model_type == "bert")
+    if family.has_next_sentence:
+        assert type(network.pooler) is type(families.empty_pooler(config))
+        assert heads.next_sentence.weight.shape == (2, 16)
+    else:
+        assert network.pooler is None and heads.next_sentence is None
 
 
 def test_empty_modules_take_no_memory_and_no_random_numbers(config):
     before = torch.get_rng_state()
-    builds = [families.empty_encoder]
-    if families.family_of(config).heads:
-        builds += [families.empty_pooler, families.empty_heads, families.empty_pretraining_model]
+    builds = [families.empty_encoder, families.empty_heads, families.empty_pretraining_model]
+    if families.family_of(config).has_next_sentence:
+        builds.append(families.empty_pooler)
     for build in builds:
         assert {weight.device.type for weight in build(config).parameters()} == {"meta"}
     assert torch.equal(torch.get_rng_state(), before)
@@ -234,7 +236,7 @@ def test_layers_of_albert_share_groups_of_weights():
 
 def test_a_new_family_is_one_entry(monkeypatch, tmp_path, tiny_bert, toy_reviews):
     """ERNIE is a BERT with other names of classes; skbert does not compute it itself."""
-    ernie = replace(BERT, model_type="ernie", class_prefix="Ernie", encoder="ernie", heads=None)
+    ernie = replace(BERT, model_type="ernie", class_prefix="Ernie", encoder="ernie")
     monkeypatch.setitem(FAMILIES, "ernie", ernie)
     folder = save_family(tmp_path, "ernie", tiny_bert)
     config = families.new_config(ernie, **SIZES)

@@ -530,7 +530,7 @@ def test_a_pooler_without_a_head_is_kept(tiny_bert, tmp_path):
     clf.save_pretrained(tmp_path / "model")
     found = load_pretrained(str(tmp_path / "model"))
     assert torch.equal(found.pooler["weight"], clf.model_.bert.pooler.dense.weight)
-    assert not any(name.startswith("seq_relationship") for name in found.heads)
+    assert not any("seq_relationship" in name for name in found.heads)
 
 
 def test_a_random_head_for_words_starts_from_the_embeddings_again(tiny_bert, tmp_path):

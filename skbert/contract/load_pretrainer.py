@@ -20,7 +20,7 @@ from skbert.engine.files.saved_pretraining import (
 from skbert.engine.files.scratch import head_weights
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.device import loaded_precision, resolve_device, resolve_precision
-from skbert.engine.model.families import family_of, longest_text
+from skbert.engine.model.families import Family, family_of, longest_text
 
 
 class FromPretrainedMixin:
@@ -114,10 +114,9 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     if not heads.knows_words:
         family = family_of(pretrained.config)
         raise ValueError(
-            f"The model {name!r} has no head for words ('{family.heads}."
-            f"{family.head_parts['words']}.'), but from_pretrained needs one, as in "
-            "BertForPreTraining and BertForMaskedLM. To train a new head, pass "
-            f"model={name!r} to {cls.__name__} and call fit."
+            f"The model {name!r} has no head for words ('{family.word_head[0]}.'), but "
+            f"from_pretrained needs one, as in {_classes_with_head(family)}. To train a new head, "
+            f"pass model={name!r} to {cls.__name__} and call fit."
         )
     model = new_pretraining_model(pretrained, heads)
     check_finite(model, Path(name))
@@ -125,3 +124,8 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     pretrainer._n_columns = 1
     vars(pretrainer).update(state.fitted_attributes([]))
     return pretrainer
+
+
+def _classes_with_head(family: Family) -> str:
+    classes = [family.pretraining_class, f"{family.class_prefix}ForMaskedLM"]
+    return " and ".join(dict.fromkeys(classes))

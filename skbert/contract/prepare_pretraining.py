@@ -25,7 +25,7 @@ from skbert.engine.files.pretrained import (
 from skbert.engine.files.scratch import head_weights, new_pretrained
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
-from skbert.engine.model.families import longest_text
+from skbert.engine.model.families import FAMILIES, family_of, longest_text
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.sentences import (
@@ -211,10 +211,23 @@ def tokenize_whole(
 
 def _load_or_create(estimator: Any, documents: Documents, rng: np.random.Generator) -> Pretrained:
     if isinstance(estimator.model, (str, os.PathLike)):
-        check_length(estimator, load_config(estimator.model))
+        config = load_config(estimator.model)
+        check_length(estimator, config)
+        _check_next_sentence(estimator, config)
         return load_pretrained(estimator.model)
     check_length(estimator, estimator.model)
     return new_pretrained(estimator.model, documents.texts, rng)
+
+
+def _check_next_sentence(estimator: Any, config: Any) -> None:
+    """Raise an error if the estimator trains a head that the family does not have."""
+    if estimator.next_sentence and not family_of(config).has_next_sentence:
+        able = [name for name, family in FAMILIES.items() if family.has_next_sentence]
+        raise ValueError(
+            f"next_sentence=True, but the model has model_type={config.model_type!r}, which has no "
+            f"head for next sentence prediction; allowed is model_type in {able}. Set "
+            "next_sentence=False to train masked language modelling alone."
+        )
 
 
 def _sentences_to_pair(

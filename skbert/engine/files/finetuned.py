@@ -143,11 +143,12 @@ def save_pretraining_model(
     """
     _check_replaceable(folder)
     family = family_of(model)
-    is_trained = {
-        f"{family.heads}.{family.head_parts['words']}": knows_words,
-        f"{family.heads}.{family.head_parts['next_sentence']}": knows_next_sentence,
-        family.pooler_module: knows_pooler,
-    }
+    is_trained = dict.fromkeys(family.word_head, knows_words)
+    if family.has_next_sentence:
+        is_trained |= {
+            family.head_parts["next_sentence"]: knows_next_sentence,
+            family.pooler_module: knows_pooler,
+        }
     drawn = [module for module, trained in is_trained.items() if not trained]
 
     def write(new: Path) -> None:

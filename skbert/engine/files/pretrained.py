@@ -56,7 +56,7 @@ class Pretrained:
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
     heads : dict of str to Tensor
-        Weights of the pre-training heads that the checkpoint contains, by their names in the heads.
+        Weights of the pre-training heads that the checkpoint contains, by their full names.
     is_tied : bool
         Whether the decoder of the masked-language-model head is the word embeddings, as in BERT.
         True if the checkpoint has no decoder.

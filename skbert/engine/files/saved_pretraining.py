@@ -28,7 +28,7 @@ from skbert.engine.files.weights import (
     pooler_shapes,
     pretraining_weights,
 )
-from skbert.engine.model.families import Family, family_of, n_segments
+from skbert.engine.model.families import family_of, n_segments
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
@@ -124,16 +124,14 @@ def _heads(
     """Select the weights of both heads and of the pooler, random ones included."""
     family = family_of(config)
     return HeadWeights(
-        heads=_checked(stored, head_shapes(config), f"{family.heads}.", path),
+        heads=_checked(stored, head_shapes(config), "", path),
         pooler=_checked(stored, pooler_shapes(config), family.pooler_weight(""), path),
-        knows_words=_task(family, "words") not in drawn,
-        knows_next_sentence=_task(family, "next_sentence") not in drawn,
-        knows_pooler=family.pooler_module not in drawn,
+        knows_words=family.word_head[0] not in drawn,
+        knows_next_sentence=(
+            family.has_next_sentence and family.head_parts["next_sentence"] not in drawn
+        ),
+        knows_pooler=family.has_next_sentence and family.pooler_module not in drawn,
     )
-
-
-def _task(family: Family, part: str) -> str:
-    return f"{family.heads}.{family.head_parts[part]}"
 
 
 def _checked(

@@ -99,46 +99,49 @@ def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeight
     """Copy the heads that a checkpoint has, and create the others with random weights.
 
     The decoder of a new masked-language-model head is tied to the word embeddings, and the linear
-    layer before it starts as the identity. So from the first step, the head uses the similarity
-    between a hidden state and the embedding of its word.
+    layer before it starts as the identity, if it keeps the width. So from the first step, the head
+    uses the similarity between a hidden state and the embedding of its word.
     """
     config, family = pretrained.config, family_of(pretrained.config)
     names = family.head_parts
     if not pretrained.is_tied:
         raise ValueError(
             "The decoder of the checkpoint's masked-language-model head, "
-            f"'{family.heads}.{names['decoder']}.weight', differs from the word embeddings; skbert "
-            "ties the two, as BERT does. To train a new head, save the checkpoint without its "
-            f"'{family.heads}.{names['words']}.' weights, for example as a "
+            f"'{names['decoder']}.weight', differs from the word embeddings; skbert ties the two, "
+            "as BERT does. To train a new head, save the checkpoint without its "
+            f"'{family.word_head[0]}.' weights, for example as a "
             f"transformers.{family.encoder_class}."
         )
     shapes = head_shapes(config)
     drawn = random_weights(shapes, config.initializer_range, rng)
     drawn_pooler = random_weights(pooler_shapes(config), config.initializer_range, rng)
-    drawn[f"{names['dense']}.weight"] = torch.eye(
-        config.hidden_size, device="cpu", dtype=torch.float32
-    )
+    dense = f"{names['dense']}.weight"
+    if shapes[dense] == (config.hidden_size, config.hidden_size):
+        drawn[dense] = torch.eye(config.hidden_size, device="cpu", dtype=torch.float32)
+    paths = {"words": family.word_head, "next_sentence": (names.get("next_sentence", ""),)}
     of_task = {
-        task: [n for n in shapes if n.startswith(f"{names[task]}.")]
-        for task in ("words", "next_sentence")
+        task: [n for n in shapes if n.startswith(tuple(f"{path}." for path in paths[task]))]
+        for task in paths
     }
     known = {task: all(n in pretrained.heads for n in of_task[task]) for task in of_task}
-    known["next_sentence"] &= bool(pretrained.pooler)
+    known["next_sentence"] &= bool(pretrained.pooler) and family.has_next_sentence
     kept = {n: pretrained.heads[n].clone() for task in known if known[task] for n in of_task[task]}
     for name, weight in kept.items():
         if weight.shape != shapes[name]:
             raise ValueError(
-                f"'{family.heads}.{name}' in the checkpoint has shape {tuple(weight.shape)}, but "
+                f"{name!r} in the checkpoint has shape {tuple(weight.shape)}, but "
                 f"the configuration requires {tuple(shapes[name])}. Use the config.json that "
                 "belongs to the weights."
             )
-    kept_pooler = {name: weight.clone() for name, weight in pretrained.pooler.items()}
+    kept_pooler = {
+        name: weight.clone() for name, weight in pretrained.pooler.items() if name in drawn_pooler
+    }
     return HeadWeights(
         heads=drawn | kept,
         pooler=drawn_pooler | kept_pooler,
         knows_words=known["words"],
         knows_next_sentence=known["next_sentence"],
-        knows_pooler=bool(pretrained.pooler),
+        knows_pooler=bool(kept_pooler),
     )
 
 

@@ -232,22 +232,17 @@ def stored_pooler(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[s
 
 def is_tied(by_name: Mapping[str, torch.Tensor], family: Family) -> bool:
     """Whether the decoder equals the word embeddings, or is missing because it is tied to them."""
-    if family.heads is None:
-        return True
-    decoder = by_name.get(f"{family.heads}.{family.head_parts['decoder']}.weight")
+    decoder = by_name.get(f"{family.head_parts['decoder']}.weight")
     table = by_name[family.word_table]
     return decoder is None or torch.equal(decoder.to(torch.float32), table.to(torch.float32))
 
 
 def stored_heads(by_name: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
     """Select the weights of the pre-training heads, without the decoder."""
-    if family.heads is None:
-        return {}
-    prefix = f"{family.heads}."
     heads = {
-        name.removeprefix(prefix): weight.to(torch.float32)
+        name: weight.to(torch.float32)
         for name, weight in by_name.items()
-        if name.startswith(prefix)
+        if name.split(".")[0] in family.heads
     }
     decoder = family.head_parts["decoder"]
     heads.pop(f"{decoder}.weight", None)
@@ -290,7 +285,7 @@ def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor])
     return model.requires_grad_(True).eval()
 
 
-def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+def build_heads(encoder: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> nn.ModuleDict:
     """Build pre-training heads whose decoder is tied to the embeddings of the encoder.
 
     Parameters
@@ -327,13 +322,20 @@ def _linear_of_pooler(pooler: nn.Module, config: PretrainedConfig) -> nn.Module:
 
 def head_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
     """Collect the shapes of the weights of all pre-training heads, without the decoder."""
-    decoder = family_of(config).head_parts["decoder"]
-    shapes = shapes_of(empty_heads(config))
-    return {n: shape for n, shape in shapes.items() if not n.startswith(f"{decoder}.")}
+    shapes, family = shapes_of(empty_heads(config)), family_of(config)
+    return {name: shape for name, shape in shapes.items() if not _is_tied_weight(name, family)}
+
+
+def _is_tied_weight(name: str, family: Family) -> bool:
+    """Whether a weight of the heads is the same tensor as another one."""
+    parts = family.head_parts
+    return name.startswith(f"{parts['decoder']}.") and name != parts["bias"]
 
 
 def pooler_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
-    """Collect the shapes of the pooler's "weight" and "bias"."""
+    """Collect the shapes of the pooler's "weight" and "bias", if a pre-training head needs it."""
+    if not family_of(config).has_next_sentence:
+        return {}
     return shapes_of(_linear_of_pooler(empty_pooler(config), config))
 
 
@@ -344,9 +346,9 @@ class HeadWeights:
     Attributes
     ----------
     heads : dict of str to Tensor
-        By their names in the heads, without the decoder.
+        By their names in `Family.pretraining_class`, without the decoder.
     pooler : dict of str to Tensor
-        "weight" and "bias".
+        "weight" and "bias"; empty if no head needs the pooler.
     knows_words, knows_next_sentence, knows_pooler : bool
         Whether the checkpoint contains the head of each task, and the pooler. If not, its weights
         are random.
@@ -362,12 +364,14 @@ class HeadWeights:
 def build_pretraining_model(
     config: PretrainedConfig, weights: Mapping[str, torch.Tensor], heads: HeadWeights
 ) -> PreTrainedModel:
-    """Build the module of encoder, pooler and heads. The weights are not copied."""
+    """Build the module of an encoder and its heads. The weights are not copied."""
     model, family = empty_pretraining_model(config), family_of(config)
     encoder = build_encoder(config, weights)
-    setattr(encoder, family.pooler_module, build_pooler(config, heads.pooler))
+    if family.has_next_sentence:
+        setattr(encoder, family.pooler_module, build_pooler(config, heads.pooler))
     setattr(model, family.encoder, encoder)
-    setattr(model, family.heads or "", build_heads(encoder, heads.heads))
+    for name, head in build_heads(encoder, heads.heads).items():
+        setattr(model, name, head)
     return model.eval()
 
 
@@ -382,5 +386,4 @@ def linear_of(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 def pretraining_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Collect all weights of the module but the decoder, which is tied to the word embeddings."""
     family = family_of(model)
-    decoder = f"{family.heads}.{family.head_parts['decoder']}."
-    return {n: w for n, w in model.state_dict().items() if not n.startswith(decoder)}
+    return {n: w for n, w in model.state_dict().items() if not _is_tied_weight(n, family)}

@@ -60,15 +60,19 @@ class Block:
 class Heads:
     """Modules of the pre-training heads.
 
-    `words`, (n, d_model) -> (n, n_words), begins with the layer `dense` and ends with `decoder`,
-    whose bias is `bias`. `next_sentence` is (n, d_model) -> (n, 2).
+    `words`, one after the other, are (n, d_model) -> (n, n_words). They begin with the layer
+    `dense` and end with `decoder`, whose bias is `bias`. `next_sentence` is (n, d_model) -> (n, 2),
+    or None if the family has no such head.
     """
 
-    words: nn.Module
+    words: list[nn.Module]
     dense: nn.Linear
     decoder: nn.Linear
     bias: nn.Parameter
-    next_sentence: nn.Linear
+    next_sentence: nn.Linear | None = None
+
+
+_HEAD_OF_ROBERTA = {"dense": "lm_head.dense", "decoder": "lm_head.decoder", "bias": "lm_head.bias"}
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,12 @@ class Family:
         dense layer before it.
     classifier_activation : {"tanh", "relu", "gelu"}
         Between these two layers.
-    heads : str or None
-        Path of the pre-training heads in a module of `pretraining_class`; None if skbert does not
-        pre-train the family.
+    heads : tuple of str
+        Attributes of a module of `pretraining_class` that are pre-training heads.
+    word_head : tuple of str
+        Paths in such a module of the modules that compute the logits of words, in their order.
     head_parts : mapping of str to str
-        For the fields of `Heads`, the paths in the heads.
+        For the other fields of `Heads`, the paths in such a module.
     """
 
     model_type: str
@@ -135,8 +140,9 @@ class Family:
     classifier: str = "classifier"
     classifier_dense: str = "classifier.dense"
     classifier_activation: str = "tanh"
-    heads: str | None = None
-    head_parts: Mapping[str, str] = field(default_factory=dict)
+    heads: tuple[str, ...] = ("lm_head",)
+    word_head: tuple[str, ...] = ("lm_head",)
+    head_parts: Mapping[str, str] = field(default_factory=lambda: _HEAD_OF_ROBERTA)
 
     @property
     def package(self) -> str:
@@ -160,8 +166,13 @@ class Family:
 
     @property
     def pretraining_class(self) -> str:
-        """Name of the class with encoder, pooler and pre-training heads."""
-        return f"{self.class_prefix}ForPreTraining"
+        """Name of the class with encoder and pre-training heads, and a pooler if one needs it."""
+        return f"{self.class_prefix}For{'PreTraining' if self.has_next_sentence else 'MaskedLM'}"
+
+    @property
+    def has_next_sentence(self) -> bool:
+        """Whether the family was pre-trained with next sentence prediction."""
+        return "next_sentence" in self.head_parts
 
     @property
     def word_table(self) -> str:
@@ -218,13 +229,13 @@ BERT = Family(
     },
     pooler="pooler.dense",
     classifier_dense="bert.pooler.dense",
-    heads="cls",
+    heads=("cls",),
+    word_head=("cls.predictions",),
     head_parts={
-        "words": "predictions",
-        "dense": "predictions.transform.dense",
-        "decoder": "predictions.decoder",
-        "bias": "predictions.bias",
-        "next_sentence": "seq_relationship",
+        "dense": "cls.predictions.transform.dense",
+        "decoder": "cls.predictions.decoder",
+        "bias": "cls.predictions.bias",
+        "next_sentence": "cls.seq_relationship",
     },
 )
 
@@ -236,8 +247,9 @@ ROBERTA = replace(
     first_position=None,
     classifier="classifier.out_proj",
     classifier_dense="classifier.dense",
-    heads=None,
-    head_parts={},
+    heads=("lm_head",),
+    word_head=("lm_head",),
+    head_parts=_HEAD_OF_ROBERTA,
 )
 
 XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", class_prefix="XLMRoberta")
@@ -255,8 +267,13 @@ ELECTRA = replace(
     classifier="classifier.out_proj",
     classifier_dense="classifier.dense",
     classifier_activation="gelu",
-    heads=None,
-    head_parts={},
+    heads=("generator_predictions", "generator_lm_head"),
+    word_head=("generator_predictions", "generator_lm_head"),
+    head_parts={
+        "dense": "generator_predictions.dense",
+        "decoder": "generator_lm_head",
+        "bias": "generator_lm_head.bias",
+    },
 )
 
 _WITHOUT_SEGMENTS = {part: BERT.embedding_parts[part] for part in ("words", "positions", "norm")}
@@ -290,6 +307,13 @@ DISTILBERT = Family(
     },
     classifier_dense="pre_classifier",
     classifier_activation="relu",
+    heads=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+    word_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+    head_parts={
+        "dense": "vocab_transform",
+        "decoder": "vocab_projector",
+        "bias": "vocab_projector.bias",
+    },
 )
 
 MPNET = Family(
@@ -343,6 +367,13 @@ ALBERT = Family(
     },
     pooler="pooler",
     classifier_dense="albert.pooler",
+    heads=("predictions",),
+    word_head=("predictions",),
+    head_parts={
+        "dense": "predictions.dense",
+        "decoder": "predictions.decoder",
+        "bias": "predictions.bias",
+    },
 )
 
 _ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, ALBERT)
@@ -427,9 +458,22 @@ def result_settings(config: PretrainedConfig) -> list[str | int | float]:
     return found
 
 
-def heads_of(encoder: PreTrainedModel, heads: nn.Module) -> Heads:
+def pretraining_heads(model: PreTrainedModel) -> nn.ModuleDict:
+    """Collect the pre-training heads of a module of `Family.pretraining_class`, by name."""
+    return nn.ModuleDict({name: getattr(model, name) for name in family_of(model).heads})
+
+
+def heads_of(encoder: PreTrainedModel, heads: nn.ModuleDict) -> Heads:
     """Find the modules of pre-training heads that belong to `encoder`."""
-    return Heads(**_parts(heads, family_of(encoder).head_parts))
+    family = family_of(encoder)
+    named = {**heads}  # attrgetter does not find the items of a ModuleDict
+    found = {part: _in(named, path) for part, path in family.head_parts.items()}
+    return Heads(words=[_in(named, path) for path in family.word_head], **found)
+
+
+def _in(named: Mapping[str, nn.Module], path: str) -> Any:
+    name, _, rest = path.partition(".")
+    return attrgetter(rest)(named[name]) if rest else named[name]
 
 
 def _parts(module: nn.Module, paths: Mapping[str, str]) -> dict[str, Any]:
@@ -454,13 +498,13 @@ def empty_pooler(config: PretrainedConfig) -> nn.Module:
     return _empty(config, f"{family_of(config).class_prefix}Pooler")
 
 
-def empty_heads(config: PretrainedConfig) -> nn.Module:
+def empty_heads(config: PretrainedConfig) -> nn.ModuleDict:
     """Build pre-training heads; see `empty_encoder`."""
-    return _empty(config, f"{family_of(config).class_prefix}PreTrainingHeads")
+    return pretraining_heads(empty_pretraining_model(config))
 
 
 def empty_pretraining_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Build encoder, pooler and pre-training heads in one module; see `empty_encoder`."""
+    """Build an encoder and its pre-training heads in one module; see `empty_encoder`."""
     return _empty(config, family_of(config).pretraining_class)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,13 @@ from torch import nn
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode
-from skbert.engine.model.families import Heads, block_modules, family_of, heads_of
+from skbert.engine.model.families import (
+    Heads,
+    block_modules,
+    family_of,
+    heads_of,
+    pretraining_heads,
+)
 from skbert.engine.model.heads import Head, head_logits
 from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.model.pooling import pooled_states
@@ -90,14 +95,14 @@ class TextClassifier:
 
 @dataclass(frozen=True)
 class PretrainingNetwork:
-    """An encoder and the heads of BERT's two pre-training tasks; all are modules of transformers.
+    """An encoder and its pre-training heads; all are modules of transformers.
 
     Attributes
     ----------
     encoder : transformers.PreTrainedModel
-    heads : torch.nn.Module
-        The head for words, whose decoder shares its weights with the word embeddings, and the
-        head for the next sentence; see `families.Heads`.
+    heads : torch.nn.ModuleDict
+        The head for words, whose decoder shares its weights with the word embeddings, and, of
+        BERT, the head for the next sentence; see `families.Heads`.
     pooler : torch.nn.Module or None
         tanh of a linear layer, between [CLS] and the head for the next sentence; None without
         next sentence prediction.
@@ -107,7 +112,7 @@ class PretrainingNetwork:
     """
 
     encoder: PreTrainedModel
-    heads: nn.Module
+    heads: nn.ModuleDict
     pooler: nn.Module | None = None
     precision: torch.dtype = torch.float32
 
@@ -117,8 +122,9 @@ class PretrainingNetwork:
     ) -> PretrainingNetwork:
         """Take encoder, heads and pooler from a module of `build_pretraining_model`."""
         family = family_of(model)
-        encoder, heads = attrgetter(family.encoder, family.heads or "")(model)
-        return cls(encoder, heads, getattr(encoder, family.pooler_module), precision)
+        encoder = getattr(model, family.encoder)
+        pooler = getattr(encoder, family.pooler_module) if family.has_next_sentence else None
+        return cls(encoder, pretraining_heads(model), pooler, precision)
 
     @property
     def device(self) -> torch.device:
@@ -155,10 +161,13 @@ class PretrainingNetwork:
     def word_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compute scores of all word pieces: (n_masked, d_model) -> (n_masked, n_words)."""
         with computing_in(self.precision, hidden.device):
-            return self._head_modules.words(hidden).float()
+            for module in self._head_modules.words:
+                hidden = module(hidden)
+            return hidden.float()
 
     def next_sentence_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compute scores of IsNext and NotNext from [CLS]: (n_texts, d_model) -> (n_texts, 2)."""
-        assert self.pooler is not None
+        head = self._head_modules.next_sentence
+        assert self.pooler is not None and head is not None
         with computing_in(torch.float32, hidden.device):
-            return self._head_modules.next_sentence(self.pooler(hidden[:, None]))
+            return head(self.pooler(hidden[:, None]))
