@@ -10,6 +10,7 @@ from transformers import BertForPreTraining
 from skbert import BertPretrainer
 from skbert.engine.files.pretrained import load_config, load_pretrained
 from skbert.engine.model.dropout import no_dropout
+from skbert.engine.model.families import pretraining_heads
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import NOT_MASKED, Vocabulary
 from skbert.engine.text.sentences import NO_PAIR, Sentences
@@ -48,7 +49,7 @@ def module(tiny_bert):
 
 
 def network_of(module):
-    return PretrainingNetwork(module.bert, module.cls, module.bert.pooler)
+    return PretrainingNetwork(module.bert, pretraining_heads(module), module.bert.pooler)
 
 
 def masking_of(folder, **settings):
