@@ -227,7 +227,9 @@ def _build(
             "in Python, but skbert needs a fast tokenizer. Choose another model, or one whose "
             "tokenizer_class has a fast version in transformers."
         )
-    if "tokenizer.json" not in texts:
+    if "tokenizer.json" in texts:
+        _check_model(tokenizer, texts["tokenizer.json"], place)
+    else:
         _check_source(tokenizer, {*texts, *models}, place)
     tokenizer.name_or_path = str(place)
     return tokenizer
@@ -263,6 +265,19 @@ def _check_packages(models: Collection[str], place: Path) -> None:
             f"The vocabulary of {str(place)!r} is in its {next(iter(models))}, which transformers "
             "reads only with the packages sentencepiece and protobuf. Run `pip install "
             "sentencepiece protobuf`, or save or download its tokenizer.json, too."
+        )
+
+
+def _check_model(tokenizer: PreTrainedTokenizerBase, tokenizer_json: str, place: Path) -> None:
+    """Raise an error if the class of a tokenizer made another model of a vocabulary."""
+    model = parse_object(tokenizer_json, place / "tokenizer.json").get("model")
+    saved = model.get("type") if isinstance(model, dict) else None
+    built = type(tokenizer.backend_tokenizer.model).__name__
+    if saved is not None and saved != built:  # old versions of tokenizers do not save the type
+        raise ValueError(
+            f"The tokenizer.json of {str(place)!r} has a vocabulary for {saved}, but its class in "
+            f"transformers, {type(tokenizer).__name__}, reads it as one for {built}. Set "
+            f'"tokenizer_class": "PreTrainedTokenizerFast" in its {_CONFIG}.'
         )
 
 
@@ -372,7 +387,8 @@ def _unreadable(place: Path, error: BaseException) -> BaseException:
     """Convert an error of tokenizers, a bare Exception or a Rust panic, to a ValueError."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         return error
-    reason = str(error).splitlines() or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = [line for line in lines if line] or [type(error).__name__]
     return ValueError(
         f"The tokenizer files of {str(place)!r} are not usable ({reason[0]}). Save or download the "
         "model again."
