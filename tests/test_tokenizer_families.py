@@ -2,27 +2,32 @@
 # ruff: noqa: RUF001 - the awkward characters are the point
 
 import json
+import pickle
 import re
 import shutil
 import warnings
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from skbert import BertEmbeddingTransformer
 from skbert.contract.lost_tokens import LostTokens
 from skbert.engine.files.contents import HUB_PATTERNS, advice_for_folder, missing_files
 from skbert.engine.files.tokenizer_files import (
     SENTENCEPIECE_FILES,
     TOKENIZER_FILES,
+    fill_masks,
     pack_tokenizer,
     read_tokenizer,
     unpack_tokenizer,
     vocabulary_of,
     wordpiece_of,
 )
+from skbert.engine.model.families import FAMILIES, new_config
 from skbert.engine.text.masking import NOT_MASKED, mask_tokens
 from skbert.engine.text.wordpiece import readable
 from tests.test_wordpiece import TRICKY
@@ -613,3 +618,76 @@ def test_whole_words_are_masked(kind, folder):
     starts = np.flatnonzero(~vocabulary_of(tokenizer).continues[ids])
     words = np.split(tokenizer.convert_ids_to_tokens(ids), starts[starts > 0])
     assert [re.sub("[#\u2581\u0120]", "", "".join(word)) for word in words] == text.split()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "pieces", "expected"),
+    [
+        ("bert", "[MASK] film [MASK]!", ["good", "##s"], "good films!"),
+        ("mpnet", "a <mask>, a<mask>", ["good", "good"], "a good, agood"),
+        (
+            "roberta",
+            "<mask> film<mask> <mask>!",
+            ["\u0120good", "\u0120was", "s"],
+            "good film wass!",
+        ),
+        ("roberta", "a <mask> <mask>.", ["\u0120caf\u00c3\u00a9", "\u0120good"], "a café good."),
+        ("xlm-roberta", "<mask> <mask> a<mask>", ["\u2581the", "s", "\u2581film"], "thes a film"),
+        ("albert", "a [MASK] [MASK]", ["\u2581film", "电影"], "a film电影"),
+    ],
+)
+def test_masks_are_filled(kind, text, pieces, expected, folder):
+    assert fill_masks(AutoTokenizer.from_pretrained(folder), text, pieces) == expected
+
+
+# in the estimators --------------------------------------------------------------------------------
+
+
+def save_model(folder, kind):
+    """Save a small encoder with random weights beside the tokenizer of its family."""
+    family = FAMILIES[KINDS[kind][0]]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"embedding_size": 8} if "embedding_size" in family.own_settings else {}
+    if "segments" in family.embedding_parts:
+        sizes["type_vocab_size"] = 2 if kind in ("electra", "albert-cased") else 1
+    config = new_config(
+        family,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        initializer_range=0.5,
+        max_position_embeddings=64,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, family.encoder_class)(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["distilbert", "electra", "roberta", "xlm-roberta", "camembert", "albert-cased", "mpnet"],
+)
+def test_vectors_of_texts_and_pairs(kind, folder):
+    model, tokenizer = save_model(folder, kind), AutoTokenizer.from_pretrained(folder)
+    texts = ["good film", "", "  the café\u00a0was \t好 电影", "bad <mask>, not [MASK] great </s>"]
+    has_segments = kind in ("electra", "albert-cased")
+    embedder = BertEmbeddingTransformer(str(folder), pooling="cls", max_length=48)
+    X_pairs = [*zip(texts, texts[::-1], strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # unknown tokens; albert's capital letters
+        vectors = [embedder.fit_transform(X) for X in (texts, X_pairs)]
+        copied = pickle.loads(pickle.dumps(embedder)).transform(X_pairs)
+    np.testing.assert_array_equal(copied, vectors[1])
+    for columns, found in zip(([texts], [texts, texts[::-1]]), vectors, strict=True):
+        inputs = tokenizer(
+            *columns, return_tensors="pt", padding=True, return_token_type_ids=has_segments
+        )
+        with torch.no_grad():
+            expected = model(**inputs).last_hidden_state[:, 0].numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,27 +94,23 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     texts = {name: read_text(folder / name) for name in present}
     models = [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
-    settings = _settings_of_model(folder)
-    named = settings.get("tokenizer_class")
-    if isinstance(named, str):  # as transformers does, if tokenizer_config.json names none
-        own = parse_object(texts.get(_CONFIG, "{}"), folder / _CONFIG)
-        texts[_CONFIG] = json.dumps({**own, "tokenizer_class": own.get("tokenizer_class") or named})
-    tokenizer = _build(
-        texts,
-        {name: (folder / name).read_bytes() for name in models},
-        folder,
-        str(settings.get("model_type")),
-    )
+    contents = {name: (folder / name).read_bytes() for name in models}
+    tokenizer = _build(texts, contents, folder, _settings_of_model(folder))
     _warn_lower_cased(tokenizer, folder)
     return tokenizer
 
 
-def _settings_of_model(folder: Path) -> dict[str, Any]:
-    """Read config.json; empty if it is missing, or damaged, which `read_config` explains."""
+def _settings_of_model(folder: Path) -> dict[str, str]:
+    """Read what config.json says of the tokenizer.
+
+    Empty if the file is missing, or damaged, which `read_config` explains.
+    """
     try:
-        return parse_object(read_text(folder / CONFIG_FILE), folder / CONFIG_FILE)
+        settings = parse_object(read_text(folder / CONFIG_FILE), folder / CONFIG_FILE)
     except (OSError, ValueError):
         return {}
+    kept = {name: settings.get(name) for name in ("model_type", "tokenizer_class")}
+    return {name: value for name, value in kept.items() if isinstance(value, str)}
 
 
 def _warn_lower_cased(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -186,13 +182,16 @@ def unpack_tokenizer(
         If the files do not define a fast tokenizer, or define it by code.
     """
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
-    return _build(texts, {}, place, model_type)
+    return _build(texts, {}, place, {"model_type": model_type})
 
 
 def _build(
-    texts: dict[str, str], models: Mapping[str, bytes], place: Path, model_type: str
+    texts: dict[str, str], models: Mapping[str, bytes], place: Path, config: Mapping[str, str]
 ) -> PreTrainedTokenizerBase:
-    """Build a tokenizer from texts and SentencePiece models, in a folder that has nothing else."""
+    """Build a tokenizer from texts and SentencePiece models, in a folder that has nothing else.
+
+    If the settings of the tokenizer name no class, `config` does, by the class or the model type.
+    """
     from transformers import AutoTokenizer
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -206,9 +205,9 @@ def _build(
     written = _as_written(texts, settings)
     if not has_vocabulary(written):
         _check_packages(models, place)
-    family = model_type if model_type in CONFIG_MAPPING_NAMES else BERT.model_type
-    # If the settings do not name a class, transformers chooses the class by the model type.
-    written[CONFIG_FILE] = json.dumps({"model_type": family})
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        config = {**config, "model_type": BERT.model_type}
+    written[CONFIG_FILE] = json.dumps(config)
     with temporary_folder() as folder:
         for file, text in written.items():
             (folder / file).write_text(text, encoding="utf-8")
@@ -219,7 +218,8 @@ def _build(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except BaseException as error:
-            name = settings.get("tokenizer_class") or family
+            named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+            name = named or config["model_type"]
             raise _unusable(error, texts, name, place) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ValueError(
@@ -417,6 +417,24 @@ def _continuation(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
     if "\u2581" in steps:  # the sign of SentencePiece for a space
         return lambda piece: not piece.startswith("\u2581")
     return continues_word
+
+
+def fill_masks(tokenizer: PreTrainedTokenizerBase, text: str, pieces: Sequence[str]) -> str:
+    """Replace the mask tokens of a text by pieces of the vocabulary, from left to right.
+
+    A piece that continues a word joins the word before it. A piece that starts one gets a space if
+    the vocabulary marks spaces, as RoBERTa's does.
+    """
+    continues = _continuation(tokenizer)
+    filled, *rests = text.split(str(tokenizer.mask_token))
+    for piece, rest in zip(pieces, rests, strict=True):
+        word = tokenizer.convert_tokens_to_string([piece.removeprefix("##")]).strip()
+        if continues(piece):
+            filled = filled.rstrip()
+        elif continues is not continues_word and filled and not filled[-1].isspace():
+            filled += " "
+        filled += word + rest
+    return filled
 
 
 # How byte-level vocabularies write the bytes of a space, a line feed and a tab.
