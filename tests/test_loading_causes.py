@@ -569,9 +569,9 @@ def code_without_a_setting(folder):
 @cause
 def a_vocabulary_of_sentencepiece(folder):
     no_vocabulary(folder)
-    (folder / "spiece.model").write_bytes(b"")
+    (folder / "tokenizer.model").write_bytes(b"")
     advice = (
-        "skbert does not read the vocabulary in its spiece.model. Load the tokenizer with "
+        "skbert does not read the vocabulary in its tokenizer.model. Load the tokenizer with "
         "transformers.AutoTokenizer, and save it into a local copy of the model with "
         "`save_pretrained`; a fast tokenizer then has a tokenizer.json."
     )
@@ -842,9 +842,9 @@ def an_adapter_alone(files):
 
 def other_vocabulary(files):
     (files / "tokenizer.json").unlink()
-    (files / "vocab.txt").rename(files / "spiece.model")
+    (files / "vocab.txt").rename(files / "tokenizer.model")
     return "tokenizer.json or vocab.txt", (
-        "skbert does not read the vocabulary in its spiece.model. Load the tokenizer with "
+        "skbert does not read the vocabulary in its tokenizer.model. Load the tokenizer with "
         "transformers.AutoTokenizer, and save it into a local copy of the model with "
         "`save_pretrained`; a fast tokenizer then has a tokenizer.json."
     )

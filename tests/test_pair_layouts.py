@@ -63,7 +63,8 @@ def tokenizer_of(post_processor):
     if post_processor is not None:
         backend.post_processor = post_processor
     names = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]  # BERT's
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **names)
 
 
 def save(folder, post_processor, **sizes):

@@ -80,10 +80,10 @@ def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
 
 def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
     """Rebuild a checkpoint from the result of `pack_pretrained`. The weights are not copied."""
+    config = config_of(packed["config"], Path("the pickle"))
     tokenizer = packed["tokenizer"]
     if isinstance(tokenizer, dict):  # format 0 stores a tokenizer object instead
-        tokenizer = unpack_tokenizer(tokenizer)
-    config = config_of(packed["config"], Path("the pickle"))
+        tokenizer = unpack_tokenizer(tokenizer, model_type=config.model_type)
     return Pretrained(
         config=config,
         weights=_to_tensors(packed["weights"]),

@@ -12,9 +12,12 @@ from skbert.engine.files.config import CONFIG_FILE
 from skbert.engine.files.sentence_modules import MODULES_FILE, POOLING_FILE
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.files.tokenizer_files import (
+    BYTE_PAIR_FILES,
     CODE_ADVICE,
+    SENTENCEPIECE_FILES,
     TOKENIZER_FILES,
     VOCABULARY_FILES,
+    has_vocabulary,
     names_code,
 )
 
@@ -35,6 +38,7 @@ MODEL_FILES = (
     MODULES_FILE,
     POOLING_FILE,
     *TOKENIZER_FILES,
+    *SENTENCEPIECE_FILES,
 )
 
 #: What skbert downloads from the hub.
@@ -46,8 +50,8 @@ _MOST_FILES = 10_000
 # Files of a training, which contain no weights of a model.
 _OF_A_TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
 
-# Vocabularies of other kinds than WordPiece, without the fast tokenizer that contains them.
-_OTHER_VOCABULARIES = ("*.model", "merges.txt", "vocab.json")
+# Vocabularies of other kinds, without the fast tokenizer that contains them.
+_OTHER_VOCABULARIES = ("*.model", "bpe.codes")
 
 
 def shards_of(index: Path) -> list[Path]:
@@ -80,7 +84,7 @@ def missing_files(folder: Path) -> list[str]:
     """Name the necessary files that a folder lacks."""
     needed = [folder / CONFIG_FILE, *weight_files(folder)]
     missing = [path.name for path in needed if not path.is_file()]
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+    if not has_vocabulary([name for name in MODEL_FILES if (folder / name).is_file()]):
         missing.append(" or ".join(VOCABULARY_FILES))
     return missing
 
@@ -130,8 +134,9 @@ def advice_for_folder(folder: Path, missing: Sequence[str]) -> str:
 
 
 def _vocabulary_above(folder: Path) -> str:
-    names = [name for name in VOCABULARY_FILES if (folder.parent / name).is_file()]
-    return " and ".join(names)
+    known = (*VOCABULARY_FILES, *BYTE_PAIR_FILES, *SENTENCEPIECE_FILES)
+    names = [name for name in known if (folder.parent / name).is_file()]
+    return " and ".join(names) if has_vocabulary(names) else ""
 
 
 def models_below(names: Collection[str]) -> list[str]:
@@ -252,6 +257,9 @@ def _cause_of_no_vocabulary(names: Collection[str], needs_code: str) -> str:
     code = needs_code or next((n for n in sorted(names) if _matches(n, ["tokeniz*.py"])), "")
     if code:
         return f"Its tokenizer is code, {code}, which skbert does not run. {CODE_ADVICE}"
+    for own, other in (BYTE_PAIR_FILES, BYTE_PAIR_FILES[::-1]):
+        if own in names and other not in names:
+            return f"Its {own} is half of a vocabulary. Copy or download its {other}, too."
     for name in sorted(names):
         if _matches(name, _OTHER_VOCABULARIES):
             return (

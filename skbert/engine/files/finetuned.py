@@ -197,7 +197,7 @@ def load_classifier(folder: Path) -> SavedClassifier:
     head = read_head(stored, folder / WEIGHTS_FILE, config, manifest.get("head"))
     network = TextClassifier(encoder, head, manifest["pooling"])
     check_finite(network, folder / WEIGHTS_FILE)
-    tokenizer = unpack_tokenizer(texts, folder)
+    tokenizer = unpack_tokenizer(texts, folder, config.model_type)
     wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
     return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
 

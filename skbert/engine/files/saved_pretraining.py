@@ -102,7 +102,7 @@ def load_pretraining_model(folder: Path) -> SavedPretraining:
     heads = _heads(stored, config, drawn_modules(contents[WEIGHTS_FILE]), path)
     model = build_pretraining_model(config, encoder_weights(stored, path, config), heads)
     check_finite(model, path)
-    tokenizer = unpack_tokenizer(texts, folder)
+    tokenizer = unpack_tokenizer(texts, folder, config.model_type)
     wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
     made_with = str(manifest.get("made_with", "cls"))
     return SavedPretraining(model, heads, tokenizer, wordpiece, made_with, manifest["settings"])

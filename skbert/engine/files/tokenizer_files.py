@@ -8,14 +8,16 @@ other files or code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skbert.engine.files.config import CONFIG_FILE
 from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.textfiles import parse_object, read_text
-from skbert.engine.model.families import BERT
-from skbert.engine.text.masking import Vocabulary
+from skbert.engine.model.families import BERT, FAMILIES
+from skbert.engine.text.masking import Vocabulary, continues_word
 from skbert.engine.text.post_processor import read_layout
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
@@ -23,12 +25,25 @@ from skbert.engine.warn import warn_user
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: A tokenizer needs one of these two files. The other files of `TOKENIZER_FILES` are optional.
+#: The usual files of a vocabulary. A tokenizer needs one of them, or what `has_vocabulary` names.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+
+#: A vocabulary of byte pairs, as RoBERTa's authors published it; both files are needed.
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
+
+#: Vocabularies of SentencePiece, which are not texts: XLM-RoBERTa's, ALBERT's, DeBERTa's.
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
 
 _CONFIG = "tokenizer_config.json"
 
-TOKENIZER_FILES = (*VOCABULARY_FILES, _CONFIG, "special_tokens_map.json", "added_tokens.json")
+#: The files of tokenizers that are texts, which pickles and saved folders keep.
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    *BYTE_PAIR_FILES,
+    _CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 #: What to do about a tokenizer that is code of the model's author.
 CODE_ADVICE = (
@@ -37,8 +52,8 @@ CODE_ADVICE = (
     "tokenizer.json that a fast tokenizer then has. Otherwise choose another model."
 )
 
-#: Values of `tokenizer_class` that need only a vocab.txt.
-_OF_VOCABULARY = (None, "BertTokenizer", "BertTokenizerFast")
+#: Classes and families that a damaged vocab.txt may belong to; others need other files.
+_OF_VOCABULARY = {*FAMILIES, "BertTokenizer", "BertTokenizerFast"}
 
 #: Settings that name code, or the place that a tokenizer came from.
 _NOT_KEPT = {"auto_map", "is_local", "local_files_only", "name_or_path"}
@@ -50,15 +65,24 @@ _FEW_CAPITALS = 0.01
 _PROBES = ("", "a", "\U0010fffd\u4e00 \u0345")
 
 
+def has_vocabulary(names: Collection[str]) -> bool:
+    """Whether the files with these names define the vocabulary of a tokenizer."""
+    alone = (*VOCABULARY_FILES, *SENTENCEPIECE_FILES)
+    return any(name in names for name in alone) or all(name in names for name in BYTE_PAIR_FILES)
+
+
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Read a tokenizer from the files of a folder.
 
-    A vocabulary with capital letters and no settings is read as cased.
+    If its settings name no class, the family of the model decides, as in transformers. A vocab.txt
+    with capital letters and no settings is read as cased.
 
     Raises
     ------
     OSError
         If a file cannot be read.
+    ImportError
+        If the vocabulary needs packages that are not installed.
     ValueError
         If the files do not define a tokenizer.
 
@@ -68,21 +92,49 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         If the settings lower-case texts, but the vocabulary has capital letters.
     """
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    tokenizer = unpack_tokenizer({name: read_text(folder / name) for name in present}, folder)
+    texts = {name: read_text(folder / name) for name in present}
+    models = [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
+    contents = {name: (folder / name).read_bytes() for name in models}
+    tokenizer = _build(texts, contents, folder, _settings_of_model(folder))
     _warn_lower_cased(tokenizer, folder)
     return tokenizer
 
 
+def _settings_of_model(folder: Path) -> dict[str, str]:
+    """Read what config.json says of the tokenizer.
+
+    Empty if the file is missing, or damaged, which `read_config` explains.
+    """
+    try:
+        settings = parse_object(read_text(folder / CONFIG_FILE), folder / CONFIG_FILE)
+    except (OSError, ValueError):
+        return {}
+    kept = {name: settings.get(name) for name in ("model_type", "tokenizer_class")}
+    return {name: value for name, value in kept.items() if isinstance(value, str)}
+
+
 def _warn_lower_cased(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Warn if texts lose capital letters that the vocabulary has."""
-    share = share_of_capitals(tokenizer.get_vocab())
     normalizer = tokenizer.backend_tokenizer.normalizer
-    if share > _FEW_CAPITALS and normalizer and normalizer.normalize_str("A") == "a":
+    if normalizer is None or normalizer.normalize_str("A") != "a":
+        return
+    pieces: Collection[str] = [*tokenizer.get_vocab()]
+    if "ByteLevel" in _steps(tokenizer):  # other characters stand for bytes
+        pieces = ["".join(filter(str.isascii, piece)) for piece in pieces]
+    share = share_of_capitals(pieces)
+    if share > _FEW_CAPITALS:
         warn_user(
             f"The tokenizer of {str(folder)!r} lower-cases texts, but {share:.0%} of its "
             "vocabulary has capital letters and can never occur. If the model is cased, set "
             f'"do_lower_case": false in its {_CONFIG}.'
         )
+
+
+def _steps(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Describe, as JSON, what the backend does with a text before its model sees it."""
+    backend = tokenizer.backend_tokenizer
+    parts = [part for part in (backend.normalizer, backend.pre_tokenizer) if part is not None]
+    return "".join(part.__getstate__().decode() for part in parts)
 
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -110,7 +162,7 @@ def _code_in(settings: Mapping[str, Any]) -> str:
 
 
 def unpack_tokenizer(
-    files: Mapping[str, str], place: Path = Path("the pickle")
+    files: Mapping[str, str], place: Path = Path("the pickle"), model_type: str = BERT.model_type
 ) -> PreTrainedTokenizerBase:
     """Build a tokenizer from the texts of its files.
 
@@ -120,15 +172,29 @@ def unpack_tokenizer(
         By name. Names that are not in `TOKENIZER_FILES` are ignored.
     place : Path
         Where the files come from, for errors.
+    model_type : str
+        The family of the model. It decides on the class if the settings name none; families that
+        transformers does not know count as BERT.
 
     Raises
     ------
     ValueError
         If the files do not define a fast tokenizer, or define it by code.
     """
-    from transformers import AutoTokenizer
-
     texts = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    return _build(texts, {}, place, {"model_type": model_type})
+
+
+def _build(
+    texts: dict[str, str], models: Mapping[str, bytes], place: Path, config: Mapping[str, str]
+) -> PreTrainedTokenizerBase:
+    """Build a tokenizer from texts and SentencePiece models, in a folder that has nothing else.
+
+    If the settings of the tokenizer name no class, `config` does, by the class or the model type.
+    """
+    from transformers import AutoTokenizer
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
     settings = parse_object(texts.get(_CONFIG, "{}"), place / _CONFIG)
     code = "" if "tokenizer.json" in texts else _code_in(settings)
     if code:
@@ -136,49 +202,115 @@ def unpack_tokenizer(
             f"The tokenizer of {str(place)!r} is code, {code}, which skbert does not run. "
             f"{CODE_ADVICE}"
         )
-    if "vocab.txt" in texts:  # an editor may add blank lines, and each would get an id
-        texts["vocab.txt"] = texts["vocab.txt"].rstrip("\r\n") + "\n"
-    pieces = texts.get("vocab.txt", "").splitlines()
-    if "tokenizer.json" not in texts and share_of_capitals(pieces) > 0:
-        settings.setdefault("do_lower_case", False)  # transformers would lower-case the texts
-    texts[_CONFIG] = json.dumps(_kept(settings))
+    written = _as_written(texts, settings)
+    if not has_vocabulary(written):
+        _check_packages(models, place)
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        config = {**config, "model_type": BERT.model_type}
+    written[CONFIG_FILE] = json.dumps(config)
     with temporary_folder() as folder:
-        for file, text in texts.items():
+        for file, text in written.items():
             (folder / file).write_text(text, encoding="utf-8")
-        # If the settings do not name a class, transformers chooses the class by the model type.
-        (folder / "config.json").write_text(
-            json.dumps({"model_type": BERT.model_type}), encoding="utf-8"
-        )
+        for file, model in models.items():
+            (folder / file).write_bytes(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except BaseException as error:
-            name = settings.get("tokenizer_class")
-            if "tokenizer.json" not in texts and name not in _OF_VOCABULARY and pieces:
-                raise ValueError(
-                    f"The tokenizer of {str(place)!r} is a {name!r}, which a vocab.txt alone does "
-                    "not define. Save or download its tokenizer.json, too. If the class is code "
-                    "that belongs to the model, choose another model: skbert does not run it."
-                ) from error
-            raise _unreadable(place, error) from error
+            named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+            name = named or config["model_type"]
+            raise _unusable(error, texts, name, place) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ValueError(
             f"The tokenizer of {str(place)!r} is a {type(tokenizer).__name__}, which splits texts "
             "in Python, but skbert needs a fast tokenizer. Choose another model, or one whose "
             "tokenizer_class has a fast version in transformers."
         )
+    if "tokenizer.json" in texts:
+        _check_model(tokenizer, texts["tokenizer.json"], place)
+    else:
+        _check_source(tokenizer, {*texts, *models}, place)
     tokenizer.name_or_path = str(place)
     return tokenizer
 
 
-def share_of_capitals(pieces: Collection[str]) -> float:
-    """Compute the share of word pieces with capital letters; [CLS] and its like do not count."""
-    n_capitals = sum(
-        piece != piece.lower() and not (piece.startswith("[") and piece.endswith("]"))
-        for piece in pieces
+def _as_written(texts: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Change what transformers would misread in the files of a tokenizer."""
+    changed, kept = {**texts}, _kept(settings)
+    if "vocab.txt" in texts:  # an editor may add blank lines, and each would get an id
+        changed["vocab.txt"] = texts["vocab.txt"].rstrip("\r\n") + "\n"
+        pieces = changed["vocab.txt"].splitlines()
+        if "tokenizer.json" not in texts and share_of_capitals(pieces) > 0:
+            kept.setdefault("do_lower_case", False)  # transformers would lower-case the texts
+    changed[_CONFIG] = json.dumps(kept)
+    return changed
+
+
+def _unusable(
+    error: BaseException, names: Collection[str], name: str, place: Path
+) -> BaseException:
+    """Say that the class or family `name` needs more than a vocab.txt, or what went wrong."""
+    if "vocab.txt" in names and "tokenizer.json" not in names and name not in _OF_VOCABULARY:
+        return _undefined(name, "vocab.txt", place)
+    return _unreadable(place, error)
+
+
+def _check_packages(models: Collection[str], place: Path) -> None:
+    """Raise an error if transformers needs packages for SentencePiece that are not installed."""
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    if models and not (is_sentencepiece_available() and is_protobuf_available()):
+        raise ImportError(
+            f"The vocabulary of {str(place)!r} is in its {next(iter(models))}, which transformers "
+            "reads only with the packages sentencepiece and protobuf. Run `pip install "
+            "sentencepiece protobuf`, or save or download its tokenizer.json, too."
+        )
+
+
+def _check_model(tokenizer: PreTrainedTokenizerBase, tokenizer_json: str, place: Path) -> None:
+    """Raise an error if the class of a tokenizer made another model of a vocabulary."""
+    model = parse_object(tokenizer_json, place / "tokenizer.json").get("model")
+    saved = model.get("type") if isinstance(model, dict) else None
+    built = type(tokenizer.backend_tokenizer.model).__name__
+    if saved is not None and saved != built:  # old versions of tokenizers do not save the type
+        raise ValueError(
+            f"The tokenizer.json of {str(place)!r} has a vocabulary for {saved}, but its class in "
+            f"transformers, {type(tokenizer).__name__}, reads it as one for {built}. Set "
+            f'"tokenizer_class": "PreTrainedTokenizerFast" in its {_CONFIG}.'
+        )
+
+
+def _check_source(tokenizer: PreTrainedTokenizerBase, names: Collection[str], place: Path) -> None:
+    """Raise an error if the class of a tokenizer did not read a vocabulary.
+
+    transformers gives it a vocabulary of special tokens alone if the file of its class is missing.
+    """
+    files = {**type(tokenizer).vocab_files_names}
+    files.pop("tokenizer_file", None)
+    if not {*files.values()} <= {*names}:
+        known = (*VOCABULARY_FILES, *BYTE_PAIR_FILES, *SENTENCEPIECE_FILES)
+        found = next((name for name in known if name in names), _CONFIG)
+        raise _undefined(type(tokenizer).__name__, found, place)
+
+
+def _undefined(name: str, file: str, place: Path) -> ValueError:
+    return ValueError(
+        f"The tokenizer of {str(place)!r} is a {name!r}, which a {file} alone does not define. "
+        "Save or download its tokenizer.json, too. If the class is code that belongs to the model, "
+        "choose another model: skbert does not run it."
     )
-    return n_capitals / max(1, len(pieces))
+
+
+def share_of_capitals(pieces: Collection[str]) -> float:
+    """Compute the share of pieces with capital letters; special tokens and symbols do not count."""
+    return sum(map(_has_capitals, pieces)) / max(1, len(pieces))
+
+
+def _has_capitals(piece: str) -> bool:
+    if piece == piece.lower() or (piece[0], piece[-1]) in (("[", "]"), ("<", ">")):
+        return False
+    return any(unicodedata.category(letter) in ("Lu", "Lt") for letter in piece)
 
 
 def wordpiece_of(
@@ -206,10 +338,13 @@ def wordpiece_of(
     try:
         wordpiece = WordPieceTokenizer(
             tokenizer.backend_tokenizer.to_str(),
-            str(tokenizer.cls_token),
-            str(tokenizer.sep_token),
+            str(tokenizer.cls_token or tokenizer.bos_token),
+            str(tokenizer.sep_token or tokenizer.eos_token),
             type_vocab_size=type_vocab_size,
+            splits_special_tokens=tokenizer.backend_tokenizer.encode_special_tokens,
         )
+        if type_vocab_size == 1 and "token_type_ids" not in tokenizer.model_input_names:
+            wordpiece.layout = wordpiece.layout.with_one_segment()  # as transformers' models do
         if n_ids is not None:
             n_special = wordpiece.layout.n_special(n_segments=1)
             wordpiece(_PROBES, max_length=n_special + 14, truncation="head")
@@ -252,7 +387,8 @@ def _unreadable(place: Path, error: BaseException) -> BaseException:
     """Convert an error of tokenizers, a bare Exception or a Rust panic, to a ValueError."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         return error
-    reason = str(error).splitlines() or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = [line for line in lines if line] or [type(error).__name__]
     return ValueError(
         f"The tokenizer files of {str(place)!r} are not usable ({reason[0]}). Save or download the "
         "model again."
@@ -266,4 +402,40 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
             "The tokenizer has no mask token, but masked language modelling needs one. Use the "
             "tokenizer files of a BERT."
         )
-    return Vocabulary.of(tokenizer.get_vocab(), tokenizer.all_special_ids, tokenizer.mask_token_id)
+    added = tokenizer.added_tokens_decoder.items()
+    special_ids = {*tokenizer.all_special_ids, *(n for n, token in added if token.special)}
+    return Vocabulary.of(
+        tokenizer.get_vocab(), special_ids, tokenizer.mask_token_id, _continuation(tokenizer)
+    )
+
+
+def _continuation(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
+    """Find out how the pieces of a vocabulary show that they continue a word."""
+    steps = _steps(tokenizer)
+    if "ByteLevel" in steps:
+        return lambda piece: not piece.startswith(_BYTES_OF_SPACE)
+    if "\u2581" in steps:  # the sign of SentencePiece for a space
+        return lambda piece: not piece.startswith("\u2581")
+    return continues_word
+
+
+def fill_masks(tokenizer: PreTrainedTokenizerBase, text: str, pieces: Sequence[str]) -> str:
+    """Replace the mask tokens of a text by pieces of the vocabulary, from left to right.
+
+    A piece that continues a word joins the word before it. A piece that starts one gets a space if
+    the vocabulary marks spaces, as RoBERTa's does.
+    """
+    continues = _continuation(tokenizer)
+    filled, *rests = text.split(str(tokenizer.mask_token))
+    for piece, rest in zip(pieces, rests, strict=True):
+        word = tokenizer.convert_tokens_to_string([piece.removeprefix("##")]).strip()
+        if continues(piece):
+            filled = filled.rstrip()
+        elif continues is not continues_word and filled and not filled[-1].isspace():
+            filled += " "
+        filled += word + rest
+    return filled
+
+
+# How byte-level vocabularies write the bytes of a space, a line feed and a tab.
+_BYTES_OF_SPACE = ("\u0120", "\u010a", "\u0109")

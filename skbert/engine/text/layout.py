@@ -9,7 +9,7 @@ numpy only; `wordpiece` converts texts to ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,7 +99,8 @@ class Layout:
     single, pair : tuple of Piece
         The parts of a row with one text, and of a row with two texts, from left to right.
     type_vocab_size : int or None
-        The number of segment ids that the model has; None if it is not known.
+        The number of segment ids that the model has; None if it has none, or if it is not
+        known. Then any id fits.
     """
 
     single: tuple[Piece, ...]
@@ -120,6 +121,11 @@ class Layout:
     def pieces(self, n_segments: int) -> tuple[Piece, ...]:
         """Return the parts of a row with one or two texts."""
         return self.single if n_segments == 1 else self.pair
+
+    def with_one_segment(self) -> Layout:
+        """Return the layout with the segment id 0 everywhere."""
+        single = tuple(replace(piece, segment_id=0) for piece in self.single)
+        return replace(self, single=single, pair=tuple(replace(p, segment_id=0) for p in self.pair))
 
     def n_special(self, n_segments: int) -> int:
         """Compute the number of special tokens of a row."""

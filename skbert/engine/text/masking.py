@@ -6,7 +6,7 @@ the loss are elsewhere. numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,20 +20,25 @@ NOT_MASKED = -1
 _SHARE_MASKED, _SHARE_RANDOM = 0.8, 0.1
 
 
+def continues_word(piece: str) -> bool:
+    """Whether a piece of a WordPiece vocabulary continues the word before it."""
+    return piece.startswith("##")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """The parts of a WordPiece vocabulary that masking needs.
+    """The parts of a vocabulary that masking needs.
 
     Attributes
     ----------
     mask_id : int
-        The id of [MASK].
+        The id of the mask token, such as [MASK].
     special_ids : ndarray of shape (n_special,), int32
         [PAD], [UNK], [CLS], [SEP], [MASK] and other tokens that are not words.
     word_ids : ndarray of shape (n_words,), int32
         All other ids. A random one of them may replace a chosen token.
     continues : ndarray of shape (largest id + 1,), bool
-        Whether a piece starts with ##, that is, continues the word before it.
+        Whether a piece continues the word before it, as those with ## do.
     """
 
     mask_id: int
@@ -43,14 +48,18 @@ class Vocabulary:
 
     @classmethod
     def of(
-        cls, id_of_piece: Mapping[str, int], special_ids: Iterable[int], mask_id: int
+        cls,
+        id_of_piece: Mapping[str, int],
+        special_ids: Iterable[int],
+        mask_id: int,
+        continues: Callable[[str], bool] = continues_word,
     ) -> Vocabulary:
         """Sort the pieces of a tokenizer into words and special tokens."""
         special = np.unique(np.fromiter(special_ids, dtype=np.int32))
         ids = np.fromiter(id_of_piece.values(), dtype=np.int32)
-        continues = np.zeros(ids.max() + 1, dtype=bool)
-        continues[ids] = [piece.startswith("##") for piece in id_of_piece]
-        return cls(mask_id, special, np.setdiff1d(ids, special), continues)
+        continuing = np.zeros(ids.max() + 1, dtype=bool)
+        continuing[ids] = [continues(piece) for piece in id_of_piece]
+        return cls(mask_id, special, np.setdiff1d(ids, special), continuing)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def mask_tokens(
 ) -> MaskedTokens:
     """Choose tokens to predict, and mask most of them.
 
-    80 % of the chosen tokens become [MASK], 10 % become a random word piece, and 10 % stay
+    80 % of the chosen tokens become the mask token, 10 % become a random piece, and 10 % stay
     unchanged, so the model cannot know which of its input tokens are correct.
 
     Parameters
@@ -90,7 +99,8 @@ def mask_tokens(
     mask_fraction : float
         Probability of choosing a token, or a word. At least one is chosen.
     whole_words : bool
-        Choose whole words, that is, a piece and the ## pieces after it, instead of single pieces.
+        Choose whole words, that is, a piece and those after it that continue it, instead of single
+        pieces. Byte-level and SentencePiece vocabularies continue a word up to the next space.
         Each piece of a chosen word is then masked, replaced or kept independently.
     rng : numpy.random.Generator
 

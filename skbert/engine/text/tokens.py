@@ -47,7 +47,7 @@ class Tokens:
     Attributes
     ----------
     ids : ndarray of shape (n_tokens,), int32
-        WordPiece ids, special tokens included.
+        Ids of pieces, special tokens included.
     segment_ids : ndarray of shape (n_tokens,), int32
         What the tokenizer of the model says. With BERT's, 0 for the first text of a pair and for
         single texts, 1 for the second.
