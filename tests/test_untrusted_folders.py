@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 
 import numpy as np
@@ -89,11 +90,9 @@ def test_a_missing_file_is_named(folder):
 
 
 def test_another_kind_of_folder_is_refused(tiny_bert, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"has no skbert\.json\. .*skbert/minilm-sentiment.* call fit"
-    ):
+    with pytest.raises(ValueError, match=r"needs the head of a classifier, .* and call fit"):
         BertSentimentClassifier.from_pretrained(tiny_bert)
-    with pytest.raises(FileNotFoundError, match=r"has no skbert\.json"):
+    with pytest.raises(OSError, match="no such folder"):
         BertSentimentClassifier.from_pretrained(tmp_path / "nothing")
 
 
@@ -155,10 +154,18 @@ def test_only_pickled_weights_are_refused(folder):
     with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
         BertSentimentClassifier.from_pretrained(folder)
     (folder / "skbert.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no skbert\.json"):
+    with pytest.raises(OSError, match=r"pytorch_model\.bin is a pickle, which can run any code"):
         BertSentimentClassifier.from_pretrained(folder)
     with pytest.raises(OSError, match=r"pytorch_model\.bin is a pickle, which can run any code"):
         BertSentimentClassifier(str(folder)).fit(["a", "b"], [0, 1])
+
+
+def test_without_its_settings_it_is_not_a_published_model(folder):
+    """It would have other labels and, here, another pooling."""
+    (folder / "skbert.json").unlink()
+    message = f"{str(folder)!r} was saved by skbert, but lacks skbert.json. Copy the whole folder"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        BertSentimentClassifier.from_pretrained(folder)
 
 
 def test_a_file_that_is_not_listed_is_not_read(folder):

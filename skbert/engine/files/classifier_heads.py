@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from skbert.engine.files.config import CONFIG_FILE
 from skbert.engine.files.find import FoundModel
-from skbert.engine.files.manifest import damaged
+from skbert.engine.files.manifest import MANIFEST, damaged
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.files.weights import (
     PASS_THROUGH_SCALE,
@@ -32,6 +32,9 @@ from skbert.engine.model.networks import TextClassifier
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+#: The setting in config.json that only a classifier saved by skbert has.
+SAVED_BY = "skbert"
 
 # GELU is the identity from here on, up to a relative error of 1e-9.
 _GELU_IS_LINEAR = 6.0
@@ -179,12 +182,19 @@ def read_published_head(found: FoundModel, config: PretrainedConfig, name: str) 
 
     Raises
     ------
+    FileNotFoundError
+        If the classifier is one of skbert, and its file of settings is missing.
     ValueError
         If the checkpoint has no classifier, or one for another task: regression, or several labels
         for each text.
     """
     family = family_of(config)
     settings = parse_object(read_text(found.folder / CONFIG_FILE), found.folder / CONFIG_FILE)
+    if SAVED_BY in settings:  # without skbert.json, pooling and labels would be others
+        raise FileNotFoundError(
+            f"{name!r} was saved by skbert, but lacks {MANIFEST}. Copy the whole folder, or save "
+            "the model again."
+        )
     _check_task(settings, name)
     stored = read_safetensors(found.weights, family)
     _check_layers(stored, family, name)

@@ -17,7 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skbert.engine.files.classifier_heads import head_weights_for_transformers, read_head
+from skbert.engine.files.classifier_heads import (
+    SAVED_BY,
+    head_weights_for_transformers,
+    read_head,
+)
 from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
 from skbert.engine.files.folders import (
@@ -262,6 +266,7 @@ def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str
         "label2id": {label: number for number, label in enumerate(labels)},
         "num_labels": len(labels),
         "problem_type": "single_label_classification",
+        SAVED_BY: {"pooling": network.pooling},
     }
 
 
