@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -544,7 +545,7 @@ def test_sentencepiece_needs_packages(model_type, lacking, tmp_path, monkeypatch
     assert missing_files(tmp_path) == ["model.safetensors"]
     message = (
         f"The vocabulary of {str(tmp_path)!r} is in its {file}, which transformers reads only with "
-        "the packages sentencepiece and protobuf. Run `pip install sentencepiece protobuf`, or "
+        "the packages sentencepiece and protobuf. Run `pip install "skbert[sentencepiece]"`, or "
         "save or download its tokenizer.json, too."
     )
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
@@ -559,8 +560,6 @@ def test_sentencepiece_is_not_needed_beside_a_tokenizer_json(kind, folder):
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta", "camembert", "albert"])
 def test_sentencepiece_is_converted(model_type, tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece", reason="skbert does not require it")
-    pytest.importorskip("google.protobuf", reason="skbert does not require it")
     special = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
     special["user_defined_symbols"] = ["[CLS]", "[SEP]", "[MASK]"]
     file = tmp_path / SENTENCEPIECE[model_type]
