@@ -545,7 +545,7 @@ def test_sentencepiece_needs_packages(model_type, lacking, tmp_path, monkeypatch
     assert missing_files(tmp_path) == ["model.safetensors"]
     message = (
         f"The vocabulary of {str(tmp_path)!r} is in its {file}, which transformers reads only with "
-        "the packages sentencepiece and protobuf. Run `pip install "skbert[sentencepiece]"`, or "
+        'the packages sentencepiece and protobuf. Run `pip install "skbert[sentencepiece]"`, or '
         "save or download its tokenizer.json, too."
     )
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):

@@ -264,7 +264,7 @@ def _check_packages(models: Collection[str], place: Path) -> None:
         raise ImportError(
             f"The vocabulary of {str(place)!r} is in its {next(iter(models))}, which transformers "
             "reads only with the packages sentencepiece and protobuf. Run `pip install "
-            "sentencepiece protobuf`, or save or download its tokenizer.json, too."
+            '"skbert[sentencepiece]"`, or save or download its tokenizer.json, too.'
         )
 
 
