@@ -25,49 +25,12 @@ from skbert.engine.model.dropout import seeded_dropout
 from skbert.engine.model.encoder import encode, encode_first_token
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from skbert.engine.text.packing import PackedBatch
+from tests.padded_folders import OWN, save_padded, small_config
 
 NAMES = [*PADDED_FAMILIES]
 
 #: For tests of what does not differ between these families.
 SOME = ["modernbert", "deberta-v2", "data2vec-text"]
-
-SIZES = {
-    "vocab_size": 143,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-}
-
-_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
-_RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
-
-#: Settings that tests need, or that switch parts on that some checkpoints have.
-OWN = {
-    "modernbert": {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2, **_SPECIAL},
-    "deberta": {"type_vocab_size": 2, **_RELATIVE},
-    "deberta-v2": {
-        **_RELATIVE,
-        "position_buckets": 8,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "conv_kernel_size": 3,
-        "position_biased_input": False,
-    },
-    "convbert": {"embedding_size": 8, "conv_kernel_size": 3, **_SPECIAL},
-    "mobilebert": {"embedding_size": 8, "intra_bottleneck_size": 8, "num_feedforward_networks": 2},
-    "rembert": {"input_embedding_size": 8, **_SPECIAL},
-    "roformer": {"embedding_size": 8},
-    "squeezebert": {"embedding_size": 16},
-    "eurobert": {"num_key_value_heads": 1, "mask_token_id": 4, **_SPECIAL},
-}
-
-
-def small_config(name):
-    return families.new_config(PADDED_FAMILIES[name], **SIZES, **OWN.get(name, {}))
 
 
 def new_encoder(name, seed=0):
@@ -288,17 +251,6 @@ def test_other_families_are_refused(name):
 
 
 # The estimators -----------------------------------------------------------------------------------
-
-
-def save_padded(folder, name, tiny_bert, build="encoder_class"):
-    """Write a checkpoint in the files of transformers, with the tokenizer of another folder."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = small_config(name)
-        getattr(transformers, getattr(PADDED_FAMILIES[name], build))(config).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(tiny_bert) / file, folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

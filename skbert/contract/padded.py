@@ -1,4 +1,4 @@
-"""What estimators say of a model that skbert does not compute or pre-train itself."""
+"""What estimators say of a model that runs through the padded forward of transformers."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _note(estimator: Any) -> str:
 
 
 def check_has_heads(config: Any) -> None:
-    """Raise an error if skbert does not pre-train the family of a model."""
+    """Raise an error if skbert does not pre-train the family of a model, as all padded ones."""
     if not family_of(config).heads:
         raise ValueError(
             f"The model has model_type={config.model_type!r}, but skbert pre-trains encoders with "
-            f"model_type in {[*FAMILIES]}. Choose another model, or fit BertSentimentClassifier with "
-            "pretraining_epochs=0."
+            f"model_type in {[*FAMILIES]}. Choose another model, or set pretraining_epochs=0 in "
+            "BertSentimentClassifier."
         )
