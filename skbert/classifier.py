@@ -24,6 +24,7 @@ from skbert.contract.persistence import (
     resolve_saved_device,
     settings_of,
     stamp_state,
+    warn_of_own_form,
 )
 from skbert.contract.prepare_finetuning import (
     check_input,
@@ -40,7 +41,6 @@ from skbert.engine.model.families import n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
-from skbert.engine.warn import warn_user
 
 
 @fill_docstring
@@ -517,7 +517,8 @@ class BertSentimentClassifier(
         Warns
         -----
         UserWarning
-            If the pooling is "mean", which transformers does not support: only `from_pretrained`
+            If the pooling is "mean", which transformers does not support, or if the model runs
+            through the padded forward of transformers (:doc:`/encoders`): only `from_pretrained`
             can then use the folder. Also if `random_state` is an instance, which is saved as None.
 
         See Also
@@ -525,12 +526,7 @@ class BertSentimentClassifier(
         from_pretrained : Load the folder.
         """
         check_is_fitted(self)
-        if self.pooling_ != "cls":
-            warn_user(
-                f"transformers does not support pooling={self.pooling_!r} in a classifier, so only "
-                "BertSentimentClassifier.from_pretrained can use this folder. Use pooling='cls' "
-                "for a folder that transformers can use."
-            )
+        warn_of_own_form(self)
         network = TextClassifier(self.model_, self.head_, self.pooling_)
         labels = [str(label) for label in self.classes_.tolist()]
         save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)

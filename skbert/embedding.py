@@ -235,6 +235,7 @@ class BertEmbeddingTransformer(
         self._check_for_model(config)
         self.weights_sha256_ = weights_sha256(self.model)
         self._n_features_out = config.hidden_size
+        self._model_type = config.model_type
         self._stored: dict[str, Pretrained] = {}
         task.end_fit()
         return self

@@ -22,7 +22,7 @@ from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassi
 from skbert.engine.files.find import find_model
 from skbert.engine.files.pretrained import load_pooling, load_pretrained
 from skbert.engine.model.device import resolve_device
-from skbert.engine.model.families import FAMILIES
+from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from tests.conftest import DEFAULT_MODEL
 
 TEXTS, LABELS = ["a good film", "so dull"], [1, 0]
@@ -429,7 +429,8 @@ def other_family(folder, *files):
         (folder / name).unlink()
     return (
         f"{str(folder / 'config.json')!r} has model_type='gpt2'. skbert trains encoders with "
-        f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and is_decoder=False. "
+        f"model_type in {[*FAMILIES]}, or, through the padded forward of transformers, in "
+        f"{[*PADDED_FAMILIES]}; and with position_embedding_type='absolute' and is_decoder=False. "
         "Choose another model."
     )
 

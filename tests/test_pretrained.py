@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine.files.find import FoundModel, find_model
 from skbert.engine.files.pretrained import free_pretrained, load_pretrained
-from skbert.engine.model.families import FAMILIES
+from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from tests.conftest import DEFAULT_MODEL, save_bert
 from tests.offline import block_network, run_offline
 
@@ -325,7 +325,8 @@ def test_another_kind_of_model_is_refused(folder, name, value):
     change_config(folder, **{name: value})
     message = (
         f"{str(folder / 'config.json')!r} has {name}={value!r}. skbert trains encoders with "
-        f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and is_decoder=False. "
+        f"model_type in {[*FAMILIES]}, or, through the padded forward of transformers, in "
+        f"{[*PADDED_FAMILIES]}; and with position_embedding_type='absolute' and is_decoder=False. "
         "Choose another model."
     )
     with pytest.raises(ValueError, match=exactly(message)):

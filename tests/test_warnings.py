@@ -41,6 +41,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
 from skbert.engine.training import frozen, loop, resume
 from skbert.engine.warn import warn_user
+from tests.padded_folders import save_padded
 
 PACKAGE = Path(skbert.__file__).parent
 WARN = "engine/warn.py"
@@ -229,6 +230,12 @@ def pooling_is_unknown_to_transformers(given):
     yield lambda: clf.save_pretrained(given.folder / "model")
 
 
+def the_family_is_padded(given):
+    folder = save_padded(given.folder / "padded", "modernbert", given.model)
+    clf = classifier(folder).fit(given.X, given.y)
+    yield lambda: clf.save_pretrained(given.folder / "model")
+
+
 def tokens_are_unknown(given):
     clf = classifier(given.model).fit(given.X, given.y)
     yield lambda: clf.predict(["สวัสดี"])
@@ -261,7 +268,8 @@ CASES = [
     ("engine/training/loop.py", memory_runs_out, "Out of memory", UserWarning),
     ("engine/training/resume.py", the_disk_is_full, "No space left on device", UserWarning),
     ("engine/training/resume.py", the_folder_holds_another_run, "holds 1 run", UserWarning),
-    ("classifier.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),
+    ("contract/persistence.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),
+    ("contract/persistence.py", the_family_is_padded, "in a form of its own", UserWarning),
     ("contract/prepare_pretraining.py", documents_have_one_sentence, "next_sentence", UserWarning),
 ]
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_names
 from skbert.contract.persistence import resolve_saved_device, restore_pretrainer
 from skbert.contract.prepare_pretraining import PretrainerState
@@ -103,8 +104,10 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     pretrainer._validate_params()
     device = resolve_device(pretrainer.device)
     precision = resolve_precision(pretrainer.precision, device)
+    config = load_config(name)
+    check_has_heads(config)
     if "max_length" not in parameters:
-        n_positions = longest_text(load_config(name))
+        n_positions = longest_text(config)
         pretrainer.set_params(max_length=min(pretrainer.max_length, n_positions))
     pretrained = load_pretrained(name)
     vocabulary_of(pretrained.tokenizer)

@@ -18,7 +18,8 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 
-from skbert.engine.model.families import family_of
+from skbert.contract.padded import NotedRepr
+from skbert.engine.model.families import FAMILIES, family_of
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import smallest_max_length
 
@@ -98,6 +99,8 @@ class TextInputMixin:
     _doc_link_template = (
         "https://skbert.readthedocs.io/en/latest/generated/skbert.{estimator_name}.html"
     )
+
+    __repr__ = NotedRepr()
 
     def __sklearn_tags__(self) -> Any:
         """Declare that X is a sequence of texts, not an array of numbers."""
@@ -228,13 +231,21 @@ def check_layer(layer: int, n_layers: int) -> int:
 
 def check_n_frozen_layers(n_frozen_layers: int, config: Any) -> None:
     """Raise an error if no layer is left to train."""
-    n_layers = config.num_hidden_layers
+    n_layers, family = config.num_hidden_layers, family_of(config)
+    if n_frozen_layers and family.padded:
+        raise ValueError(
+            f"n_frozen_layers={n_frozen_layers}, but the model, {config.model_type!r}, runs "
+            "through the padded forward of transformers, which computes all layers, so only 0 is "
+            "allowed. "
+            "Set n_frozen_layers=0, or choose a model with model_type in "
+            f"{[f.model_type for f in FAMILIES.values() if not f.are_blocks_shared]}."
+        )
     if n_frozen_layers >= n_layers:
         raise ValueError(
             f"n_frozen_layers={n_frozen_layers}, but the model has {n_layers} layers; allowed "
             f"are 0 to {n_layers - 1}. At least one layer must be left to train."
         )
-    if n_frozen_layers and family_of(config).are_blocks_shared:
+    if n_frozen_layers and family.are_blocks_shared:
         raise ValueError(
             f"n_frozen_layers={n_frozen_layers}, but the layers of the model, "
             f"{config.model_type!r}, share their weights, so only 0 is allowed. Set "

@@ -19,6 +19,7 @@ from skbert.engine.files.config import config_of
 from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.tokenizer_files import pack_tokenizer
 from skbert.engine.model.device import DeviceName, resolve_device
+from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from skbert.engine.warn import warn_user
 
 #: Format of pickled states. Format 0 has no stamp and stores tokenizers as transformers objects.
@@ -121,6 +122,24 @@ def resolve_saved_device(name: DeviceName) -> torch.device:
         device = resolve_device("auto")
         warn_user(f"{error} Until then, the loaded model uses {str(device)!r}.")
         return device
+
+
+def warn_of_own_form(clf: Any) -> None:
+    """Warn if transformers cannot use the classifier that skbert will save."""
+    model_type = clf.model_.config.model_type
+    if model_type in PADDED_FAMILIES:
+        warn_user(
+            f"skbert saves the head of a {model_type!r} in a form of its own, so only "
+            "BertSentimentClassifier.from_pretrained can use this folder as a classifier; "
+            f"transformers loads the encoder. Choose a model with model_type in {[*FAMILIES]} for "
+            "a folder that transformers can use."
+        )
+    elif clf.pooling_ != "cls":
+        warn_user(
+            f"transformers does not support pooling={clf.pooling_!r} in a classifier, so only "
+            "BertSentimentClassifier.from_pretrained can use this folder. Use pooling='cls' "
+            "for a folder that transformers can use."
+        )
 
 
 def settings_of(clf: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from skbert.contract.holdout import hold_out
 from skbert.contract.labels import check_labels, class_numbers
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
+from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import (
     Seeds,
     check_max_length,
@@ -285,7 +286,10 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
 def check_before_loading(estimator: Any) -> None:
     """Raise an error for parameters that do not fit the machine or the model; read no weights."""
     resolve_precision(estimator.precision, resolve_device(estimator.device))
-    check_for_model(estimator, load_config(estimator.model))
+    config = load_config(estimator.model)
+    check_for_model(estimator, config)
+    if pretrains(estimator):
+        check_has_heads(config)
     resolve_pooling(estimator.pooling, load_pooling(estimator.model))
 
 

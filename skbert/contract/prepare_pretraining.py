@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
+from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_max_length
 from skbert.contract.texts import Documents
 from skbert.engine.files.pretrained import (
@@ -212,6 +213,7 @@ def tokenize_whole(
 def _load_or_create(estimator: Any, documents: Documents, rng: np.random.Generator) -> Pretrained:
     if isinstance(estimator.model, (str, os.PathLike)):
         config = load_config(estimator.model)
+        check_has_heads(config)
         check_length(estimator, config)
         _check_next_sentence(estimator, config)
         return load_pretrained(estimator.model)

@@ -26,7 +26,7 @@ from skbert.engine.files.weights import (
     pass_through_pooler,
     read_safetensors,
 )
-from skbert.engine.model.families import Family, blocks_of, family_of
+from skbert.engine.model.families import FAMILIES, Family, blocks_of, family_of
 from skbert.engine.model.heads import DenseHead, Head
 from skbert.engine.model.networks import TextClassifier
 
@@ -71,6 +71,9 @@ def head_weights_for_transformers(network: TextClassifier) -> tuple[dict[str, Te
         What `read_head` needs besides, of JSON types.
     """
     family, head = family_of(network.encoder), network.head
+    if family.padded:
+        layer = head.state_dict()
+        return {f"{family.classifier}.{name}": weight for name, weight in layer.items()}, None
     if isinstance(head, DenseHead):
         return _named(family, head.dense.state_dict(), head.output.state_dict()), "dense"
     if family.classifier_activation == "tanh":
@@ -120,6 +123,8 @@ def read_head(
     """
     family = family_of(config)
     output = _layer(stored, family.classifier, config, None, path)
+    if family.padded:
+        return output
     if note == "dense":
         dense = _layer(stored, family.classifier_dense, config, config.hidden_size, path)
         return dense_head(family, dense, output)
@@ -189,6 +194,12 @@ def read_published_head(found: FoundModel, config: PretrainedConfig, name: str) 
         for each text.
     """
     family = family_of(config)
+    if family.padded:
+        raise ValueError(
+            f"The model {name!r} has model_type={family.model_type!r}, but from_pretrained reads "
+            f"published classifiers with model_type in {[*FAMILIES]}. Choose another model, or "
+            f"pass model={name!r} to BertSentimentClassifier and call fit, which trains a new head."
+        )
     settings = parse_object(read_text(found.folder / CONFIG_FILE), found.folder / CONFIG_FILE)
     if SAVED_BY in settings:  # without skbert.json, pooling and labels would be others
         raise FileNotFoundError(

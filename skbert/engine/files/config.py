@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skbert.engine.files.textfiles import parse_object, read_text
-from skbert.engine.model.families import BERT, FAMILIES, Family, longest_text, new_config
+from skbert.engine.model.families import (
+    BERT,
+    FAMILIES,
+    PADDED_FAMILIES,
+    Family,
+    empty_encoder,
+    family_named,
+    longest_text,
+    new_config,
+)
+from skbert.engine.model.padded import setting_names
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -65,7 +75,7 @@ def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
     """
     check_config(settings, repr(str(path)))
     settings = {"model_type": BERT.model_type} | _stated(settings)
-    family = FAMILIES[settings["model_type"]]
+    family = family_named(settings["model_type"])
     sizes = {name: (1, largest) for name, largest in _SIZES.items()} | dict(family.own_settings)
     for name, (smallest, largest) in sizes.items():
         size = settings.get(family.setting(name), smallest)
@@ -76,6 +86,8 @@ def config_of(settings: Mapping[str, Any], path: Path) -> PretrainedConfig:
         number = settings.get(family.setting(name), 0.0)
         if type(number) not in (int, float) or not 0 <= number <= limit:
             raise _bad_setting(path, family.setting(name), number, f"a number from 0 to {limit:g}")
+    if family.padded:
+        return _padded_config(settings, family, path)
     names = {name: family.setting(name) for name in (*_KEPT, *family.own_settings)}
     stated = {name: settings[own] for name, own in names.items() if own in settings}
     return _consistent(stated, family, path)
@@ -119,9 +131,50 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
             raise _bad_setting(path, family.setting(name), settings[name], words)
     floats = {name: float(settings[name]) for name in _NUMBERS if name in settings}
     config = new_config(family, **settings | floats)
+    _check_positions(config, path)
+    return config
+
+
+def _check_positions(config: PretrainedConfig, path: Path) -> None:
     if longest_text(config) < 1:
-        words = f"more than {settings['max_position_embeddings'] - longest_text(config)}"
+        words = f"more than {config.max_position_embeddings - longest_text(config)}"
         raise _bad_setting(path, "max_position_embeddings", config.max_position_embeddings, words)
+
+
+#: The largest number in a setting of a padded family that `_SIZES` does not have.
+_LARGEST = 10**8
+
+#: transformers computes the table of RoFormer's positions to build even an empty module.
+_LARGEST_TABLE = 10**8
+
+
+def _padded_config(settings: Mapping[str, Any], family: Family, path: Path) -> PretrainedConfig:
+    """Build the configuration of a padded family, whose class checks most of the settings."""
+    default = new_config(family)
+    stated = {name: settings[name] for name in setting_names(default) if name in settings}
+    for name, value in stated.items():
+        if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+            words = f"a number from {-_LARGEST} to {_LARGEST}"
+            raise _bad_setting(path, name, value, words)
+    known = default.to_dict() | stated
+    n_ids, padding = known["vocab_size"], known["pad_token_id"]
+    may_be_null = family.first_position is not None
+    is_allowed = may_be_null if padding is None else type(padding) is int and 0 <= padding < n_ids
+    if not is_allowed:
+        words = f"{'null or ' if may_be_null else ''}an integer from 0 to {n_ids - 1}"
+        raise _bad_setting(path, "pad_token_id", padding, words)
+    if known["max_position_embeddings"] > _LARGEST_TABLE // known["hidden_size"]:
+        words = f"at most {_LARGEST_TABLE} / hidden_size"
+        raise _bad_setting(path, "max_position_embeddings", known["max_position_embeddings"], words)
+    try:
+        config = new_config(family, **stated)
+        empty_encoder(config)
+    except Exception as error:  # whatever the classes of transformers raise
+        raise ValueError(
+            f"{str(path)!r} does not describe a {family.model_type} encoder of transformers "
+            f"({error}). Correct it, or use the config.json that belongs to the weights."
+        ) from error
+    _check_positions(config, path)
     return config
 
 
@@ -140,7 +193,8 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
     """
     stated = _stated(settings)
     refused = {
-        "model_type": stated.get("model_type", BERT.model_type) not in tuple(FAMILIES),
+        "model_type": stated.get("model_type", BERT.model_type)
+        not in (*FAMILIES, *PADDED_FAMILIES),
         "position_embedding_type": settings.get("position_embedding_type", "absolute")
         != "absolute",
         "is_decoder": settings.get("is_decoder", False),
@@ -149,7 +203,8 @@ def check_config(settings: Mapping[str, Any], name: str) -> None:
         if is_refused:
             raise ValueError(
                 f"{name} has {setting}={settings.get(setting)!r}. skbert trains encoders with "
-                f"model_type in {[*FAMILIES]}, position_embedding_type='absolute' and "
+                f"model_type in {[*FAMILIES]}, or, through the padded forward of transformers, in "
+                f"{[*PADDED_FAMILIES]}; and with position_embedding_type='absolute' and "
                 "is_decoder=False. Choose another model."
             )
     if "model_type" not in stated:

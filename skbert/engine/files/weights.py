@@ -28,6 +28,7 @@ from skbert.engine.model.families import (
     empty_pretraining_model,
     family_of,
     heads_of,
+    hollow_encoder,
     other_families,
     word_embeddings,
 )
@@ -273,6 +274,10 @@ def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
 
 def build_encoder(config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
     """Build an encoder in evaluation mode. The weights are not copied."""
+    if family_of(config).padded:
+        model = hollow_encoder(config)
+        model.load_state_dict(weights, assign=True)
+        return model.eval()
     model = empty_encoder(config)
     model.load_state_dict(weights, assign=True)
     # The state dict does not contain these. The module's own `forward` reads them; skbert does not.

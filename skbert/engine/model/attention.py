@@ -109,14 +109,14 @@ def text_groups(
     lengths = np.diff(cu_seqlens)
     if position_bias is not None:
         is_padded = device.type != "cpu" or torch.is_grad_enabled()
-        groups = (padded_groups if is_padded else _groups_of_equal_length)(lengths, device)
+        groups = (padded_groups if is_padded else groups_of_equal_length)(lengths, device)
         bias = relative_bias(position_bias, int(lengths.max()))
         return [replace(g, bias=bias[:, :, : g.max_length, : g.max_length]) for g in groups]
     if device.type != "cpu":
         return padded_groups(lengths, device)
     if torch.is_grad_enabled() and lengths.max() <= _LONGEST_WRITTEN_OUT:
         return _text_blocks(lengths)
-    return _groups_of_equal_length(lengths, device)
+    return groups_of_equal_length(lengths, device)
 
 
 def relative_bias(table: nn.Embedding, length: int) -> Tensor:
@@ -151,7 +151,8 @@ def padded_groups(lengths: np.ndarray, device: torch.device) -> list[LengthGroup
     return [_length_group(lengths[start : start + _GROUP_SIZE], device) for start in starts]
 
 
-def _groups_of_equal_length(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+def groups_of_equal_length(lengths: np.ndarray, device: torch.device) -> list[LengthGroup]:
+    """Cut texts into groups of neighbours of the same length."""
     changes = np.flatnonzero(np.diff(lengths)) + 1
     return [_length_group(run, device) for run in np.split(lengths, changes)]
 

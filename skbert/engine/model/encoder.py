@@ -23,10 +23,12 @@ from skbert.engine.model.families import (
     Embeddings,
     blocks_of,
     embeddings_of,
+    family_of,
     position_bias_of,
 )
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.model.onednn import drop_filling, fill_batch
+from skbert.engine.model.padded import padded_states
 from skbert.engine.text.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def encode(
         Applied where BERT applies its hidden dropout: after the embeddings and before each
         residual sum. skbert never drops attention probabilities.
     start : HiddenStates or None
-        None starts from the embeddings.
+        None starts from the embeddings, which is all that padded families can; see `padded`.
     n_layers : int or None
         Stop after this number of layers; None computes all.
 
@@ -75,6 +77,8 @@ def encode(
     Tensor of shape (n_tokens, d_model)
         Texts in the order of the batch.
     """
+    if family_of(model).padded:
+        return padded_states(model, batch, dropout, n_layers)
     n_tokens = len(batch.ids)
     if start is None:
         batch = fill_batch(batch)
@@ -102,12 +106,15 @@ def encode_first_token(
     -------
     Tensor of shape (n_texts, d_model)
     """
+    if family_of(model).padded:
+        hidden = padded_states(model, batch, dropout, n_layers)
+        return hidden.index_select(0, _first_tokens(batch, hidden.device))
     n_texts = len(batch.rows)
     if start is None:
         batch = fill_batch(batch)
         start = _embedded(model, batch, dropout)
     groups = text_groups(batch.cu_seqlens, start.states.device, position_bias_of(model))
-    first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(start.states.device)
+    first = _first_tokens(batch, start.states.device)
     hidden = start.states
     blocks = blocks_of(model)[start.layer : n_layers]
     if not blocks:
@@ -117,6 +124,11 @@ def encode_first_token(
         hidden = _full_layer(block, hidden, groups, dropout)
     states = _first_token_layer(last, hidden, first, groups, dropout)
     return drop_filling(states, n_texts)
+
+
+def _first_tokens(batch: PackedBatch, device: torch.device) -> Tensor:
+    """Find the place of each text's first token in the batch: (n_texts,)."""
+    return torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(device)
 
 
 def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:

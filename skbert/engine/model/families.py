@@ -17,6 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from skbert.engine.model.padded import (
+    PADDED,
+    PaddedEncoder,
+    ParametersOnMeta,
+    has_segments,
+    settings_text,
+)
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -123,6 +131,9 @@ class Family:
         Paths in such a module of the modules that compute the logits of words, in their order.
     head_parts : mapping of str to str
         For the other fields of `Heads`, the paths in such a module.
+    padded : PaddedEncoder or None
+        What the family needs if its module computes the states; None if skbert does, and only then
+        are the parts of blocks and of heads known.
     """
 
     model_type: str
@@ -143,6 +154,7 @@ class Family:
     heads: tuple[str, ...] = ("lm_head",)
     word_head: tuple[str, ...] = ("lm_head",)
     head_parts: Mapping[str, str] = field(default_factory=lambda: _HEAD_OF_ROBERTA)
+    padded: PaddedEncoder | None = None
 
     @property
     def package(self) -> str:
@@ -161,7 +173,12 @@ class Family:
 
     @property
     def classifier_class(self) -> str:
-        """Name of the class with encoder and classifier; skbert writes its weights."""
+        """Name of the class with encoder and classifier; skbert writes its weights.
+
+        Of a padded family, skbert writes the encoder, and the head by a name of its own.
+        """
+        if self.padded:
+            return self.encoder_class
         return f"{self.class_prefix}ForSequenceClassification"
 
     @property
@@ -378,8 +395,35 @@ ALBERT = Family(
 
 _ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, ALBERT)
 
-#: All families, by `Family.model_type`.
+#: All families that skbert computes itself, by `Family.model_type`.
 FAMILIES = {family.model_type: family for family in _ALL}
+
+
+def _padded_family(padded: PaddedEncoder) -> Family:
+    return Family(
+        model_type=padded.model_type,
+        class_prefix=padded.class_prefix,
+        encoder=padded.encoder,
+        embedding_parts={"words": padded.words},
+        blocks=padded.blocks,
+        block_parts={},
+        first_position=None if padded.starts_after_padding else 0,
+        own_settings=padded.sizes,
+        pooler="pooler.dense" if padded.has_pooler else None,
+        classifier="skbert.head",
+        heads=(),
+        word_head=(),
+        padded=padded,
+    )
+
+
+#: Families that run through the padded forward of transformers, by `Family.model_type`.
+PADDED_FAMILIES = {name: _padded_family(padded) for name, padded in PADDED.items()}
+
+
+def family_named(model_type: str) -> Family:
+    """Find a family by its `Family.model_type`."""
+    return FAMILIES.get(model_type) or PADDED_FAMILIES[model_type]
 
 
 def other_families(names: Iterable[str], family: Family) -> list[str]:
@@ -392,7 +436,7 @@ def other_families(names: Iterable[str], family: Family) -> list[str]:
 
 def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
     """Find the family of a module or of a configuration."""
-    return FAMILIES[getattr(model, "config", model).model_type]
+    return family_named(getattr(model, "config", model).model_type)
 
 
 def embeddings_of(encoder: PreTrainedModel) -> Embeddings:
@@ -411,7 +455,8 @@ def _has(module: nn.Module, path: str) -> bool:
 
 def word_embeddings(encoder: PreTrainedModel) -> nn.Embedding:
     """Find the module whose weights are (vocabulary size, width of the embeddings)."""
-    return embeddings_of(encoder).words
+    words: nn.Embedding = attrgetter(family_of(encoder).embedding_parts["words"])(encoder)
+    return words
 
 
 def block_modules(encoder: PreTrainedModel) -> list[nn.Module]:
@@ -437,8 +482,9 @@ def position_bias_of(encoder: PreTrainedModel) -> nn.Embedding | None:
 
 def n_segments(config: PretrainedConfig) -> int | None:
     """Return the number of segment embeddings; None if there are none, so that any id fits."""
-    has_segments = "segments" in family_of(config).embedding_parts
-    return int(config.type_vocab_size) if has_segments else None
+    family = family_of(config)
+    has_any = has_segments(config) if family.padded else "segments" in family.embedding_parts
+    return int(config.type_vocab_size) if has_any else None
 
 
 def longest_text(config: PretrainedConfig) -> int:
@@ -451,6 +497,8 @@ def longest_text(config: PretrainedConfig) -> int:
 def result_settings(config: PretrainedConfig) -> list[str | int | float]:
     """List what the hidden states depend on besides the weights and the input."""
     family = family_of(config)
+    if family.padded:
+        return [family.model_type, settings_text(config)]
     bert = ("num_attention_heads", "hidden_act", "layer_norm_eps")
     found = [getattr(config, family.setting(name), 1e-12) for name in bert]
     if family is not BERT:
@@ -489,8 +537,19 @@ def new_config(family: Family, **settings: Any) -> PretrainedConfig:
 def empty_encoder(config: PretrainedConfig) -> PreTrainedModel:
     """Build an encoder without pooler. Its weights use no memory and no random state."""
     family = family_of(config)
-    options = {} if family.pooler is None else {"add_pooling_layer": False}
-    return _empty(config, family.encoder_class, **options)
+    return _empty(config, family.encoder_class, **_without_pooler(family))
+
+
+def hollow_encoder(config: PretrainedConfig) -> PreTrainedModel:
+    """Build an encoder as `empty_encoder` does, but with the buffers that its forward reads."""
+    family = family_of(config)
+    build = _class(family, "modeling", family.encoder_class)
+    with torch.device("cpu"), ParametersOnMeta():
+        return build(config, **_without_pooler(family))
+
+
+def _without_pooler(family: Family) -> dict[str, bool]:
+    return {} if family.pooler is None else {"add_pooling_layer": False}
 
 
 def empty_pooler(config: PretrainedConfig) -> nn.Module:
@@ -516,5 +575,7 @@ def _empty(config: PretrainedConfig, name: str, **options: Any) -> Any:
 
 def _class(family: Family, kind: str, name: str) -> Any:
     """Import a class from the one file of transformers that defines it."""
+    if family.padded:
+        return getattr(import_module("transformers"), name)
     file = f"transformers.models.{family.package}.{kind}_{family.package}"
     return getattr(import_module(file), name)

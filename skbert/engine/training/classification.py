@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skbert.engine.model.dropout import Dropout
-from skbert.engine.model.families import word_embeddings
+from skbert.engine.model.families import family_of, word_embeddings
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import pack
@@ -113,7 +113,8 @@ class TrainingRun:
         seed: np.random.SeedSequence,
     ) -> None:
         embeddings = None
-        if not options.n_frozen_layers:
+        # The forward of a padded family may derive positions from the ids.
+        if not options.n_frozen_layers and not family_of(classifier.encoder).padded:
             embeddings = CompactEmbeddings(word_embeddings(classifier.encoder), data.tokens)
             data = replace(data, tokens=embeddings.tokens)
         self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, embeddings)
