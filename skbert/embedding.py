@@ -43,7 +43,7 @@ from skbert.engine.model.device import (
     resolve_device,
     resolve_precision,
 )
-from skbert.engine.model.families import longest_text
+from skbert.engine.model.families import FAMILIES, family_of, longest_text
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.prediction.embed import (
@@ -95,9 +95,9 @@ class BertEmbeddingTransformer(
         How the hidden states of a text become one vector. "cls" takes the hidden state of [CLS].
         "mean" and "max" take the mean and the elementwise maximum over all tokens, [CLS] and
         [SEP] included. "pooler" applies BERT's pooler, which was trained for next sentence
-        prediction, to the hidden state of [CLS]. "cls" and "pooler" save most of the work of the
-        last layer. The default model was trained with "mean" and "cls", other models for sentence
-        similarity usually with "mean".
+        prediction, to the hidden state of [CLS]; DistilBERT and ELECTRA have none. "cls" and
+        "pooler" save most of the work of the last layer. The default model was trained with "mean"
+        and "cls", other models for sentence similarity usually with "mean".
     layer : int, default=-1
         The layer whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one
         before it, and 0 the embeddings below all layers. Layers above it are not computed.
@@ -318,6 +318,13 @@ class BertEmbeddingTransformer(
         resolve_precision(self.precision, resolve_device(self.device))
         check_max_length(self.max_length, longest_text(config))
         check_layer(self.layer, config.num_hidden_layers)
+        if self.pooling == "pooler" and family_of(config).pooler is None:
+            able = [family.model_type for family in FAMILIES.values() if family.pooler]
+            raise ValueError(
+                f"pooling='pooler', but model={self.model!r} has "
+                f"model_type={config.model_type!r}, and its family has no pooler; allowed is "
+                f"model_type in {able}. Choose pooling='cls', 'mean' or 'max', or such a model."
+            )
 
     def _load_and_tokenize(self, X: Any) -> tuple[Pretrained, Tokens]:
         """Check everything that needs no weights, load the model, and tokenise."""

@@ -18,7 +18,13 @@ from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_cal
 from skbert.contract.fitting import EpochLoop, all_or_nothing
 from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.lost_tokens import LostTokens
-from skbert.contract.parameters import DEVICES, STARTS, TextInputMixin, fill_docstring
+from skbert.contract.parameters import (
+    DEVICES,
+    STARTS,
+    TextInputMixin,
+    check_start,
+    fill_docstring,
+)
 from skbert.contract.persistence import (
     migrate_state,
     pretrainer_settings,
@@ -27,6 +33,7 @@ from skbert.contract.persistence import (
 )
 from skbert.contract.prepare_pretraining import (
     PretrainerState,
+    check_knows_next_sentence,
     check_length,
     current_state,
     prepare_pretraining,
@@ -38,10 +45,12 @@ from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretrainin
 from skbert.engine.files.find import ModelName
 from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
+    fill_masks,
     pack_tokenizer,
     unpack_tokenizer,
     vocabulary_of,
     wordpiece_of,
+    words_of,
 )
 from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
 from skbert.engine.model.families import n_segments
@@ -50,11 +59,7 @@ from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probab
 from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import TrainingOptions
-from skbert.engine.training.masked_lm import (
-    Masking,
-    PretrainingRun,
-    masked_loss,
-)
+from skbert.engine.training.masked_lm import Masking, PretrainingRun, masked_loss
 
 if TYPE_CHECKING:
     from transformers import BertConfig
@@ -74,7 +79,8 @@ class FilledText:
         The text with the most probable word at each [MASK].
     words : list of list of str
         For each [MASK], from left to right, the most probable word pieces, best first. A piece that
-        starts with "##" continues the word before it.
+        starts with "##" continues the word before it. In a vocabulary of bytes, such as RoBERTa's,
+        a piece that starts with a space does not.
     probabilities : ndarray of shape (n_masks, top_k), float32
         Their probabilities among all word pieces.
     """
@@ -93,7 +99,7 @@ class BertPretrainer(
     TransformerMixin,
     BaseEstimator,
 ):
-    """Pre-train BERT on texts without labels, with BERT's own two tasks.
+    """Pre-train BERT, or a relative of it, on texts without labels, with BERT's own two tasks.
 
     In *masked language modelling*, BERT predicts 15% of the tokens, which are hidden, from the
     others. In *next sentence prediction*, it predicts whether the second of two sentences follows
@@ -122,7 +128,8 @@ class BertPretrainer(
         starts one pair per epoch. Half of the pairs are true, and the others exchange their second
         sentences. A sentence without a pair stands alone and only trains masked language
         modelling. If fewer than two texts have several sentences, skbert warns and trains masked
-        language modelling alone.
+        language modelling alone. Only BERT has a head for this task: set False for other families,
+        such as RoBERTa, DistilBERT or ALBERT, which has sentence order prediction instead.
     max_length : int, default=128
         Maximum number of tokens of a training text, special tokens included. At least 5, and at
         most the number of positions of the model. `fit` cuts nothing off: it splits a longer text
@@ -149,8 +156,9 @@ class BertPretrainer(
 
     Attributes
     ----------
-    model_ : transformers.BertForPreTraining
-        Encoder, pooler and both heads.
+    model_ : transformers.PreTrainedModel
+        Encoder and heads: a `BertForPreTraining` of a BERT, and of other families the class for
+        masked language modelling, such as `RobertaForMaskedLM`.
     {tokenizer_}
     history_ : list of dict
         For each epoch: ``epoch`` (from 1), ``train_loss`` (the sum of both losses),
@@ -274,7 +282,8 @@ class BertPretrainer(
         Raises
         ------
         ValueError
-            If a parameter is not allowed, a text is missing, or there is no word to mask.
+            If a parameter is not allowed, a text is missing, there is no word to mask, or the model
+            has no head for `next_sentence`.
         ArithmeticError
             If the loss is not finite in the very first step.
         TypeError
@@ -290,6 +299,7 @@ class BertPretrainer(
             If the loss or a gradient is no longer finite. Training then ends with the weights
             before that step.
         """
+        check_start(self.model)
         self._validate_params()
         with all_or_nothing(self):
             documents = check_documents(self, X, reset=True)
@@ -333,7 +343,8 @@ class BertPretrainer(
         Parameters
         ----------
         texts : str, or sequence of str of length n_texts
-            Each with one or more "[MASK]".
+            Each with one or more mask tokens of the model: "[MASK]" of BERT, "<mask>" of RoBERTa;
+            see ``tokenizer_.mask_token``.
         top_k : int, default=5
             Number of word pieces to return for each [MASK].
 
@@ -382,12 +393,13 @@ class BertPretrainer(
                     f"max_length={self.max_length}; at least 1 is required, and all must be "
                     f"within it. Write {mask!r} for each word to predict, or increase max_length."
                 )
-        words = [self.tokenizer_.convert_ids_to_tokens(ids) for ids in guesses.ids.tolist()]
-        stops = np.cumsum(found)
-        filled = [
-            _filled(text, mask, words[stop - n : stop], guesses.probabilities[stop - n : stop])
-            for text, n, stop in zip(given, found.tolist(), stops.tolist(), strict=True)
-        ]
+        words = [words_of(self.tokenizer_, ids) for ids in guesses.ids.tolist()]
+        best = self.tokenizer_.convert_ids_to_tokens(guesses.ids[:, 0].tolist())
+        filled = []
+        for text, stop, n in zip(given, np.cumsum(found).tolist(), found.tolist(), strict=True):
+            own = slice(stop - n, stop)
+            with_words = fill_masks(self.tokenizer_, text, best[own])
+            filled.append(FilledText(with_words, words[own], guesses.probabilities[own]))
         return filled[0] if single else filled
 
     def _check_top_k(self, top_k: Any) -> None:
@@ -417,8 +429,8 @@ class BertPretrainer(
         Raises
         ------
         ValueError
-            If X does not contain pairs, or neither the checkpoint nor `fit` has trained next
-            sentence prediction.
+            If X does not contain pairs, the model has no head for next sentence prediction, or
+            neither the checkpoint nor `fit` has trained it.
         NotFittedError
             If `fit` has not been called.
 
@@ -429,12 +441,7 @@ class BertPretrainer(
         """
         state = current_state(self)
         texts = check_pairs(pairs, "pairs")
-        if not state.knows_next_sentence:
-            raise ValueError(
-                "Next sentence prediction is not trained: the checkpoint has no head for it, and "
-                "fit had no pairs of sentences. Fit with next_sentence=True, max_epochs of at "
-                "least 1, and documents of several sentences."
-            )
+        check_knows_next_sentence(state)
         return next_sentence_probabilities(
             state.network, self._one_text_each(texts.first, texts.second, state)
         )
@@ -526,10 +533,11 @@ class BertPretrainer(
         """Write encoder, heads and tokenizer to a folder of safetensors and JSON files.
 
         The folder is a valid `model` for `BertSentimentClassifier`, `BertEmbeddingTransformer` and
-        `BertPretrainer`, and ``transformers.BertForPreTraining.from_pretrained(folder)`` can read
-        it. skbert writes it under a temporary name and then renames it. The folder also contains
-        heads or poolers with random weights, because transformers requires them. The header of
-        ``model.safetensors`` marks these, so that skbert does not use them as trained ones.
+        `BertPretrainer`, and ``transformers.AutoModelForMaskedLM.from_pretrained(folder)`` can read
+        it, of a BERT also `BertForPreTraining`. skbert writes it under a temporary name and then
+        renames it. The folder also contains heads or poolers with random weights, because
+        transformers requires them. The header of ``model.safetensors`` marks these, so that skbert
+        does not use them as trained ones.
 
         Parameters
         ----------
@@ -603,14 +611,3 @@ class BertPretrainer(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _filled(text: str, mask: str, words: list[list[str]], probabilities: np.ndarray) -> FilledText:
-    """Insert the most probable words; a ## piece joins the word before it."""
-    filled, *rests = text.split(mask)
-    for (best, *_), rest in zip(words, rests, strict=True):
-        if best.startswith("##"):
-            filled = filled.rstrip() + best.removeprefix("##") + rest
-        else:
-            filled += best + rest
-    return FilledText(filled, words, probabilities)

@@ -27,6 +27,7 @@ from skbert import (
     TruncationWarning,
 )
 from skbert.engine.files.pretrained import load_config, load_pretrained
+from skbert.engine.files.tokenizer_files import fill_masks
 from skbert.engine.files.weights import pretraining_weights
 from skbert.engine.training.loop import Trainer
 from skbert.engine.training.masked_lm import draw_texts
@@ -336,11 +337,9 @@ def test_fill_mask_of_one_text_and_of_several(fitted):
     assert alone.text == expected
 
 
-def test_a_piece_joins_the_word_before_it():
-    from skbert.pretraining import _filled
-
-    filled = _filled("play [MASK] is [MASK]!", "[MASK]", [["##ing"], ["fun"]], np.ones((2, 1)))
-    assert filled.text == "playing is fun!"
+def test_a_piece_joins_the_word_before_it(fitted):
+    filled = fill_masks(fitted.tokenizer_, "play [MASK] is [MASK]!", ["##ing", "fun"])
+    assert filled == "playing is fun!"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_names
 from skbert.contract.persistence import resolve_saved_device, restore_pretrainer
-from skbert.contract.prepare_pretraining import PretrainerState
+from skbert.contract.prepare_pretraining import PretrainerState, check_next_sentence
 from skbert.engine.files.pretrained import load_config, load_pretrained, new_pretraining_model
 from skbert.engine.files.saved_pretraining import (
     check_finite,
@@ -29,7 +29,7 @@ class FromPretrainedMixin:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **parameters: Any) -> Self:
-        """Load a fitted pretrainer: one that `save_pretrained` wrote, or a BERT with its heads.
+        """Load a fitted pretrainer: one that `save_pretrained` wrote, or a model with its heads.
 
         Nothing in the folder is executed, and nothing is trained. To continue the pre-training,
         pass the folder as `model` and call `fit`: like every `fit`, that of the loaded pretrainer
@@ -38,8 +38,8 @@ class FromPretrainedMixin:
         Parameters
         ----------
         folder : str or path
-            A folder that `save_pretrained` wrote; or a folder or name of a BertForPreTraining or
-            BertForMaskedLM of transformers, as for `model`.
+            A folder that `save_pretrained` wrote; or a folder or name of a BertForPreTraining,
+            BertForMaskedLM, RobertaForMaskedLM or the like of transformers, as for `model`.
         **parameters : dict
             Parameters of the pretrainer that replace the saved ones, such as ``device="cpu"``.
 
@@ -49,17 +49,19 @@ class FromPretrainedMixin:
             The fitted pretrainer, with its saved parameters, on the device that `device` resolves
             to on this machine. It no longer needs the folder. A model of transformers has no saved
             parameters: `model` is then the folder, `max_length` is the default or, if that is
-            less, the number of positions of the model, the others are the defaults, and `history_`
-            is empty. Without a head for the next sentence, as in BertForMaskedLM, its weights are
-            random, and `predict_next_sentence` raises an error.
+            less, the number of positions of the model, `next_sentence` is False if the family has
+            no head for it, the others are the defaults, and `history_` is empty. Without a head for
+            the next sentence, as in BertForMaskedLM, its weights are random, and
+            `predict_next_sentence` raises an error.
 
         Raises
         ------
         OSError
             If the folder or one of its files is missing.
         ValueError
-            If the model has no head for words, or is a classifier of skbert. Also if a file was
-            changed or damaged, leads out of the folder, or was written by a newer skbert.
+            If the model has no head for words, is a classifier of skbert, or has no head for
+            `next_sentence`, but that is passed as True. Also if a file was changed or damaged,
+            leads out of the folder, or was written by a newer skbert.
         TypeError
             If a parameter does not exist.
 
@@ -107,8 +109,10 @@ def _load_checkpoint(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     config = load_config(name)
     check_has_heads(config)
     if "max_length" not in parameters:
-        n_positions = longest_text(config)
-        pretrainer.set_params(max_length=min(pretrainer.max_length, n_positions))
+        pretrainer.set_params(max_length=min(pretrainer.max_length, longest_text(config)))
+    if "next_sentence" not in parameters:
+        pretrainer.set_params(next_sentence=family_of(config).has_next_sentence)
+    check_next_sentence(pretrainer, config)
     pretrained = load_pretrained(name)
     vocabulary_of(pretrained.tokenizer)
     heads = head_weights(

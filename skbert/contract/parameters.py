@@ -140,6 +140,16 @@ def is_bert_config(value: Any) -> bool:
     return isinstance(value, BertConfig)
 
 
+def check_start(model: Any) -> None:
+    """Raise an error if `model` is a configuration of another family than BERT."""
+    if hasattr(model, "to_dict") and hasattr(model, "model_type") and not is_bert_config(model):
+        raise ValueError(
+            f"model is a {type(model).__name__}, but only a transformers.BertConfig can start from "
+            "scratch. Pass a BertConfig, or the folder or name of a pretrained model with "
+            f"model_type in {[*FAMILIES]}."
+        )
+
+
 @dataclass(frozen=True)
 class Seeds:
     """Independent streams of random numbers, all of them from one `random_state`.

@@ -53,12 +53,14 @@ class PretrainerState:
 
     Attributes
     ----------
-    model : transformers.BertForPreTraining
+    model : transformers.PreTrainedModel
+        Of `Family.pretraining_class`.
     tokenizer : transformers.PreTrainedTokenizerBase
     wordpiece : WordPieceTokenizer
         The same tokenizer as the engine uses it.
     knows_words, knows_next_sentence, knows_pooler : bool
-        Whether the heads and the pooler are trained; if not, their weights are random.
+        Whether the heads and the pooler are trained; if not, their weights are random, or the
+        family does not have them.
     precision : torch.dtype
     made_with : str
         The pooling with which the encoder was made before; see `Pretrained.pooling`.
@@ -215,21 +217,42 @@ def _load_or_create(estimator: Any, documents: Documents, rng: np.random.Generat
         config = load_config(estimator.model)
         check_has_heads(config)
         check_length(estimator, config)
-        _check_next_sentence(estimator, config)
+        check_next_sentence(estimator, config)
         return load_pretrained(estimator.model)
     check_length(estimator, estimator.model)
     return new_pretrained(estimator.model, documents.texts, rng)
 
 
-def _check_next_sentence(estimator: Any, config: Any) -> None:
+def check_next_sentence(estimator: Any, config: Any) -> None:
     """Raise an error if the estimator trains a head that the family does not have."""
     if estimator.next_sentence and not family_of(config).has_next_sentence:
-        able = [name for name, family in FAMILIES.items() if family.has_next_sentence]
         raise ValueError(
             f"next_sentence=True, but the model has model_type={config.model_type!r}, which has no "
-            f"head for next sentence prediction; allowed is model_type in {able}. Set "
-            "next_sentence=False to train masked language modelling alone."
+            "head for next sentence prediction; allowed is model_type in "
+            f"{_with_next_sentence()}. Set next_sentence=False to train masked language modelling "
+            "alone."
         )
+
+
+def check_knows_next_sentence(state: PretrainerState) -> None:
+    """Raise an error if a fitted pretrainer cannot predict the next sentence."""
+    config = state.model.config
+    if not family_of(config).has_next_sentence:
+        raise ValueError(
+            f"The fitted model has model_type={config.model_type!r}, which has no head for next "
+            f"sentence prediction; allowed is model_type in {_with_next_sentence()}. Fit such a "
+            "model with next_sentence=True."
+        )
+    if not state.knows_next_sentence:
+        raise ValueError(
+            "Next sentence prediction is not trained: the checkpoint has no head for it, and "
+            "fit had no pairs of sentences. Fit with next_sentence=True, max_epochs of at "
+            "least 1, and documents of several sentences."
+        )
+
+
+def _with_next_sentence() -> list[str]:
+    return [name for name, family in FAMILIES.items() if family.has_next_sentence]
 
 
 def _sentences_to_pair(

@@ -157,8 +157,9 @@ def save_pretraining_model(
 
     def write(new: Path) -> None:
         _write_weights(pretraining_weights(model), new / WEIGHTS_FILE, {DRAWN: " ".join(drawn)})
-        config = model.config.to_dict() | {"architectures": [family.pretraining_class]}
-        write_json(new / CONFIG_FILE, config)
+        # Without this setting, transformers 5.3 gives a CamemBERT a decoder of its own.
+        about_heads = {"architectures": [family.pretraining_class], "tie_word_embeddings": True}
+        write_json(new / CONFIG_FILE, model.config.to_dict() | about_heads)
         _write_tokenizer(tokenizer, new)
         about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
         write_manifest(new, about)

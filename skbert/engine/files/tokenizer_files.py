@@ -437,5 +437,12 @@ def fill_masks(tokenizer: PreTrainedTokenizerBase, text: str, pieces: Sequence[s
     return filled
 
 
+def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Write single pieces for readers, as transformers does: "##s", or " good" of RoBERTa."""
+    if _continuation(tokenizer) is continues_word:
+        return list(tokenizer.convert_ids_to_tokens(list(ids)))
+    return [str(tokenizer.decode([number])) for number in ids]
+
+
 # How byte-level vocabularies write the bytes of a space, a line feed and a tab.
 _BYTES_OF_SPACE = ("\u0120", "\u010a", "\u0109")

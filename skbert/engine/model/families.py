@@ -503,6 +503,8 @@ def result_settings(config: PretrainedConfig) -> list[str | int | float]:
     found = [getattr(config, family.setting(name), 1e-12) for name in bert]
     if family is not BERT:
         found += [family.model_type, config.pad_token_id]
+    if family.are_blocks_shared:  # the number of layers decides which of them share a group
+        found += [config.num_hidden_layers]
     return found
 
 
