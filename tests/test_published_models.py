@@ -1,9 +1,12 @@
 """Classifiers that transformers wrote, used as they are; and what transformers reads again."""
 
+import copy
 import json
 import pickle
 import shutil
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from skbert import BertSentimentClassifier
 from skbert.contract.prepare_finetuning import state_of
+from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import families
 from skbert.engine.model.families import FAMILIES
 from skbert.engine.model.heads import DenseHead, head_logits
 from skbert.engine.text.packing import pack
+from skbert.engine.training.loop import Trainer
 from tests.family_folders import save_family
 
 LABELS = ["positive", "negative", "neutral"]
@@ -126,6 +131,114 @@ def test_a_pickle_keeps_the_head(folder):
     np.testing.assert_array_equal(again.predict_proba(TEXTS), clf.predict_proba(TEXTS))
 
 
+@pytest.mark.parametrize("kind", ["shards", "float16", "bfloat16", "wrapped"])
+def test_other_files_of_the_weights(copied, kind):
+    """The expected probabilities are those of transformers in float32."""
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    model = load(copied, dtype=getattr(torch, kind, torch.float32))
+    (copied / "model.safetensors").unlink()
+    model.save_pretrained(copied, max_shard_size="4KB" if kind == "shards" else "1GB")
+    assert (copied / "model.safetensors").exists() == (kind != "shards")
+    load(copied, dtype=torch.float32).save_pretrained(copied / "float32")
+    transformers.AutoTokenizer.from_pretrained(copied).save_pretrained(copied / "float32")
+    expected = pipeline_probabilities(copied / "float32", TEXTS, sorted(LABELS))
+    if kind == "wrapped":  # as DataParallel names them
+        weights = load_file(copied / "model.safetensors")
+        weights = {f"module.{name}": weight for name, weight in weights.items()}
+        save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    found = BertSentimentClassifier.from_pretrained(copied).predict_proba(TEXTS)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """A function that puts a folder into the cache of the hub, in which files are links."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def put(folder, revision="main"):
+        cache = tmp_path / "hub" / "models--owner--name"
+        snapshot = cache / "snapshots" / ("0" * 40)
+        for place in (cache / "refs", cache / "blobs", snapshot):
+            place.mkdir(parents=True)
+        (cache / "refs" / revision).write_text("0" * 40)
+        for path in Path(folder).iterdir():
+            shutil.copy(path, cache / "blobs" / f"blob-{path.name}")
+            (snapshot / path.name).symlink_to(Path("..", "..", "blobs", f"blob-{path.name}"))
+        return snapshot
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["owner/name", "owner/name@v1"])
+def test_a_name_on_the_hub(folders, hub_cache, name):
+    hub_cache(folders["bert"], name.partition("@")[2] or "main")
+    clf = BertSentimentClassifier.from_pretrained(name)
+    expected = BertSentimentClassifier.from_pretrained(folders["bert"]).predict_proba(TEXTS)
+    np.testing.assert_array_equal(clf.predict_proba(TEXTS), expected)
+    assert clf.model == name
+
+
+def saved_with_mean(folders, training, folder):
+    clf = BertSentimentClassifier(folders["bert"], pooling="mean", max_epochs=1, batch_size=16)
+    clf.set_params(learning_rate=5e-3, max_length=64, random_state=0).fit(*training)
+    with pytest.warns(UserWarning, match="does not support pooling='mean'"):
+        clf.save_pretrained(folder)
+    return clf
+
+
+def test_a_classifier_of_skbert_on_the_hub_keeps_its_settings(
+    folders, training, hub_cache, tmp_path
+):
+    clf = saved_with_mean(folders, training, tmp_path / "saved")
+    hub_cache(tmp_path / "saved")
+    loaded = BertSentimentClassifier.from_pretrained("owner/name")
+    assert (loaded.pooling_, loaded.max_length) == ("mean", 64)
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), clf.predict_proba(TEXTS))
+    assert load_pretrained("owner/name").pooling == "mean"
+
+
+def test_links_of_a_snapshot_lead_only_to_its_blobs(folders, training, hub_cache, tmp_path):
+    saved_with_mean(folders, training, tmp_path / "saved")
+    blobs = hub_cache(tmp_path / "saved").parents[1] / "blobs"
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="leads out of"):
+        BertSentimentClassifier.from_pretrained("owner/name")
+
+
+def test_what_transformers_saved_again_needs_no_settings_of_skbert(folders, training, tmp_path):
+    saved_with_mean(folders, training, tmp_path / "saved")
+    for kind in ("AutoModelForSequenceClassification", "AutoTokenizer"):
+        getattr(transformers, kind).from_pretrained(tmp_path / "saved").save_pretrained(
+            tmp_path / "again"
+        )
+    clf = BertSentimentClassifier.from_pretrained(tmp_path / "again")
+    expected = pipeline_probabilities(tmp_path / "again", TEXTS, clf.classes_)
+    np.testing.assert_allclose(clf.predict_proba(TEXTS), expected, rtol=0, atol=1e-5)
+
+
+def test_a_path_is_a_folder_and_no_name_on_the_hub(folders, hub_cache):
+    hub_cache(folders["bert"])
+    with pytest.raises(OSError, match="a path is never looked up on the Hugging Face Hub"):
+        BertSentimentClassifier.from_pretrained(Path("owner/name"))
+
+
+def test_the_home_folder(copied, monkeypatch):
+    monkeypatch.setenv("HOME", str(copied.parent))
+    expected = BertSentimentClassifier.from_pretrained(copied)
+    expected.save_pretrained(copied.parent / "saved")
+    for name in ("~/copied", "~/saved"):
+        found = BertSentimentClassifier.from_pretrained(name).predict_proba(TEXTS)
+        np.testing.assert_array_equal(found, expected.predict_proba(TEXTS))
+
+
+def test_the_tokenizer_limits_the_number_of_tokens(copied):
+    path = copied / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 32}))
+    assert BertSentimentClassifier.from_pretrained(copied).max_length == 32
+
+
 @pytest.fixture
 def training(toy_reviews):
     texts, labels = toy_reviews
@@ -146,6 +259,53 @@ def test_a_warm_start_trains_the_whole_head(folder, training):
     assert len(clf.history_) == 4
     with pytest.raises(ValueError, match="must be those of the last fit"):
         clf.fit(training[0][:4], ["positive", "negative"] * 2)
+
+
+def test_frozen_layers_stay_below_the_whole_head(folders, training):
+    clf = BertSentimentClassifier.from_pretrained(folders["roberta"], warm_start=True)
+    clf.set_params(max_epochs=1, batch_size=16, learning_rate=5e-3, n_frozen_layers=1)
+    before = copy.deepcopy(clf)
+    clf.fit(*training)
+    for name, weight in clf.head_.named_parameters():
+        assert not torch.equal(weight, before.head_.get_parameter(name)), name
+    first, last = (families.block_modules(clf.model_)[layer].state_dict() for layer in (0, 1))
+    old = [block.state_dict() for block in families.block_modules(before.model_)]
+    assert all(torch.equal(weight, old[0][name]) for name, weight in first.items())
+    assert not all(torch.equal(weight, old[1][name]) for name, weight in last.items())
+
+
+def test_partial_fit_takes_some_of_the_labels(folders):
+    clf = BertSentimentClassifier.from_pretrained(folders["bert"], learning_rate=1e-3)
+    clf.partial_fit(["a film", "so dull"], ["positive", "negative"])
+    assert clf.classes_.tolist() == sorted(LABELS) and clf.n_epochs_ == 1
+    with pytest.raises(ValueError, match="not one of the classes"):
+        clf.partial_fit(["a film"], ["good"])
+
+
+def test_a_run_with_another_head_is_not_resumed(copied, training, tmp_path, monkeypatch):
+    """The encoders are equal, and neither classifier was trained in skbert."""
+    settings = {"warm_start": True, "max_epochs": 2, "batch_size": 16, "learning_rate": 5e-3}
+    settings |= {"random_state": 0, "checkpoint_dir": str(tmp_path / "runs"), "model": str(copied)}
+
+    def interrupted(self, *arguments):
+        if self.n_steps > 5:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    whole = BertSentimentClassifier.from_pretrained(copied, **settings).fit(*training)
+    one = BertSentimentClassifier.from_pretrained(copied, **settings)
+    weights = load_file(copied / "model.safetensors")
+    weights["classifier.bias"] += 1.0 + torch.arange(3)
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    other = BertSentimentClassifier.from_pretrained(copied, **settings)
+    step = Trainer.step
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "step", interrupted)
+        one.fit(*training)
+    with pytest.warns(UserWarning, match="but not this run"):
+        other.fit(*training)
+    one.fit(*training)  # resumed
+    np.testing.assert_array_equal(one.predict_proba(TEXTS), whole.predict_proba(TEXTS))
 
 
 def test_fit_without_warm_start_makes_a_new_linear_layer(folder, training):
@@ -221,9 +381,8 @@ def change_config(folder, **settings):
 
 
 NO_LABELS = (
-    "The model {folder!r} has 3 outputs and id2label={labels!r} in its config.json, but a "
-    "classifier needs at least two outputs, and a different label for each. Correct id2label, or "
-    "choose another model."
+    "The model {folder!r} has 3 outputs and id2label={labels!r} in its config.json, but each "
+    "output of a classifier needs a label of its own. Correct id2label, or choose another model."
 )
 
 
@@ -266,6 +425,56 @@ def test_other_tasks_are_refused(copied, task, what):
         f"gives one label to each. Choose another model, or pass model={str(copied)!r} to "
         "BertSentimentClassifier and call fit, which trains a new head."
     )
+
+
+def test_a_single_output_is_refused(copied):
+    """transformers reads it as regression, whatever problem_type is."""
+    weights = load_file(copied / "model.safetensors")
+    weights |= {name: weights[name][:1] for name in ("classifier.weight", "classifier.bias")}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    change_config(copied, id2label={"0": "LABEL_0"})
+    with pytest.raises(ValueError) as caught:
+        BertSentimentClassifier.from_pretrained(copied)
+    assert str(caught.value).startswith(
+        f"The model {str(copied)!r} has a single output. It predicts a number for each text, but "
+    )
+
+
+@pytest.mark.parametrize("classes", [["BertForTokenClassification"], ["BertModel", "x"]])
+def test_the_head_of_another_class_is_refused(copied, classes):
+    """Older checkpoints for tokens have a pooler, so their weights look like a classifier's."""
+    change_config(copied, architectures=classes)
+    with pytest.raises(ValueError) as caught:
+        BertSentimentClassifier.from_pretrained(copied)
+    assert str(caught.value) == (
+        f"The model {str(copied)!r} has architectures={classes} in its config.json, but "
+        "from_pretrained needs the head of a classifier, as in BertForSequenceClassification. To "
+        f"train a new head, pass model={str(copied)!r} to BertSentimentClassifier and call fit."
+    )
+
+
+@pytest.mark.parametrize("classes", [None, [], "x"], ids=["null", "empty", "text"])
+def test_a_model_that_names_no_class_is_known_by_its_weights(copied, folders, classes):
+    change_config(copied, architectures=classes)
+    found = BertSentimentClassifier.from_pretrained(copied).predict_proba(TEXTS)
+    expected = BertSentimentClassifier.from_pretrained(folders["bert"]).predict_proba(TEXTS)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda w: w.to(torch.int32), "the dtypes of its classifier are"),
+        (lambda w: w[0], "the shapes of its classifier are"),
+    ],
+    ids=["integers", "no_dimension"],
+)
+def test_a_strange_bias_is_refused(copied, change, why):
+    weights = load_file(copied / "model.safetensors")
+    weights["classifier.bias"] = change(weights["classifier.bias"]).clone()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=why):
+        BertSentimentClassifier.from_pretrained(copied)
 
 
 @pytest.mark.parametrize("missing", ["bert.pooler.dense.weight", "classifier.weight"])

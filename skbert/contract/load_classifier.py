@@ -13,10 +13,9 @@ from skbert.contract.parameters import check_names
 from skbert.contract.persistence import resolve_saved_device, restore_estimator
 from skbert.contract.prepare_finetuning import ClassifierState
 from skbert.engine.files.classifier_heads import read_published_head
-from skbert.engine.files.find import find_model, is_shipped
+from skbert.engine.files.find import ModelName, find_model, find_saved, is_shipped
 from skbert.engine.files.finetuned import check_finite, load_classifier
 from skbert.engine.files.pretrained import Pretrained, load_pretrained
-from skbert.engine.files.saved_pretraining import is_saved_folder
 from skbert.engine.model.device import loaded_precision, resolve_device, resolve_precision
 from skbert.engine.model.families import longest_text
 from skbert.engine.model.heads import Head
@@ -37,7 +36,7 @@ class LoadClassifierMixin:
         folder : str or path
             One of:
 
-            - a folder that `save_pretrained` wrote;
+            - a folder that `save_pretrained` wrote, or the name of one on the Hugging Face Hub;
             - "skbert/minilm-sentiment": a classifier of English texts into "negative" and
               "positive", which skbert contains. See :doc:`/sentiment_start` for what it learned
               from and what it gets wrong;
@@ -64,7 +63,7 @@ class LoadClassifierMixin:
             If the folder or one of its files is missing.
         ValueError
             If a file was changed or damaged, leads out of the folder, or was written by a newer
-            skbert; or if a published model has no head of a classifier with one label per text.
+            skbert; or if a published model is no classifier that gives one label to each text.
         TypeError
             If a parameter does not exist.
 
@@ -75,14 +74,13 @@ class LoadClassifierMixin:
             of "auto".
         """
         check_names(cls, parameters)
-        name = os.fspath(folder)
-        if is_shipped(name):
-            return _load_shipped(cls, name, parameters)
-        load = _load_saved if is_saved_folder(Path(name)) else _load_published
-        return load(cls, name, parameters)
+        if saved := find_saved(folder):
+            return _load_saved(cls, saved, parameters)
+        load = _load_shipped if is_shipped(folder) else _load_published
+        return load(cls, folder, parameters)
 
 
-def _load_shipped(cls: type, name: str, parameters: dict[str, Any]) -> Any:
+def _load_shipped(cls: type, name: ModelName, parameters: dict[str, Any]) -> Any:
     clf = cls(**({"model": name} | parameters))
     clf._validate_params()
     pretrained = load_pretrained(name)
@@ -92,8 +90,8 @@ def _load_shipped(cls: type, name: str, parameters: dict[str, Any]) -> Any:
     return _untrained(clf, pretrained, head.new_module(), head.pooling, head.labels)
 
 
-def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:
-    saved = load_classifier(Path(folder))
+def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
+    saved = load_classifier(folder)
     clf, classes = restore_estimator(
         cls, saved.settings, saved.network.head.out_features, parameters
     )
@@ -111,11 +109,11 @@ def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:
 _AS_PUBLISHED = {"pooling": "cls", "emoji_names": False, "truncation": "head"}
 
 
-def _load_published(cls: type, name: str, parameters: dict[str, Any]) -> Any:
+def _load_published(cls: type, name: ModelName, parameters: dict[str, Any]) -> Any:
     found = find_model(name)
     pretrained = load_pretrained(name)
-    published = read_published_head(found, pretrained.config, name)
-    most = min(longest_text(pretrained.config), pretrained.tokenizer.model_max_length)
+    published = read_published_head(found, pretrained.config, os.fspath(name))
+    most = int(min(longest_text(pretrained.config), pretrained.tokenizer.model_max_length))
     clf = cls(**({"model": name, "max_length": most} | _AS_PUBLISHED | parameters))
     clf._validate_params()
     clf = _untrained(clf, pretrained, published.head, "cls", published.labels)

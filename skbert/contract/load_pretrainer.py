@@ -12,10 +12,10 @@ from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_names
 from skbert.contract.persistence import resolve_saved_device, restore_pretrainer
 from skbert.contract.prepare_pretraining import PretrainerState, check_next_sentence
+from skbert.engine.files.find import find_saved
 from skbert.engine.files.pretrained import load_config, load_pretrained, new_pretraining_model
 from skbert.engine.files.saved_pretraining import (
     check_finite,
-    is_saved_folder,
     load_pretraining_model,
 )
 from skbert.engine.files.scratch import head_weights
@@ -72,9 +72,9 @@ class FromPretrainedMixin:
             of "auto".
         """
         check_names(cls, parameters)
-        name = os.fspath(folder)
-        load = _load_saved if is_saved_folder(Path(name)) else _load_checkpoint
-        return load(cls, name, parameters)
+        if saved := find_saved(folder):
+            return _load_saved(cls, str(saved), parameters)
+        return _load_checkpoint(cls, os.fspath(folder), parameters)
 
 
 def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:

@@ -457,4 +457,10 @@ def _find_kept_run(
         versions=versions(),
         n_epochs_before=len(start.history),
     )
-    return find_run(Path(estimator.checkpoint_dir), settings, start.network, data.all_data())
+    return find_run(
+        Path(estimator.checkpoint_dir),
+        settings,
+        start.network,
+        data.all_data(),
+        with_head=continues_fit(estimator),
+    )

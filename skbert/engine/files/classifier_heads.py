@@ -16,14 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from skbert.engine.files.config import CONFIG_FILE
+from skbert.engine.files.contents import weight_files
 from skbert.engine.files.find import FoundModel
 from skbert.engine.files.manifest import MANIFEST, damaged
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.files.weights import (
+    NEEDS,
     PASS_THROUGH_SCALE,
     linear_of,
     modern_name,
     pass_through_pooler,
+    read_notes,
     read_safetensors,
 )
 from skbert.engine.model.families import FAMILIES, Family, blocks_of, family_of
@@ -32,9 +35,6 @@ from skbert.engine.model.networks import TextClassifier
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-#: The setting in config.json that only a classifier saved by skbert has.
-SAVED_BY = "skbert"
 
 # GELU is the identity from here on, up to a relative error of 1e-9.
 _GELU_IS_LINEAR = 6.0
@@ -150,10 +150,12 @@ def _layer(
     weight, bias = (stored.get(name) for name in names)
     if weight is None or bias is None:
         raise damaged(path, "it has no {!r} and {!r}".format(*names))
-    n_out = n_out if n_out is not None else len(bias)
+    n_out = n_out if n_out is not None else bias.numel()
     if weight.shape != (n_out, config.hidden_size) or bias.shape != (n_out,):
         shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
         raise damaged(path, f"the shapes of its {layer} are {shapes}")
+    if not (weight.is_floating_point() and bias.is_floating_point()):
+        raise damaged(path, f"the dtypes of its {layer} are {weight.dtype} and {bias.dtype}")
     return linear_of(*(w.to(torch.float32, copy=True) for w in (weight, bias)))
 
 
@@ -200,17 +202,19 @@ def read_published_head(found: FoundModel, config: PretrainedConfig, name: str) 
             f"published classifiers with model_type in {[*FAMILIES]}. Choose another model, or "
             f"pass model={name!r} to BertSentimentClassifier and call fit, which trains a new head."
         )
-    settings = parse_object(read_text(found.folder / CONFIG_FILE), found.folder / CONFIG_FILE)
-    if SAVED_BY in settings:  # without skbert.json, pooling and labels would be others
+    settings = parse_object(read_text(found.config), found.config)
+    # Without skbert.json, the pooling and the parameters would be others.
+    if any(NEEDS in read_notes(file) for file in weight_files(found.folder)):
         raise FileNotFoundError(
             f"{name!r} was saved by skbert, but lacks {MANIFEST}. Copy the whole folder, or save "
             "the model again."
         )
-    _check_task(settings, name)
     stored = read_safetensors(found.weights, family)
+    _check_classes(settings, family, name)
     _check_layers(stored, family, name)
     dense = _layer(stored, family.classifier_dense, config, config.hidden_size, found.weights)
     output = _layer(stored, family.classifier, config, None, found.weights)
+    _check_task(settings, output.out_features, name)
     labels = _labels(settings, output.out_features, name)
     order = sorted(range(len(labels)), key=labels.__getitem__)
     output = linear_of(output.weight.detach()[order], output.bias.detach()[order])
@@ -223,14 +227,26 @@ _TASKS = {
 }
 
 
-def _check_task(settings: Mapping[str, Any], name: str) -> None:
+def _check_task(settings: Mapping[str, Any], n_outputs: int, name: str) -> None:
     task = settings.get("problem_type")
-    if task in _TASKS:
-        raise ValueError(
-            f"The model {name!r} has problem_type={task!r}. {_TASKS[task]}, but "
-            "BertSentimentClassifier gives one label to each. Choose another model, or pass "
-            f"model={name!r} to BertSentimentClassifier and call fit, which trains a new head."
-        )
+    stated = f"problem_type={task!r}"
+    if task not in [*_TASKS]:
+        if n_outputs > 1:
+            return
+        task, stated = "regression", "a single output"
+    raise ValueError(
+        f"The model {name!r} has {stated}. {_TASKS[task]}, but BertSentimentClassifier gives one "
+        f"label to each. Choose another model, or pass model={name!r} to BertSentimentClassifier "
+        "and call fit, which trains a new head."
+    )
+
+
+def _check_classes(settings: Mapping[str, Any], family: Family, name: str) -> None:
+    """Refuse heads of another class, whose weights can have the same names and shapes."""
+    named = settings.get("architectures")
+    classes = [str(c) for c in named] if isinstance(named, list) else []
+    if classes and not any(c.endswith("ForSequenceClassification") for c in classes):
+        raise _no_head(name, f"architectures={classes} in its {CONFIG_FILE}", family)
 
 
 def _check_layers(stored: Mapping[str, Tensor], family: Family, name: str) -> None:
@@ -238,11 +254,15 @@ def _check_layers(stored: Mapping[str, Tensor], family: Family, name: str) -> No
     names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     missing = [n for n in names if modern_name(n, family) not in stored]
     if missing:
-        raise ValueError(
-            f"The model {name!r} has no {missing[0]!r}, but from_pretrained needs the head of a "
-            f"classifier, as in {family.classifier_class}. To train a new head, pass "
-            f"model={name!r} to BertSentimentClassifier and call fit."
-        )
+        raise _no_head(name, f"no {missing[0]!r}", family)
+
+
+def _no_head(name: str, found: str, family: Family) -> ValueError:
+    return ValueError(
+        f"The model {name!r} has {found}, but from_pretrained needs the head of a classifier, as "
+        f"in {family.classifier_class}. To train a new head, pass model={name!r} to "
+        "BertSentimentClassifier and call fit."
+    )
 
 
 def _labels(settings: Mapping[str, Any], n_classes: int, name: str) -> list[str]:
@@ -252,10 +272,10 @@ def _labels(settings: Mapping[str, Any], n_classes: int, name: str) -> list[str]
         named = {str(number): f"LABEL_{number}" for number in range(n_classes)}
     found = named if isinstance(named, dict) else {}
     labels = [found[str(n)] for n in range(n_classes) if isinstance(found.get(str(n)), str)]
-    if n_classes < 2 or len(found) != n_classes or len({*labels}) != n_classes:
+    if len(found) != n_classes or len({*labels}) != n_classes:
         raise ValueError(
             f"The model {name!r} has {n_classes} outputs and id2label={named!r} in its "
-            f"{CONFIG_FILE}, but a classifier needs at least two outputs, and a different label "
-            "for each. Correct id2label, or choose another model."
+            f"{CONFIG_FILE}, but each output of a classifier needs a label of its own. Correct "
+            "id2label, or choose another model."
         )
     return labels

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from skbert.engine.files.config import CONFIG_FILE
+from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.sentence_modules import MODULES_FILE, POOLING_FILE
 from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.files.tokenizer_files import (
@@ -37,6 +38,7 @@ MODEL_FILES = (
     INDEX_FILE,
     MODULES_FILE,
     POOLING_FILE,
+    MANIFEST,
     *TOKENIZER_FILES,
     *SENTENCEPIECE_FILES,
 )

@@ -27,6 +27,7 @@ from skbert.engine.files.contents import (
     weight_files,
 )
 from skbert.engine.files.hub import find_on_hub, is_hub_name, no_such_folder
+from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.sentence_modules import modules_file, pooling_file
 
 #: What the parameter `model` may be, apart from a configuration.
@@ -198,6 +199,20 @@ def find_model(model: ModelName) -> FoundModel:
             folder = Path(str(distribution.locate_file(packaged.folder)))
             return FoundModel(folder, packaged.sha256)
     return FoundModel(find_on_hub(model, failures, package_advice(model)), None)
+
+
+def find_saved(model: ModelName) -> Path | None:
+    """Find the folder of an estimator that skbert saved; None if `model` is anything else.
+
+    Raises as `find_model`.
+    """
+    local = Path(os.path.expanduser(os.fsdecode(model)))
+    if (local / MANIFEST).is_file():
+        return local
+    if is_shipped(model):
+        return None
+    folder = find_model(model).folder
+    return folder if (folder / MANIFEST).is_file() else None
 
 
 def package_advice(model: str) -> str:

@@ -17,11 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skbert.engine.files.classifier_heads import (
-    SAVED_BY,
-    head_weights_for_transformers,
-    read_head,
-)
+from skbert.engine.files.classifier_heads import head_weights_for_transformers, read_head
 from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
 from skbert.engine.files.folders import (
@@ -48,6 +44,7 @@ from skbert.engine.files.tokenizer_files import (
 )
 from skbert.engine.files.weights import (
     DRAWN,
+    NEEDS,
     build_encoder,
     encoder_weights,
     parse_safetensors,
@@ -119,7 +116,7 @@ def save_classifier(
     weights = {encoder + name: w for name, w in network.encoder.state_dict().items()} | head
 
     def write(new: Path) -> None:
-        _write_weights(weights, new / WEIGHTS_FILE)
+        _write_weights(weights, new / WEIGHTS_FILE, {NEEDS: MANIFEST})
         write_json(new / CONFIG_FILE, _transformers_config(network, labels))
         _write_tokenizer(tokenizer, new)
         about = {"pooling": network.pooling, "settings": settings}
@@ -267,7 +264,6 @@ def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str
         "label2id": {label: number for number, label in enumerate(labels)},
         "num_labels": len(labels),
         "problem_type": "single_label_classification",
-        SAVED_BY: {"pooling": network.pooling},
     }
 
 

@@ -111,7 +111,8 @@ def sha256_of_json(content: Mapping[str, Any]) -> str:
 def _path_of(folder: Path, name: str) -> Path:
     """Find a listed file, or raise an error if it is missing or outside the folder."""
     path = folder / name
-    if Path(name).name != name or path.resolve().parent != folder.resolve():
+    is_inside = path.resolve().parent in (folder.resolve(), _blobs_of(folder))
+    if Path(name).name != name or not is_inside:
         raise ValueError(
             f"{name!r} leads out of {str(folder)!r}; skbert reads only files in the folder itself. "
             "Copy the file there, or save the model again."
@@ -121,6 +122,13 @@ def _path_of(folder: Path, name: str) -> Path:
             f"{str(folder)!r} lacks {name}. Copy the whole folder, or save the model again."
         )
     return path
+
+
+def _blobs_of(folder: Path) -> Path | None:
+    """Find the files to which the links in a snapshot of the Hugging Face cache lead."""
+    snapshots = folder.resolve().parent
+    blobs = snapshots.parent / "blobs"
+    return blobs if snapshots.name == "snapshots" and blobs.resolve() == blobs else None
 
 
 def _compare(path: Path, found: str, stated: str) -> None:

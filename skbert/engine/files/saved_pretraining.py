@@ -62,11 +62,6 @@ class SavedPretraining:
     settings: dict[str, Any]
 
 
-def is_saved_folder(folder: Path) -> bool:
-    """Whether skbert wrote a folder."""
-    return (folder / MANIFEST).is_file()
-
-
 def load_pretraining_model(folder: Path) -> SavedPretraining:
     """Load a folder that `save_pretraining_model` wrote; the weights are on the CPU.
 

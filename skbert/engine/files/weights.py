@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 # Both factors are powers of two, so skbert loads exactly the weights that it saved.
 PASS_THROUGH_SCALE = 2.0**-12
 
+#: A key in the header of the weights of a saved classifier. Its value names the file without which
+#: skbert does not know how to use them. A file that transformers writes lacks this key.
+NEEDS = "skbert.needs"
+
 #: A key in the header of a weights file. Its value lists the modules with random weights, by
 #: `modern_name`, separated by spaces. transformers expects these modules in the file.
 DRAWN = "skbert.drawn"
@@ -69,8 +73,7 @@ def _read_file(path: Path, family: Family) -> dict[str, torch.Tensor]:
         # safetensors 0.5 reads to the default device of torch, which the caller may have set.
         with torch.device("cpu"):
             stored = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            drawn = (file.metadata() or {}).get(DRAWN, "")
+        drawn = read_notes(path).get(DRAWN, "")
     except (SafetensorError, KeyError) as error:
         with path.open("rb") as pointer:
             check_no_pointer(pointer.read(64), path)
@@ -81,6 +84,13 @@ def _read_file(path: Path, family: Family) -> dict[str, torch.Tensor]:
         for name, weight in stored.items()
         if not modern_name(name, family).startswith(prefixes)
     }
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Read the notes in the header of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        notes: dict[str, str] = file.metadata() or {}
+    return notes
 
 
 def modern_weights(

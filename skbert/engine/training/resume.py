@@ -225,6 +225,8 @@ def find_run(
     settings: RunSettings,
     classifier: TextClassifier,
     data: Iterable[LabelledTexts | Tokens | None],
+    *,
+    with_head: bool,
 ) -> KeptRun:
     """Look for a run by all that determines it, and load its weights into `classifier`.
 
@@ -233,9 +235,11 @@ def find_run(
     folder : Path
     settings : RunSettings
     classifier : TextClassifier
-        As it is before the first step. Its head is part of the fingerprint only if the run
-        continues a fit; otherwise the head is random and follows from the entropy.
+        As it is before the first step.
     data : iterable of LabelledTexts, Tokens or None
+    with_head : bool
+        Whether the head is part of the fingerprint. A new head is not: it is random, and follows
+        from the entropy.
 
     Returns
     -------
@@ -247,7 +251,7 @@ def find_run(
     UserWarning
         If the folder holds other runs, but not this one.
     """
-    arrays = _arrays_of(classifier, data, with_head=settings.n_epochs_before > 0)
+    arrays = _arrays_of(classifier, data, with_head)
     file = RunFile(folder, _fingerprint(arrays, settings))
     saved = file.read()
     if saved is not None:
