@@ -21,6 +21,7 @@ from skbert.engine.files.config import config_of
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.weights import build_encoder
 from skbert.engine.model import families
+from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import seeded_dropout
 from skbert.engine.model.encoder import encode, encode_first_token
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
@@ -182,6 +183,18 @@ def test_dropout_acts_on_hidden_states_only(encoder):
     assert count_hooks() == n_hooks
 
 
+def test_lower_precision_gives_similar_states_and_gradients(encoder):
+    batch = random_batch(encoder.config)
+    with torch.no_grad():
+        expected = encode(encoder, batch)
+    with computing_in(torch.bfloat16, torch.device("cpu")):
+        found = encode(encoder, batch).float()
+        found.sum().backward()
+    assert (found - expected).abs().mean() < 0.02
+    gradients = [w.grad for w in encoder.parameters() if w.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_a_rebuilt_encoder_is_equal_and_takes_no_random_numbers(encoder):
     before = torch.get_rng_state()
     packed = pickle.loads(pickle.dumps(pack_encoder(encoder)))
@@ -336,8 +349,7 @@ def test_dropout_changes_the_weights_that_fit_learns(some_folder, toy_reviews):
     assert any(not torch.equal(with_dropout[n], without[n]) for n in without)
 
 
-def test_each_word_is_trained_as_with_a_whole_table(some_folder, toy_reviews):
-    """The padding id and absent words keep their rows, up to weight decay."""
+def test_only_words_that_occur_are_trained(some_folder, toy_reviews):
     X, y = few(toy_reviews)
     before = load_pretrained(some_folder).new_encoder()
     clf = classifier(some_folder, max_epochs=1, weight_decay=0.0).fit(X, y)
@@ -345,6 +357,14 @@ def test_each_word_is_trained_as_with_a_whole_table(some_folder, toy_reviews):
     has_changed = (tables[0] != tables[1]).any(dim=1)
     ids = clf.tokenizer_(X)["input_ids"]
     assert {*has_changed.nonzero().flatten().tolist()} == {i for text in ids for i in text}
+
+
+def test_training_computes_what_prediction_does(some_folder, toy_reviews):
+    """Positions may depend on the ids, so training must not renumber them."""
+    X, y = few(toy_reviews)
+    clf = classifier(some_folder, max_epochs=1, learning_rate=1e-12, dropout=0.0).fit(X, y)
+    right = clf.predict_log_proba(X)[np.arange(12), np.searchsorted(clf.classes_, y)]
+    assert clf.history_[0]["train_loss"] == pytest.approx(-right.mean(), abs=1e-5)
 
 
 def test_partial_fit_warm_start_and_early_stopping(some_folder, toy_reviews):

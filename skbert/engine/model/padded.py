@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ class PaddedEncoder:
     needs_equal_lengths : bool
         Whether padding would change the states of the tokens beside it, so that only texts of
         equal length share a group.
+    needs_float32 : bool
+        Whether the module fails in lower precision, so that it computes in float32 in any case.
     settings : tuple of str
         Settings that the module or an older configuration reads, and that a new one lacks.
     sizes : mapping of str to tuple of int
@@ -60,6 +62,7 @@ class PaddedEncoder:
     has_pooler: bool = False
     starts_after_padding: bool = False
     needs_equal_lengths: bool = False
+    needs_float32: bool = False
     settings: tuple[str, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -84,6 +87,7 @@ _ENCODERS = (
         "deberta",
         "Deberta",
         "deberta",
+        needs_float32=True,
         settings=("talking_head", "embedding_size"),
         sizes=_MAY_LACK_SEGMENTS,
     ),
@@ -163,7 +167,7 @@ def padded_states(
     n_texts = int(np.count_nonzero(batch.rows >= 0))
     lengths = np.diff(batch.cu_seqlens[: n_texts + 1])
     stop, states, start = 0, [], 0
-    with _dropping(model, dropout):
+    with _dropping(model, dropout), _possible_precision(model):
         for group in _groups(model, lengths):
             start, stop = stop, stop + group.n_tokens
             states.append(_group_states(model, batch, slice(start, stop), group, n_layers))
@@ -213,6 +217,12 @@ def _block(model: PreTrainedModel, ids: np.ndarray, group: LengthGroup, padding:
 
 def _device(model: PreTrainedModel) -> torch.device:
     return next(model.parameters()).device
+
+
+def _possible_precision(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    if not PADDED[model.config.model_type].needs_float32:
+        return nullcontext()
+    return torch.autocast(_device(model).type, enabled=False)
 
 
 @contextmanager
