@@ -25,6 +25,7 @@ from skbert.contract.parameters import (
     check_layer,
     check_max_length,
     fill_docstring,
+    resolve_pooling,
 )
 from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_batches
@@ -34,6 +35,7 @@ from skbert.engine.files.find import ModelName
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
+    load_pooling,
     load_pretrained,
     weights_sha256,
 )
@@ -91,18 +93,21 @@ class BertEmbeddingTransformer(
     model : str or path, default="skbert/minilm-sentiment"
         The pretrained encoder: a local folder or a name, as in `BertSentimentClassifier`. Use
         "sentence-transformers/all-MiniLM-L6-v2" for features of topics rather than of sentiment.
-    pooling : {"cls", "mean", "max", "pooler"}, default="cls"
+    pooling : {"auto", "cls", "mean", "max", "pooler"}, default="cls"
         How the hidden states of a text become one vector. "cls" takes the hidden state of [CLS].
         "mean" and "max" take the mean and the elementwise maximum over all tokens, [CLS] and
         [SEP] included. "pooler" applies BERT's pooler, which was trained for next sentence
         prediction, to the hidden state of [CLS]; DistilBERT and ELECTRA have none. "cls" and
         "pooler" save most of the work of the last layer. The default model was trained with "mean"
-        and "cls", other models for sentence similarity usually with "mean".
+        and "cls", other models for sentence similarity usually with "mean". "auto" takes the
+        pooling with which the model was made, if its files name one, and otherwise "cls".
     layer : int, default=-1
         The layer whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one
         before it, and 0 the embeddings below all layers. Layers above it are not computed.
     normalize : bool, default=False
-        Divide each vector by its Euclidean norm.
+        Divide each vector by its Euclidean norm. With ``pooling="auto"`` and True, the vectors of
+        a model of sentence-transformers whose modules end with Normalize are those of
+        `SentenceTransformer.encode`.
     {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
         The part of a longer text that is kept, as in `BertSentimentClassifier`.
@@ -160,7 +165,7 @@ class BertEmbeddingTransformer(
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": MODELS,
-        "pooling": [StrOptions(set(ALL_POOLINGS))],
+        "pooling": [StrOptions({"auto", *ALL_POOLINGS})],
         "layer": [Integral],
         "normalize": ["boolean"],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
@@ -177,7 +182,7 @@ class BertEmbeddingTransformer(
         self,
         model: ModelName = "skbert/minilm-sentiment",
         *,
-        pooling: Literal["cls", "mean", "max", "pooler"] = "cls",
+        pooling: Literal["auto", "cls", "mean", "max", "pooler"] = "cls",
         layer: int = -1,
         normalize: bool = False,
         max_length: int = 128,
@@ -233,6 +238,7 @@ class BertEmbeddingTransformer(
         forget_warnings(self)
         config = load_config(self.model)
         self._check_for_model(config)
+        self._resolve_pooling(load_pooling(self.model))
         self.weights_sha256_ = weights_sha256(self.model)
         self._n_features_out = config.hidden_size
         self._model_type = config.model_type
@@ -386,11 +392,14 @@ class BertEmbeddingTransformer(
         return TextEmbedder(
             encoder=pretrained.frozen_encoder(device),
             pooler=pretrained.pooler,
-            pooling=self.pooling,
+            pooling=self._resolve_pooling(pretrained.pooling),
             n_layers=check_layer(self.layer, pretrained.config.num_hidden_layers),
             normalize=self.normalize,
             precision=resolve_precision(self.precision, device),
         )
+
+    def _resolve_pooling(self, made_with: str) -> str:
+        return resolve_pooling(self.pooling, made_with, ALL_POOLINGS, "transformer")
 
     def _cache_place(self) -> str | Path | None:
         """Resolve `cache` to None, "memory" or a folder."""

@@ -1,6 +1,7 @@
 """pooling="auto": the pooling with which a model was made, and where that is written."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import DEFAULT_MODEL
 
-from skbert import BertPretrainer, BertSentimentClassifier
+from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pooling, load_pretrained
 from skbert.engine.files.sentence_modules import read_pooling
 
@@ -70,6 +71,37 @@ def test_auto_gives_the_fit_of_that_name(folder, toy_reviews, pooling):
     named = BertSentimentClassifier(str(folder), pooling=pooling, **SETTINGS).fit(*toy_reviews)
     assert (auto.pooling, auto.pooling_, named.pooling_) == ("auto", pooling, pooling)
     assert np.array_equal(auto.predict_proba(toy_reviews[0]), named.predict_proba(toy_reviews[0]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_auto_gives_the_vectors_of_that_name(folder, pooling):
+    with_pooling(folder, {"pooling_mode": pooling})
+    texts = ["a film", "this film is not good", ""]
+    named = BertEmbeddingTransformer(str(folder), max_length=32, pooling=pooling).transform(texts)
+    auto = BertEmbeddingTransformer(str(folder), max_length=32, pooling="auto", store_weights=True)
+    assert np.array_equal(auto.transform(texts), named)
+    again = pickle.loads(pickle.dumps(auto.fit(texts)))
+    with_pooling(folder, {"pooling_mode": "lasttoken"})  # the pickle has its own
+    assert np.array_equal(again.transform(texts), named)
+
+
+def test_auto_gives_the_vectors_of_cls_where_the_model_names_no_pooling(folder):
+    named = BertEmbeddingTransformer(str(folder), max_length=32, pooling="cls").transform(["a film", ""])
+    auto = BertEmbeddingTransformer(str(folder), max_length=32, pooling="auto").transform(["a film", ""])
+    assert np.array_equal(auto, named)
+
+
+@pytest.mark.parametrize("use", ["fit", "transform"])
+def test_a_pooling_that_transformers_lack_is_refused(folder, use):
+    with_pooling(folder, {"pooling_mode": "lasttoken"})
+    message = (
+        "pooling='auto' takes the pooling with which the model was made, but that is 'last "
+        "token', and a transformer of skbert has ['cls', 'mean', 'max', 'pooler']. Pass one of "
+        "them."
+    )
+    with pytest.raises(ValueError) as caught:
+        getattr(BertEmbeddingTransformer(str(folder), max_length=32, pooling="auto"), use)(["a film"])
+    assert str(caught.value) == message
 
 
 def test_a_pooling_that_classifiers_lack_is_refused_before_the_weights_are_read(

@@ -216,14 +216,16 @@ def check_max_length(
         )
 
 
-def resolve_pooling(pooling: str, made_with: str) -> str:
-    """Compute the pooling of a classifier; "auto" is that with which its model was made."""
+def resolve_pooling(
+    pooling: str, made_with: str, allowed: tuple[str, ...] = POOLINGS, kind: str = "classifier"
+) -> str:
+    """Compute the pooling of an estimator; "auto" is that with which its model was made."""
     if pooling != "auto":
         return pooling
-    if made_with not in POOLINGS:
+    if made_with not in allowed:
         raise ValueError(
             f"pooling='auto' takes the pooling with which the model was made, but that is "
-            f"{made_with!r}, and a classifier of skbert has {[*POOLINGS]}. Pass one of them."
+            f"{made_with!r}, and a {kind} of skbert has {[*allowed]}. Pass one of them."
         )
     return made_with
 

@@ -75,6 +75,7 @@ def pack_pretrained(pretrained: Pretrained) -> dict[str, Any]:
         "weights": {name: weight.numpy() for name, weight in pretrained.weights.items()},
         "pooler": {name: weight.numpy() for name, weight in pretrained.pooler.items()},
         "tokenizer": pack_tokenizer(pretrained.tokenizer),
+        "pooling": pretrained.pooling,
     }
 
 
@@ -90,6 +91,7 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
         pooler=_to_tensors(packed["pooler"]),
         tokenizer=tokenizer,
         wordpiece=wordpiece_of(tokenizer, type_vocab_size=n_segments(config)),
+        pooling=packed.get("pooling", "cls"),  # older pickles lack it
     )
 
 
