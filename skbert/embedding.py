@@ -45,7 +45,7 @@ from skbert.engine.model.device import (
     resolve_device,
     resolve_precision,
 )
-from skbert.engine.model.families import FAMILIES, family_of, longest_text
+from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES, family_of, longest_text
 from skbert.engine.model.pooling import ALL_POOLINGS
 from skbert.engine.prediction.cache import CacheInfo, cache_info, open_cache
 from skbert.engine.prediction.embed import (
@@ -325,7 +325,8 @@ class BertEmbeddingTransformer(
         check_max_length(self.max_length, longest_text(config))
         check_layer(self.layer, config.num_hidden_layers)
         if self.pooling == "pooler" and family_of(config).pooler is None:
-            able = [family.model_type for family in FAMILIES.values() if family.pooler]
+            known = FAMILIES | PADDED_FAMILIES
+            able = [name for name, family in known.items() if family.pooler]
             raise ValueError(
                 f"pooling='pooler', but model={self.model!r} has "
                 f"model_type={config.model_type!r}, and its family has no pooler; allowed is "

@@ -241,7 +241,7 @@ def test_fit_is_not_needed_and_reads_no_weights(tiny_bert, monkeypatch):
     monkeypatch.undo()
     assert fitted.transform(TEXTS).tolist() == stateless.tolist()
     assert vars(fitted).keys() - vars(clone(fitted)).keys() == {
-        *("weights_sha256_", "_n_features_out", "_n_columns", "_stored")
+        *("weights_sha256_", "_n_features_out", "_n_columns", "_stored", "_model_type")
     }
 
 

@@ -20,7 +20,7 @@ from skbert.engine.files.pretrained import load_config, load_pretrained
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model import families
 from skbert.engine.model.dropout import no_dropout
-from skbert.engine.model.families import FAMILIES
+from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import NOT_MASKED
 from skbert.engine.training.loop import Trainer
@@ -375,17 +375,19 @@ def test_an_untrained_head_is_marked_as_such(name, folders, tmp_path):
     assert not BertPretrainer.from_pretrained(tmp_path / "model")._knows_words
     assert not load_pretrained(tmp_path / "model").heads
     again = pretrainer(str(tmp_path / "model"), max_epochs=0).fit(TEXTS)
-    assert_same_predictions(again, new)
+    for key, weight in new.model_.state_dict().items():
+        if "pooler" not in key and "seq_relationship" not in key:
+            assert torch.equal(again.model_.state_dict()[key], weight), key
 
 
 def test_a_fit_goes_on_from_the_folder_and_learns(fitted, name, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
     start = pretrainer(str(tmp_path / "model"), max_epochs=0).fit(TEXTS)
     assert_same_predictions(start, fitted)
-    parameters = {"max_epochs": 16, "batch_size": 4, "learning_rate": 1e-2, "mask_fraction": 0.4}
+    parameters = {"max_epochs": 10, "batch_size": 4, "learning_rate": 1e-2, "mask_fraction": 0.4}
     again = pretrainer(str(tmp_path / "model"), dropout=0, **parameters).fit(TEXTS)
     assert type(again.model_).__name__ == FAMILIES[name].pretraining_class
-    assert again.score(TEXTS) > fitted.score(TEXTS) + 0.3
+    assert again.score(TEXTS) > fitted.score(TEXTS) + 0.2
     assert "next_sentence_loss" not in again.history_[-1]
 
 
@@ -587,10 +589,11 @@ def test_the_pooler_is_that_of_transformers(name, folders):
 @pytest.mark.parametrize("name", WITHOUT_POOLER)
 def test_a_family_without_pooler_is_refused_by_name(name, folders):
     folder = folders[name]["encoder"]
+    able = [*WITH_POOLER, *(n for n, family in PADDED_FAMILIES.items() if family.pooler)]
     message = (
         f"pooling='pooler', but model={folder!r} has model_type={name!r}, and its family has no "
-        f"pooler; allowed is model_type in {WITH_POOLER}. Choose pooling='cls', 'mean' or 'max', "
-        "or such a model."
+        f"pooler; allowed is model_type in {able}. Choose pooling='cls', 'mean' or 'max', or such "
+        "a model."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         embedder(folder, pooling="pooler").fit(TEXTS)

@@ -8,6 +8,7 @@ Functions import transformers when they build something, because the import take
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -561,7 +562,9 @@ def empty_pooler(config: PretrainedConfig) -> nn.Module:
 
 def empty_heads(config: PretrainedConfig) -> nn.ModuleDict:
     """Build pre-training heads; see `empty_encoder`."""
-    return pretraining_heads(empty_pretraining_model(config))
+    shallow = copy.deepcopy(config)  # the heads need no layers, which take most of the time
+    setattr(shallow, family_of(config).setting("num_hidden_layers"), 1)
+    return pretraining_heads(empty_pretraining_model(shallow))
 
 
 def empty_pretraining_model(config: PretrainedConfig) -> PreTrainedModel:
