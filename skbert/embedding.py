@@ -105,9 +105,8 @@ class BertEmbeddingTransformer(
         The layer whose hidden states are pooled: 1 is the first layer, -1 the last, -2 the one
         before it, and 0 the embeddings below all layers. Layers above it are not computed.
     normalize : bool, default=False
-        Divide each vector by its Euclidean norm. With ``pooling="auto"`` and True, the vectors of
-        a model of sentence-transformers whose modules end with Normalize are those of
-        `SentenceTransformer.encode`.
+        Divide each vector by its Euclidean norm, as a Normalize module of sentence-transformers
+        does. Set it for models that have one, such as all-MiniLM: skbert does not look for it.
     {max_length}
     truncation : {"head", "tail", "head+tail"}, default="head+tail"
         The part of a longer text that is kept, as in `BertSentimentClassifier`.
