@@ -80,8 +80,9 @@ def pipeline_probabilities(folder, texts, classes):
     """Compute probabilities with transformers, in the order of `classes`."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-    if families.n_segments(model.config) is None:
-        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    # The class that transformers chooses for these files depends on its version.
+    segments = [] if families.n_segments(model.config) is None else ["token_type_ids"]
+    tokenizer.model_input_names = ["input_ids", "attention_mask", *segments]
     classify = transformers.pipeline(
         "text-classification", model, tokenizer=tokenizer, device="cpu", top_k=None
     )
