@@ -7,7 +7,7 @@ import torch
 from skbert.engine.model import attention
 from skbert.engine.model.attention import (
     TextBlock,
-    _groups_of_equal_length,
+    groups_of_equal_length,
     _length_group,
     _text_block,
     first_token_attention,
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def groups_of_equal_length():
     """Groups on a CPU without gradients, and for long texts."""
-    return _groups_of_equal_length(np.array(LENGTHS), CPU)
+    return groups_of_equal_length(np.array(LENGTHS), CPU)
 
 
 def padded_groups():

@@ -361,7 +361,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         "on the Hugging Face Hub, such as 'owner/name'. Check the path."
     )
     with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
-        BertPretrainer.from_pretrained(folder)
+        BertPretrainer.from_pretrained(str(folder))
 
 
 def test_a_parameter_that_does_not_exist(tiny_bert):

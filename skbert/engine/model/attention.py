@@ -134,7 +134,7 @@ def relative_bias(table: nn.Embedding, length: int) -> Tensor:
        NeurIPS 2020, arXiv:2004.09297.
     """
     device = table.weight.device
-    places = torch.arange(length, device=device)
+    places = torch.arange(length, device=device, dtype=torch.int64)
     distances = places[None, :] - places[:, None]  # of the key from the query
     n_one_way = _N_DISTANCES // 2
     n_exact = n_one_way // 2
