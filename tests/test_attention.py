@@ -7,7 +7,6 @@ import torch
 from skbert.engine.model import attention
 from skbert.engine.model.attention import (
     TextBlock,
-    groups_of_equal_length,
     _length_group,
     _text_block,
     first_token_attention,
@@ -23,7 +22,7 @@ CPU = torch.device("cpu")
 
 def groups_of_equal_length():
     """Groups on a CPU without gradients, and for long texts."""
-    return groups_of_equal_length(np.array(LENGTHS), CPU)
+    return attention.groups_of_equal_length(np.array(LENGTHS), CPU)
 
 
 def padded_groups():
