@@ -29,17 +29,17 @@ demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/pl
 test test-oldest test-newest: export OMP_NUM_THREADS := 1
 test test-oldest test-newest: export MKL_NUM_THREADS := 1
 test: $(VENV)/.installed-dev ## tests and doctests; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-oldest: $(OLDEST)/.installed ## the same with the oldest versions allowed, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-newest: $(NEWEST)/bin/python ## the same with the newest releases, in .venv-newest; not in check
 	@echo "installing the newest releases into $(NEWEST); the first time this takes many minutes"
 	$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade \
 		--upgrade-strategy eager -e ".[test]"
 	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
 

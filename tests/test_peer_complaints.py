@@ -211,7 +211,7 @@ COMPLAINTS = [
         "huggingface/transformers#1134 huggingface/transformers#26571 deepset-ai/FARM#544 "
         "deepset-ai/FARM#219",
         "tests/test_meta_estimators.py::test_models_of_earlier_folds_are_freed "
-        "tests/test_load.py::test_five_hundred_fits_do_not_grow",
+        "tests/test_load.py::test_three_hundred_fits_do_not_grow",
     ),
     (
         "The workers of a DataLoader clash with those of joblib",

@@ -636,7 +636,7 @@ def test_a_killed_writer_leaves_a_whole_folder(clf, folder, tmp_path, toy_review
     )
     rng = np.random.default_rng(0)
     writer = None
-    for _ in range(3):
+    for _ in range(2):
         writer = subprocess.Popen(
             [sys.executable, "-c", code, tmp_path / "clf.joblib", folder],
             stdout=subprocess.PIPE,

@@ -502,15 +502,15 @@ def same_bytes(a, b):
 
 
 @pytest.mark.slow
-def test_six_hundred_forged_folders_are_refused_or_work(whole, tmp_path):
+def test_three_hundred_forged_folders_are_refused_or_work(whole, tmp_path):
     n_refused = 0
-    for folder in fuzzed(whole, tmp_path, 1, 600):
+    for folder in fuzzed(whole, tmp_path, 1, 300):
         try:
             sign_again(folder)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             pass  # the manifest is too damaged to be signed
         n_refused += refused_or_works(load_saved, folder)
-    assert 100 < n_refused < 500  # both happen
+    assert 50 < n_refused < 250  # both happen
 
 
 @pytest.mark.slow
