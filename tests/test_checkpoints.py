@@ -147,6 +147,8 @@ def test_a_model_of_sentence_transformers(copied, named, pooling, toy_reviews):
     sentence_transformers = pytest.importorskip(
         "sentence_transformers", reason="an extra of the benchmarks, for comparison only"
     )
+    # Old versions do not know the new names, and new ones know both.
+    list_modules(copied, [OLD + name for name in ("Transformer", "Pooling", "Normalize")])
     expected = sentence_transformers.SentenceTransformer(str(copied), device="cpu").encode(TEXTS)
     found = vectors(copied, pooling="auto", normalize=True)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
