@@ -40,6 +40,7 @@ class Shape:
             "vocab_size": self.n_words,
             "pad_token_id": 0,
             "max_position_embeddings": 512,
+            "initializer_range": 0.1,  # so that the probabilities of texts differ
             **self.others,
         }
         config = new_config(family, **settings)

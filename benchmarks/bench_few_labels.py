@@ -242,7 +242,9 @@ def _cell(found: dict[str, Any] | None) -> str:
     if "accuracy" in found:
         return f"{found['accuracy']:.3f}"
     mean, spread = np.mean(found["accuracies"]), np.std(found["accuracies"], ddof=1)
-    return f"{mean:.3f} ± {spread:.3f} ({np.median(found['seconds']):.0f})"
+    # Without seconds, other programs ran beside the benchmark.
+    seconds = f" ({np.median(found['seconds']):.0f})" if "seconds" in found else ""
+    return f"{mean:.3f} ± {spread:.3f}{seconds}"
 
 
 def bounds(results: Results) -> list[common.Bound]:

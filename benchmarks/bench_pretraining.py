@@ -502,7 +502,7 @@ def only_head_trained() -> Iterator[None]:
 
     def parameters(network: PretrainingNetwork, n_frozen_layers: int = 0) -> list[Any]:
         shared = network.encoder.embeddings.word_embeddings.weight  # also the decoder's
-        return [p for p in network.heads.predictions.parameters() if p is not shared]
+        return [p for p in network.heads["cls"].predictions.parameters() if p is not shared]
 
     with (
         mock.patch.object(PretrainingNetwork, "parameters", parameters),
