@@ -117,7 +117,7 @@ def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
     return torch.cat([layer(x) for layer in layers], dim=1)
 
 
-def in_groups_of_16(cu_seqlens: np.ndarray, device: torch.device) -> Any:
+def in_groups_of_16(cu_seqlens: np.ndarray, device: torch.device, _position_bias: None) -> Any:
     return padded_groups(np.diff(cu_seqlens), device)
 
 
