@@ -84,6 +84,7 @@ docs-quick: $(VENV)/.installed-docs ## build docs/_build/quick, examples not exe
 bench-smoke: $(VENV)/.installed-benchmarks ## run every benchmark on a few rows
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script --smoke"; \
 		$(BIN)/python "$$script" --smoke; done
+	$(BIN)/python benchmarks/bench_predict.py --smoke --family electra-small
 
 clean: ## remove what was built, but no environment
 	rm -rf dist docs/_build docs/auto_examples docs/generated

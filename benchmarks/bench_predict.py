@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import _common as common
 import numpy as np
@@ -30,6 +31,7 @@ from torch import nn
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
 from skbert import BertSentimentClassifier, free_pretrained
+from skbert.engine.model import onednn
 
 TOLERANCE = 1e-4
 PIPELINE = "transformers pipeline"
@@ -250,6 +252,23 @@ def matrix_limits(
 # Other families -----------------------------------------------------------------------------
 
 
+def with_other_products(fitted: BertSentimentClassifier, texts: list[str]) -> common.Contender:
+    """skbert with oneDNN where it does not use it, and without where it does."""
+    other = not onednn.is_faster()
+
+    def prepare() -> Predict:
+        predict = skbert_predict(fitted, texts)
+
+        def run() -> np.ndarray:
+            with mock.patch.object(onednn, "is_faster", lambda: other):
+                return predict()
+
+        return run
+
+    name = f"skbert, {'with' if other else 'without'} oneDNN"
+    return common.Contender(name, prepare, "predict_proba, defaults", n_texts=len(texts))
+
+
 def compare_family(name: str, arguments: Any) -> dict[str, Any]:
     """Compare skbert with the pipeline on the shape of a published model."""
     data = common.load_split(8, arguments.n_texts)
@@ -262,6 +281,7 @@ def compare_family(name: str, arguments: Any) -> dict[str, Any]:
         fitted.save_pretrained(folder)
         free_pretrained()  # each copy of a large model counts
         contenders = all_contenders(fitted, folder, data.test_texts)[:3]
+        contenders.append(with_other_products(fitted, data.test_texts))
         differences = check_equal(contenders)
         timings = common.run_rounds(contenders, arguments.rounds)
     print(f"{name}, {n_parameters / 1e6:.0f} million parameters")

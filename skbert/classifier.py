@@ -558,8 +558,8 @@ class BertSentimentClassifier(
             self.model_ = unpack_encoder(state["model_"]).to(device)
             self.head_ = unpack_head(state["head_"], self.model_).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            n_ids = n_segments(self.model_.config)
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_ids)
+            config = self.model_.config
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments(config))
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the classifier has been fitted."""

@@ -599,8 +599,8 @@ class BertPretrainer(
             self.precision_ = precision_name(loaded_precision(self.precision, device))
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            n_ids = n_segments(self.model_.config)
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_ids)
+            config = self.model_.config
+            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments(config))
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

@@ -11,6 +11,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import onednn
+from skbert.engine.model.families import FAMILIES
+from tests.family_folders import save_family
 
 #: mypy reads this folder, and nobody runs it.
 collect_ignore = ["typing"]
@@ -57,6 +59,13 @@ def save_bert(folder: Path, *, seed: int = 0, words: list[str] = WORDS, **sizes:
 def tiny_bert(tmp_path_factory) -> str:
     """Folder of a BERT with 3 layers of 32 and 4 heads, 64 positions, 140 word pieces."""
     return str(save_bert(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def family_folders(tmp_path_factory, tiny_bert) -> dict[str, str]:
+    """Folder of a small encoder of each packed family, with the tokenizer of `tiny_bert`."""
+    place = tmp_path_factory.mktemp("families")
+    return {name: save_family(place / name, name, tiny_bert) for name in FAMILIES}
 
 
 @pytest.fixture(scope="session")

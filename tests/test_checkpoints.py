@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pooling, load_pretrained
 from skbert.engine.model.families import FAMILIES
-from tests.family_folders import save_family
 
 TEXTS = ["a film", "", "this film is not good", f"movie {'very ' * 20}dull"]
 
@@ -28,17 +27,9 @@ HEADS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, tiny_bert):
-    return {
-        name: save_family(tmp_path_factory.mktemp("families") / name, name, tiny_bert)
-        for name in FAMILIES
-    }
-
-
 @pytest.fixture(params=FAMILIES)
-def original(request, folders):
-    return folders[request.param]
+def original(request, family_folders):
+    return family_folders[request.param]
 
 
 @pytest.fixture
@@ -47,8 +38,8 @@ def copied(original, tmp_path):
 
 
 @pytest.fixture
-def bert(folders, tmp_path):
-    return shutil.copytree(folders["bert"], tmp_path / "bert")
+def bert(family_folders, tmp_path):
+    return shutil.copytree(family_folders["bert"], tmp_path / "bert")
 
 
 def vectors(model, **parameters):
@@ -103,12 +94,12 @@ def test_the_hub_cache_needs_no_network(original, tmp_path, monkeypatch, revisio
     np.testing.assert_array_equal(vectors(name), vectors(original))
 
 
-def test_a_vocabulary_alone(bert, folders):
-    vocabulary = load_pretrained(folders["bert"]).tokenizer.get_vocab()
+def test_a_vocabulary_alone(bert, family_folders):
+    vocabulary = load_pretrained(family_folders["bert"]).tokenizer.get_vocab()
     (bert / "tokenizer.json").unlink()
     (bert / "tokenizer_config.json").unlink()
     (bert / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
-    np.testing.assert_array_equal(vectors(bert), vectors(folders["bert"]))
+    np.testing.assert_array_equal(vectors(bert), vectors(family_folders["bert"]))
 
 
 # sentence-transformers
@@ -199,7 +190,7 @@ def test_other_modules_are_refused_by_name(bert, tmp_path, kind, reason, is_abov
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", ""])
-def test_a_damaged_list_of_modules_is_ignored(bert, folders, content):
+def test_a_damaged_list_of_modules_is_ignored(bert, family_folders, content):
     """It only says what comes after the encoder, and names no file that skbert needs."""
     (bert / "modules.json").write_text(content)
-    np.testing.assert_array_equal(vectors(bert), vectors(folders["bert"]))
+    np.testing.assert_array_equal(vectors(bert), vectors(family_folders["bert"]))

@@ -2,10 +2,8 @@
 
 import ast
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,8 +15,11 @@ from skbert.engine.model import families
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.model.families import BERT, FAMILIES
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.text.packing import PackedBatch
 from tests.family_folders import save_family
+from tests.reference_states import random_batch, transformers_states
+
+#: Numbers of tokens of the texts of a batch.
+LENGTHS = (150, 30, 4, 4, 1)
 
 SIZES = {
     "vocab_size": 40,
@@ -53,35 +54,6 @@ def new_encoder(config, seed=0):
                 if weight.ndim == 1:  # zeros and ones would hide a bias or a norm that is left out
                     weight.add_(0.2 * torch.randn_like(weight))
     return encoder
-
-
-def random_batch(config, lengths=(150, 30, 4, 4, 1), seed=0):
-    """Create texts of random ids, padding included, that have both segments if the model has."""
-    rng = np.random.default_rng(seed)
-    n_tokens = sum(lengths)
-    return PackedBatch(
-        ids=rng.integers(0, config.vocab_size, n_tokens).astype(np.int32),
-        positions=np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
-        segment_ids=rng.integers(0, families.n_segments(config) or 1, n_tokens).astype(np.int32),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        rows=np.arange(len(lengths)),
-    )
-
-
-def transformers_states(encoder, batch):
-    """Compute all texts with transformers, one by one: (n_layers + 1, n_tokens, d_model)."""
-    ends = batch.cu_seqlens.tolist()
-    texts = []
-    for start, stop in pairwise(ends):
-        inputs = {"input_ids": batch.ids, "token_type_ids": batch.segment_ids}
-        if families.n_segments(encoder.config) is None:
-            inputs.pop("token_type_ids")
-        row = {name: torch.tensor(ids[None, start:stop]).long() for name, ids in inputs.items()}
-        row["attention_mask"] = torch.ones_like(row["input_ids"])
-        found = encoder(**row, output_hidden_states=True)
-        assert torch.equal(found.hidden_states[-1], found.last_hidden_state)
-        texts.append(torch.stack([states[0] for states in found.hidden_states]))
-    return torch.cat(texts, dim=1)
 
 
 def test_the_classes_are_those_of_transformers(config):
@@ -156,7 +128,7 @@ def test_the_settings_of_a_file_make_an_equal_configuration(config, tmp_path):
 
 
 def test_the_hidden_states_are_those_of_transformers(config):
-    encoder, batch = new_encoder(config), random_batch(config)
+    encoder, batch = new_encoder(config), random_batch(config, LENGTHS)
     with torch.no_grad():
         expected = transformers_states(encoder, batch)
         for layer in range(5):
@@ -171,7 +143,7 @@ def test_the_hidden_states_are_those_of_transformers(config):
 
 @pytest.mark.parametrize("only_first", [False, True])
 def test_all_gradients_are_those_of_transformers(config, only_first):
-    encoder, batch = new_encoder(config), random_batch(config)
+    encoder, batch = new_encoder(config), random_batch(config, LENGTHS)
     firsts = torch.from_numpy(batch.cu_seqlens[:-1]).long()
     shape = (len(firsts) if only_first else len(batch.ids), 16)
     loss_weights = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -192,7 +164,7 @@ def test_all_gradients_are_those_of_transformers(config, only_first):
 
 
 def test_a_start_above_the_embeddings_continues(config):
-    encoder, batch = new_encoder(config), random_batch(config)
+    encoder, batch = new_encoder(config), random_batch(config, LENGTHS)
     with torch.no_grad():
         start = HiddenStates(encode(encoder, batch, n_layers=2), 2)
         torch.testing.assert_close(
@@ -201,7 +173,7 @@ def test_a_start_above_the_embeddings_continues(config):
 
 
 def test_a_rebuilt_encoder_works_in_transformers(config):
-    encoder, batch = new_encoder(config), random_batch(config)
+    encoder, batch = new_encoder(config), random_batch(config, LENGTHS)
     weights = {n: encoder.state_dict()[n] for n in shapes_of(families.empty_encoder(config))}
     rebuilt = build_encoder(config, weights)
     assert all(buffer.device.type == "cpu" for buffer in rebuilt.buffers())
@@ -240,7 +212,7 @@ def test_a_new_family_is_one_entry(monkeypatch, tmp_path, tiny_bert, toy_reviews
     monkeypatch.setitem(FAMILIES, "ernie", ernie)
     folder = save_family(tmp_path, "ernie", tiny_bert)
     config = families.new_config(ernie, **SIZES)
-    encoder, batch = new_encoder(config), random_batch(config)
+    encoder, batch = new_encoder(config), random_batch(config, LENGTHS)
     with torch.no_grad():
         expected = transformers_states(encoder, batch)[-1]
         torch.testing.assert_close(encode(encoder, batch), expected, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skbert.engine.model import onednn
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.model.onednn import (
     FULL_ROWS,
@@ -102,6 +103,15 @@ def test_what_onednn_takes_into_its_products(onednn_products, n_rows, owns_memor
     is_used = n_rows == FULL_ROWS
     assert len(onednn_products) == is_used * (6 if owns_memory else 4)
     assert n_copies == (2 if is_used and owns_memory else 0)  # the first weight, and both together
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False)])
+def test_onednn_is_used_only_where_it_is_faster(onednn_products, monkeypatch, capability, expected):
+    monkeypatch.undo()  # the fixture says that it is faster everywhere
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(onednn, "is_faster", onednn.is_faster.__wrapped__)
+    with torch.no_grad(), constant_weights(CPU, torch.float32):
+        assert onednn.is_used() is expected
 
 
 def test_weights_are_reordered_again_in_the_next_block(onednn_products):

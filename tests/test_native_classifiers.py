@@ -11,7 +11,6 @@ from skbert.engine.model import families
 from skbert.engine.model.families import FAMILIES
 from skbert.engine.training import classification, frozen
 from skbert.engine.training.loop import Trainer
-from tests.family_folders import save_family
 from tests.test_compact_embeddings import WholeVocabulary
 
 SHARED = [name for name, family in FAMILIES.items() if family.are_blocks_shared]
@@ -20,18 +19,9 @@ LAYERED = [name for name in FAMILIES if name not in SHARED]
 PAIRS = [["a film", "so dull"], ["it was fun", "very good"], ["", "not bad"], ["a", "a film " * 9]]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, tiny_bert):
-    """Folder of each family."""
-    return {
-        name: save_family(tmp_path_factory.mktemp("families") / name, name, tiny_bert)
-        for name in FAMILIES
-    }
-
-
 @pytest.fixture(params=FAMILIES)
-def folder(request, folders):
-    return folders[request.param]
+def folder(request, family_folders):
+    return family_folders[request.param]
 
 
 def classifier(model, **parameters):
@@ -83,10 +73,10 @@ def test_rows_of_embeddings_that_occur_suffice(folder, toy_reviews, monkeypatch)
 
 
 @pytest.mark.parametrize("name", LAYERED)
-def test_frozen_layers_stay_and_the_others_learn(folders, name, toy_reviews, monkeypatch):
+def test_frozen_layers_stay_and_the_others_learn(family_folders, name, toy_reviews, monkeypatch):
     parameters = {"n_frozen_layers": 1, "dropout": 0}
-    clf = classifier(folders[name], **parameters).fit(*toy_reviews)
-    start = classifier(folders[name], max_epochs=1, learning_rate=1e-9).fit(*toy_reviews)
+    clf = classifier(family_folders[name], **parameters).fit(*toy_reviews)
+    start = classifier(family_folders[name], max_epochs=1, learning_rate=1e-9).fit(*toy_reviews)
     trained = {id(weight) for weight in families.block_modules(clf.model_)[1].parameters()}
     any_change = {id(families.blocks_of(clf.model_)[1].key.bias)}  # softmax does not depend on it
     for (part, weight), before in zip(
@@ -97,18 +87,18 @@ def test_frozen_layers_stay_and_the_others_learn(folders, name, toy_reviews, mon
             assert (change > 1e-3) if id(weight) in trained else (change < 1e-6), part
     monkeypatch.setattr(frozen, "_LARGEST_CACHE", 0)  # compute the frozen states in each epoch
     with pytest.warns(UserWarning, match="frozen layers"):
-        again = classifier(folders[name], **parameters).fit(*toy_reviews)
+        again = classifier(family_folders[name], **parameters).fit(*toy_reviews)
     assert_same_weights(clf, again, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_frozen_layers_are_refused_where_layers_share_weights(folders, name, toy_reviews):
+def test_frozen_layers_are_refused_where_layers_share_weights(family_folders, name, toy_reviews):
     message = (
         f"n_frozen_layers=1, but the layers of the model, {name!r}, share their weights, so only 0 "
         "is allowed. Set n_frozen_layers=0."
     )
     with pytest.raises(ValueError) as caught:
-        classifier(folders[name], n_frozen_layers=1).fit(*toy_reviews)
+        classifier(family_folders[name], n_frozen_layers=1).fit(*toy_reviews)
     assert str(caught.value) == message
 
 

@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,10 @@ from skbert.engine.model.encoder import encode, encode_first_token
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from skbert.engine.text.packing import PackedBatch
 from tests.padded_folders import OWN, save_padded, small_config
+from tests.reference_states import random_batch, transformers_states
+
+#: Numbers of tokens of the texts of a batch.
+LENGTHS = (40, 33, 9, 9, 4, 1)
 
 NAMES = [*PADDED_FAMILIES]
 
@@ -54,32 +57,6 @@ def encoder(request):
     return new_encoder(request.param)
 
 
-def random_batch(config, lengths=(40, 33, 9, 9, 4, 1), seed=0):
-    rng = np.random.default_rng(seed)
-    n_tokens = sum(lengths)
-    return PackedBatch(
-        ids=rng.integers(0, config.vocab_size, n_tokens).astype(np.int32),
-        positions=np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
-        segment_ids=rng.integers(0, families.n_segments(config) or 2, n_tokens).astype(np.int32),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        rows=np.arange(len(lengths)),
-    )
-
-
-def transformers_states(encoder, batch):
-    """Compute all texts with transformers, one by one: (n_layers + 1, n_tokens, d_model)."""
-    texts = []
-    for start, stop in pairwise(batch.cu_seqlens.tolist()):
-        ids = torch.tensor(batch.ids[None, start:stop]).long()
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if families.n_segments(encoder.config):
-            inputs["token_type_ids"] = torch.tensor(batch.segment_ids[None, start:stop]).long()
-        found = encoder(**inputs, output_hidden_states=True)
-        states = [*found.hidden_states[:-1], found.last_hidden_state]
-        texts.append(torch.stack([layer[0] for layer in states]))
-    return torch.cat(texts, dim=1)
-
-
 def firsts_of(batch):
     return torch.from_numpy(batch.cu_seqlens[:-1]).long()
 
@@ -103,7 +80,7 @@ def test_the_classes_are_those_that_transformers_itself_finds(encoder):
 
 @pytest.mark.parametrize("with_gradients", [False, True])
 def test_the_hidden_states_are_those_of_transformers(encoder, with_gradients):
-    batch = random_batch(encoder.config)
+    batch = random_batch(encoder.config, LENGTHS)
     with torch.set_grad_enabled(with_gradients):
         expected = transformers_states(encoder, batch)
         for layer in range(3):
@@ -115,7 +92,7 @@ def test_the_hidden_states_are_those_of_transformers(encoder, with_gradients):
 
 @pytest.mark.parametrize("only_first", [False, True])
 def test_all_gradients_are_those_of_transformers(encoder, only_first):
-    batch = random_batch(encoder.config)
+    batch = random_batch(encoder.config, LENGTHS)
     shape = (len(batch.rows) if only_first else len(batch.ids), 16)
     loss_weights = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -184,7 +161,7 @@ def test_dropout_acts_on_hidden_states_only(encoder):
 
 
 def test_lower_precision_gives_similar_states_and_gradients(encoder):
-    batch = random_batch(encoder.config)
+    batch = random_batch(encoder.config, LENGTHS)
     with torch.no_grad():
         expected = encode(encoder, batch)
     with computing_in(torch.bfloat16, torch.device("cpu")):
@@ -200,7 +177,7 @@ def test_a_rebuilt_encoder_is_equal_and_takes_no_random_numbers(encoder):
     packed = pickle.loads(pickle.dumps(pack_encoder(encoder)))
     rebuilt = unpack_encoder(packed)
     assert torch.equal(torch.get_rng_state(), before)
-    batch = random_batch(encoder.config)
+    batch = random_batch(encoder.config, LENGTHS)
     with torch.no_grad():
         torch.testing.assert_close(encode(rebuilt, batch), encode(encoder, batch), rtol=0, atol=0)
     tensors = [*rebuilt.parameters(), *rebuilt.buffers()]
@@ -333,7 +310,7 @@ def test_transformers_loads_the_encoder_of_a_saved_folder(some_folder, toy_revie
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [
         type(model).__name__
     ]
-    batch = random_batch(clf.model_.config)
+    batch = random_batch(clf.model_.config, LENGTHS)
     with torch.no_grad():
         expected = transformers_states(model, batch)[-1]
         torch.testing.assert_close(encode(clf.model_, batch), expected, rtol=0, atol=1e-5)

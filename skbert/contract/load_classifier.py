@@ -86,7 +86,7 @@ def _load_shipped(cls: type, name: ModelName, parameters: dict[str, Any]) -> Any
     pretrained = load_pretrained(name)
     assert pretrained.classifier is not None
     head = pretrained.classifier
-    clf._n_columns = 1  # a published model takes pairs, too
+    clf._n_columns = 1  # it has learned from single texts; published ones may be for pairs
     return _untrained(clf, pretrained, head.new_module(), head.pooling, head.labels)
 
 

@@ -104,10 +104,7 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
         if hasattr(default, family.setting(name))  # a DistilBERT has no segments
     }
     settings = known | {name: value for name, value in stated.items() if name in known}
-    padding, n_ids, n_layers = (
-        settings[name] for name in ("pad_token_id", "vocab_size", "num_hidden_layers")
-    )
-    may_be_null = "" if family.first_position is None else "null or "
+    n_layers = settings["num_hidden_layers"]
     allowed = {
         "hidden_act": (
             isinstance(settings["hidden_act"], str) and settings["hidden_act"] in ACT2FN,
@@ -121,10 +118,7 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
             n_layers % settings.get("num_hidden_groups", 1) == 0,
             f"a divisor of num_hidden_layers={n_layers}",
         ),
-        "pad_token_id": (
-            bool(may_be_null) if padding is None else type(padding) is int and 0 <= padding < n_ids,
-            f"{may_be_null}an integer from 0 to {n_ids - 1}",
-        ),
+        "pad_token_id": _padding_rule(settings, family),
     }
     for name, (is_allowed, words) in allowed.items():
         if not is_allowed:
@@ -133,6 +127,15 @@ def _consistent(stated: Mapping[str, Any], family: Family, path: Path) -> Pretra
     config = new_config(family, **settings | floats)
     _check_positions(config, path)
     return config
+
+
+def _padding_rule(settings: Mapping[str, Any], family: Family) -> tuple[bool, str]:
+    """Whether the padding token is allowed, and what is; positions may start after it."""
+    padding, n_ids = settings["pad_token_id"], settings["vocab_size"]
+    may_be_null = family.first_position is not None
+    is_id = type(padding) is int and 0 <= padding < n_ids
+    words = f"{'null or ' if may_be_null else ''}an integer from 0 to {n_ids - 1}"
+    return is_id or (may_be_null and padding is None), words
 
 
 def _check_positions(config: PretrainedConfig, path: Path) -> None:
@@ -157,12 +160,9 @@ def _padded_config(settings: Mapping[str, Any], family: Family, path: Path) -> P
             words = f"a number from {-_LARGEST} to {_LARGEST}"
             raise _bad_setting(path, name, value, words)
     known = default.to_dict() | stated
-    n_ids, padding = known["vocab_size"], known["pad_token_id"]
-    may_be_null = family.first_position is not None
-    is_allowed = may_be_null if padding is None else type(padding) is int and 0 <= padding < n_ids
+    is_allowed, words = _padding_rule(known, family)
     if not is_allowed:
-        words = f"{'null or ' if may_be_null else ''}an integer from 0 to {n_ids - 1}"
-        raise _bad_setting(path, "pad_token_id", padding, words)
+        raise _bad_setting(path, "pad_token_id", known["pad_token_id"], words)
     if known["max_position_embeddings"] > _LARGEST_TABLE // known["hidden_size"]:
         words = f"at most {_LARGEST_TABLE} / hidden_size"
         raise _bad_setting(path, "max_position_embeddings", known["max_position_embeddings"], words)

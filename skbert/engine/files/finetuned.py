@@ -1,8 +1,8 @@
 """A fine-tuned classifier <-> a folder of safetensors and JSON, without pickle.
 
-`transformers` loads the same folder as its class for sequence classification. skbert executes
-nothing in a folder. It reads only the files that `skbert.json` lists, and compares their hashes.
-The estimator interprets the settings.
+`transformers` loads the same folder as its class for sequence classification, unless the family is
+a padded one. skbert executes nothing in a folder. It reads only the files that `skbert.json` lists,
+and compares their hashes. The estimator interprets the settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Families of encoders: the names of their parts, and the classes of transformers that build them.
 
 skbert computes on the modules of transformers, trains their parts, and reads and writes their
-weights by name. Only this file knows those names. A new family is a new entry in `FAMILIES`.
+weights by name. Only this file knows those names, and `padded` those of the families that run
+through the forward of transformers. A new family is a new entry in `FAMILIES`.
 
 Functions import transformers when they build something, because the import takes seconds.
 """
