@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 
+import numpy as np
 import torch
 
 from skbert.engine.forks import after_fork
@@ -64,6 +65,18 @@ def computing_in(precision: torch.dtype, device: torch.device) -> Iterator[None]
     dtype = precision if is_lower else None
     with torch.autocast(device.type, dtype, enabled=is_lower, cache_enabled=False):
         yield
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy an array to a device; on a CPU, share its memory.
+
+    The host does not wait for a CUDA device: the copy starts from page-locked memory, which torch
+    keeps until the copy has ended.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def resolve_device(device: DeviceName) -> torch.device:

@@ -11,16 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skbert.engine.model.attention import Groups, first_token_attention, self_attention, text_groups
+from skbert.engine.model.batch import DeviceBatch, on_device, packed_of
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import (
     Block,
-    Embeddings,
     blocks_of,
     embeddings_of,
     family_of,
@@ -29,6 +28,8 @@ from skbert.engine.model.families import (
 from skbert.engine.model.linear import joint_linear, linear_gelu, residual_linear, side_by_side
 from skbert.engine.model.onednn import drop_filling, fill_batch
 from skbert.engine.model.padded import padded_states
+from skbert.engine.model.recompute import run_block
+from skbert.engine.model.varlen import VarlenTexts, is_usable, varlen_attention
 from skbert.engine.text.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class HiddenStates:
 
 def encode(
     model: PreTrainedModel,
-    batch: PackedBatch,
+    batch: PackedBatch | DeviceBatch,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
     n_layers: int | None = None,
@@ -63,7 +64,7 @@ def encode(
     Parameters
     ----------
     model : transformers.PreTrainedModel
-    batch : PackedBatch
+    batch : PackedBatch or DeviceBatch
     dropout : Dropout
         Applied where BERT applies its hidden dropout: after the embeddings and before each
         residual sum. skbert never drops attention probabilities.
@@ -78,21 +79,20 @@ def encode(
         Texts in the order of the batch.
     """
     if family_of(model).padded:
-        return padded_states(model, batch, dropout, n_layers)
+        return padded_states(model, packed_of(batch), dropout, n_layers)
     n_tokens = len(batch.ids)
-    if start is None:
-        batch = fill_batch(batch)
-        start = _embedded(model, batch, dropout)
-    groups = text_groups(batch.cu_seqlens, start.states.device, position_bias_of(model))
+    batch = on_device(model, fill_batch(batch) if start is None else batch)
+    start = start or _embedded(model, batch, dropout)
+    groups = _groups(model, batch)
     hidden = start.states
     for block in blocks_of(model)[start.layer : n_layers]:
-        hidden = _full_layer(block, hidden, groups, dropout)
+        hidden = run_block(_full_layer, block, hidden, groups, dropout)
     return drop_filling(hidden, n_tokens)
 
 
 def encode_first_token(
     model: PreTrainedModel,
-    batch: PackedBatch,
+    batch: PackedBatch | DeviceBatch,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
     n_layers: int | None = None,
@@ -107,72 +107,55 @@ def encode_first_token(
     Tensor of shape (n_texts, d_model)
     """
     if family_of(model).padded:
-        hidden = padded_states(model, batch, dropout, n_layers)
-        return hidden.index_select(0, _first_tokens(batch, hidden.device))
+        batch = on_device(model, batch)
+        hidden = padded_states(model, batch.packed, dropout, n_layers)
+        return hidden.index_select(0, batch.first_tokens)
     n_texts = len(batch.rows)
-    if start is None:
-        batch = fill_batch(batch)
-        start = _embedded(model, batch, dropout)
-    groups = text_groups(batch.cu_seqlens, start.states.device, position_bias_of(model))
-    first = _first_tokens(batch, start.states.device)
+    batch = on_device(model, fill_batch(batch) if start is None else batch)
+    start = start or _embedded(model, batch, dropout)
+    groups = _groups(model, batch)
+    first = batch.first_tokens
     hidden = start.states
     blocks = blocks_of(model)[start.layer : n_layers]
     if not blocks:
         return drop_filling(hidden.index_select(0, first), n_texts)
     *lower, last = blocks
     for block in lower:
-        hidden = _full_layer(block, hidden, groups, dropout)
+        hidden = run_block(_full_layer, block, hidden, groups, dropout)
     states = _first_token_layer(last, hidden, first, groups, dropout)
     return drop_filling(states, n_texts)
 
 
-def _first_tokens(batch: PackedBatch, device: torch.device) -> Tensor:
-    """Find the place of each text's first token in the batch: (n_texts,)."""
-    return torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(device)
+def _groups(model: PreTrainedModel, batch: DeviceBatch) -> Groups | VarlenTexts:
+    """Decide, once per batch, how attention finds the texts."""
+    device, config = batch.ids.device, model.config
+    position_bias = position_bias_of(model)
+    if position_bias is None and is_usable(device, config.hidden_size // config.num_attention_heads):
+        return VarlenTexts.of(batch)
+    return text_groups(batch.packed.cu_seqlens, device, position_bias)
 
 
-def _embedded(model: PreTrainedModel, batch: PackedBatch, dropout: Dropout) -> HiddenStates:
-    embeddings = embeddings_of(model)
-    states = dropout(_embed(embeddings, batch))
+def _embedded(model: PreTrainedModel, batch: DeviceBatch, dropout: Dropout) -> HiddenStates:
+    """Compute word + position + segment embeddings, normalised and projected."""
+    embeddings, tensors = embeddings_of(model), batch.tensors
+    hidden = embeddings.words(batch.ids) + embeddings.positions(tensors["positions"])
+    if embeddings.segments is not None:
+        hidden = hidden + embeddings.segments(tensors["segment_ids"])
+    states = dropout(embeddings.norm(hidden))
     if embeddings.projection is not None:
         states = embeddings.projection(states)
     return HiddenStates(states, layer=0)
 
 
-def _embed(embeddings: Embeddings, batch: PackedBatch) -> Tensor:
-    """Compute word + position + segment embeddings, normalised: (n_tokens, width)."""
-    device = embeddings.words.weight.device
-    hidden = embeddings.words(torch.from_numpy(batch.ids).to(device))
-    positions = torch.from_numpy(_positions(embeddings, batch))
-    hidden = hidden + embeddings.positions(positions.to(device))
-    if embeddings.segments is not None:
-        segment_ids = torch.from_numpy(batch.segment_ids).to(device)
-        hidden = hidden + embeddings.segments(segment_ids)
-    return embeddings.norm(hidden)
-
-
-def _positions(embeddings: Embeddings, batch: PackedBatch) -> np.ndarray:
-    """Compute the position number of each token: (n_tokens,).
-
-    RoBERTa gives padding a position of its own and starts after it. A text may contain the padding
-    token, for example as "<pad>", and then gets that position there, and no other is skipped.
-    """
-    padding = embeddings.positions.padding_idx
-    if padding is None:
-        return batch.positions
-    is_padding = batch.ids == embeddings.words.padding_idx
-    if not is_padding.any():
-        return batch.positions + np.int32(padding + 1)
-    lengths = np.diff(batch.cu_seqlens)
-    n_before = np.cumsum(is_padding) - is_padding  # in all texts
-    n_before -= np.repeat(n_before[batch.cu_seqlens[:-1]], lengths)
-    positions = batch.positions - n_before + padding + 1
-    return np.where(is_padding, padding, positions).astype(np.int32)
-
-
-def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) -> Tensor:
+def _full_layer(
+    block: Block, hidden: Tensor, groups: Groups | VarlenTexts, dropout: Dropout
+) -> Tensor:
     """Compute one block for all tokens: (n_tokens, d_model) -> (n_tokens, d_model)."""
     projections = [block.query, block.key, block.value]
+    if isinstance(groups, VarlenTexts):
+        query, key, value = (projection(hidden) for projection in projections)
+        context = varlen_attention(query, key, value, groups, block.n_heads)
+        return _after_attention(block, hidden, context, dropout)
     if _only_predicting(hidden, dropout):
         biases = [block.query.bias, None, None]  # see `_after_attention_predicting`
         query_key_value = side_by_side(hidden, [p.weight for p in projections], biases)
@@ -184,10 +167,16 @@ def _full_layer(block: Block, hidden: Tensor, groups: Groups, dropout: Dropout) 
 
 
 def _first_token_layer(
-    block: Block, hidden: Tensor, first: Tensor, groups: Groups, dropout: Dropout
+    block: Block, hidden: Tensor, first: Tensor, groups: Groups | VarlenTexts, dropout: Dropout
 ) -> Tensor:
     """Compute one block for the tokens at `first`: (n_tokens, d_model) -> (n_texts, d_model)."""
     projections = [block.key, block.value]
+    if isinstance(groups, VarlenTexts):
+        key, value = (projection(hidden) for projection in projections)
+        hidden = hidden.index_select(0, first)
+        query = block.query(hidden)
+        context = varlen_attention(query, key, value, groups, block.n_heads, first_only=True)
+        return _after_attention(block, hidden, context, dropout)
     only_predicting = _only_predicting(hidden, dropout)
     if only_predicting:
         key_value = side_by_side(hidden, [p.weight for p in projections], [None, None])

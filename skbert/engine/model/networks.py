@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode
@@ -58,7 +59,7 @@ class TextClassifier:
 
     def logits(
         self,
-        batch: PackedBatch,
+        batch: PackedBatch | DeviceBatch,
         dropout: Dropout = no_dropout,
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
@@ -71,7 +72,7 @@ class TextClassifier:
 
     def pooled(
         self,
-        batch: PackedBatch,
+        batch: PackedBatch | DeviceBatch,
         dropout: Dropout = no_dropout,
         start: HiddenStates | None = None,
     ) -> torch.Tensor:
@@ -153,7 +154,7 @@ class PretrainingNetwork:
         modules = [self.encoder, self.heads, *([self.pooler] if self.pooler else [])]
         return [*dict.fromkeys(p for module in modules for p in module.parameters())]
 
-    def hidden(self, batch: PackedBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+    def hidden(self, batch: PackedBatch | DeviceBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
         """Compute the last hidden states, in the order of the batch: (n_tokens, d_model)."""
         with computing_in(self.precision, self.device):
             return encode(self.encoder, batch, dropout).float()

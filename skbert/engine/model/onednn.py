@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skbert.engine.text.packing import PackedBatch
+from skbert.engine.model.batch import DeviceBatch
+from skbert.engine.text.packing import PackedBatch, fill
 
 #: The only number of rows that oneDNN multiplies here, because it compiles kernels for each number
 #: of rows and keeps them. Prediction uses batches of this size for that reason.
@@ -69,26 +69,20 @@ def is_used() -> bool:
     return _reordered.get() is not None and not torch.is_grad_enabled()
 
 
-def fill_batch(batch: PackedBatch) -> PackedBatch:
+def fill_batch(batch: PackedBatch | DeviceBatch) -> PackedBatch | DeviceBatch:
     """Append a meaningless text to a batch that is a few tokens short of `FULL_ROWS`.
 
     Returns
     -------
-    PackedBatch
+    PackedBatch or DeviceBatch
         The batch itself if oneDNN is not used, or if the batch is full or much too short. Remove
         the results of the appended text with `drop_filling`.
     """
     n_missing = FULL_ROWS - len(batch.ids)
-    if not (is_used() and 0 < n_missing <= _MOST_ADDED):
+    is_short = 0 < n_missing <= _MOST_ADDED
+    if not (isinstance(batch, PackedBatch) and is_used() and is_short):
         return batch
-    zeros = np.zeros(n_missing, dtype=np.int32)
-    return PackedBatch(
-        ids=np.concatenate([batch.ids, zeros]),
-        positions=np.concatenate([batch.positions, zeros]),
-        segment_ids=np.concatenate([batch.segment_ids, zeros]),
-        cu_seqlens=np.append(batch.cu_seqlens, np.int32(FULL_ROWS)),
-        rows=np.append(batch.rows, -1),  # not a row of the caller
-    )
+    return fill(batch, FULL_ROWS)
 
 
 def drop_filling(results: Tensor, n_rows: int) -> Tensor:

@@ -20,7 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from skbert.engine.model.attention import LengthGroup, groups_of_equal_length, padded_groups
+from skbert.engine.model.attention import (
+    LengthGroup,
+    groups_of_equal_length,
+    padded_groups,
+    without_cudnn,
+)
+from skbert.engine.model.device import to_device
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.text.packing import PackedBatch
 
@@ -167,7 +173,7 @@ def padded_states(
     n_texts = int(np.count_nonzero(batch.rows >= 0))
     lengths = np.diff(batch.cu_seqlens[: n_texts + 1])
     stop, states, start = 0, [], 0
-    with _dropping(model, dropout), _possible_precision(model):
+    with _dropping(model, dropout), _possible_precision(model), without_cudnn(_device(model)):
         for group in _groups(model, lengths):
             start, stop = stop, stop + group.n_tokens
             states.append(_group_states(model, batch, slice(start, stop), group, n_layers))
@@ -208,7 +214,7 @@ def _group_states(
 
 def _block(model: PreTrainedModel, ids: np.ndarray, group: LengthGroup, padding: int) -> Tensor:
     """Lay out the ids of a group's tokens: (n_tokens,) -> (n_texts, max_length)."""
-    packed = torch.from_numpy(ids.astype(np.int64)).to(_device(model))
+    packed = to_device(ids.astype(np.int64), _device(model))
     if group.places is not None:
         flat = packed.new_full((group.n_texts * group.max_length,), padding)
         packed = flat.index_copy_(0, group.places, packed)

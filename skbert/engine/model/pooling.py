@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from skbert.engine.model.batch import DeviceBatch
+from skbert.engine.model.device import to_device
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
 from skbert.engine.text.packing import PackedBatch
@@ -23,12 +26,12 @@ ALL_POOLINGS = (*POOLINGS, "max", "pooler")
 
 def pooled_states(
     model: PreTrainedModel,
-    batch: PackedBatch,
+    batch: PackedBatch | DeviceBatch,
     pooling: str,
     dropout: Dropout = no_dropout,
     start: HiddenStates | None = None,
     n_layers: int | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Compute one vector per text, in the order of the batch: (n_texts, d_model).
 
     "cls" is the hidden state of [CLS]. "mean" and "max" are the average and the elementwise
@@ -42,17 +45,35 @@ def pooled_states(
     return pool(hidden, batch.cu_seqlens)
 
 
-def mean_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
+def mean_of_tokens(hidden: Tensor, cu_seqlens: np.ndarray | Tensor) -> Tensor:
     """Average the tokens of each text: (n_tokens, d_model) -> (n_texts, d_model)."""
-    lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
+    if hidden.is_cuda:
+        return _reduce_on_cuda(hidden, cu_seqlens, "mean")
+    lengths = _lengths(cu_seqlens).to(hidden.device)
     text_of_token = torch.repeat_interleave(lengths)
     sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, text_of_token, hidden)
     return sums / lengths[:, None]
 
 
-def max_of_tokens(hidden: torch.Tensor, cu_seqlens: np.ndarray) -> torch.Tensor:
+def max_of_tokens(hidden: Tensor, cu_seqlens: np.ndarray | Tensor) -> Tensor:
     """Take the elementwise maximum in each text: (n_tokens, d_model) -> (n_texts, d_model)."""
-    lengths = torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)).to(hidden.device)
+    if hidden.is_cuda:
+        return _reduce_on_cuda(hidden, cu_seqlens, "max")
+    lengths = _lengths(cu_seqlens).to(hidden.device)
     text_of_token = torch.repeat_interleave(lengths)[:, None].expand_as(hidden)
     lowest = hidden.new_full((len(lengths), hidden.shape[1]), -torch.inf)
     return lowest.scatter_reduce_(0, text_of_token, hidden, "amax")
+
+
+def _lengths(cu_seqlens: np.ndarray | Tensor) -> Tensor:
+    """Compute the number of tokens of each text: (n_texts,), int64."""
+    ends = cu_seqlens if isinstance(cu_seqlens, Tensor) else torch.from_numpy(cu_seqlens)
+    return ends.diff().long()
+
+
+def _reduce_on_cuda(hidden: Tensor, cu_seqlens: np.ndarray | Tensor, reduction: str) -> Tensor:
+    """Reduce each text by itself, in a fixed order and without reading lengths on the host."""
+    is_array = isinstance(cu_seqlens, np.ndarray)
+    ends = to_device(cu_seqlens, hidden.device) if is_array else cu_seqlens
+    # `unsafe` skips checks that would wait for the device.
+    return torch.segment_reduce(hidden.float(), reduction, offsets=ends, axis=0, unsafe=True)

@@ -57,6 +57,30 @@ def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
     )
 
 
+def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
+    """Append one meaningless text, the filler, so that the batch has `n_tokens` tokens.
+
+    Its row is -1. No other text attends to it. If the loss ignores it, too, all gradients stay.
+    """
+    zeros = np.zeros(n_tokens - len(batch.ids), dtype=np.int32)
+    return PackedBatch(
+        ids=np.concatenate([batch.ids, zeros]),
+        positions=np.concatenate([batch.positions, zeros]),
+        segment_ids=np.concatenate([batch.segment_ids, zeros]),
+        cu_seqlens=np.append(batch.cu_seqlens, np.int32(n_tokens)),
+        rows=np.append(batch.rows, -1),
+    )
+
+
+def rounded_size(n_tokens: int) -> int:
+    """Round a number of tokens up, to one of eight sizes between two powers of two.
+
+    The result is larger than `n_tokens`, by at most an eighth or 64.
+    """
+    step = max(64, 1 << max(n_tokens.bit_length() - 4, 0))
+    return (n_tokens // step + 1) * step
+
+
 def token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
     """Find the positions of the batch's tokens in `tokens`; shape (n_tokens,)."""
     return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions

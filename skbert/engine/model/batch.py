@@ -1,0 +1,145 @@
+"""`PackedBatch` and what belongs to its texts, as tensors on the device of a model.
+
+A `HostBatch` holds everything that one forward pass and its loss read, as numpy arrays. Copying it
+to the device makes a `DeviceBatch`. Between the two lies the only transfer of a training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbert.engine.model.device import to_device
+from skbert.engine.model.families import embeddings_of, family_of, word_embeddings
+from skbert.engine.text.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """The arrays of a batch, before they are copied to a device.
+
+    Attributes
+    ----------
+    packed : PackedBatch
+        The texts. The last one may be a filler; see `packing.fill`.
+    n_texts : int
+        Number of texts without the filler.
+    longest : int
+        Attention computes texts of up to this number of tokens.
+    arrays : dict of str to ndarray of shape (n,), int32 or float32
+        "ids", "positions", "segment_ids", "cu_seqlens", and what else the loss reads.
+    """
+
+    packed: PackedBatch
+    n_texts: int
+    longest: int
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """A `HostBatch` on the device of the model.
+
+    Attributes
+    ----------
+    host : HostBatch
+        If a CUDA graph replays a step, `host` is still the batch of its capture. So what computes
+        on the device may read the shapes of `host`, but nothing else.
+    tensors : dict of str to Tensor
+        The arrays of `host`.
+    """
+
+    host: HostBatch
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def packed(self) -> PackedBatch:
+        """The texts, on the host."""
+        return self.host.packed
+
+    @property
+    def ids(self) -> Tensor:
+        """Word id of each token: (n_tokens,), int32."""
+        return self.tensors["ids"]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each text in the caller's order: (n_texts,), int64."""
+        return self.packed.rows
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """Cumulative lengths: (n_texts + 1,), int32."""
+        return self.tensors["cu_seqlens"]
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """Place of the first token of each text: (n_texts,), int32."""
+        return self.cu_seqlens[:-1]
+
+
+def host_batch(
+    model: PreTrainedModel,
+    packed: PackedBatch,
+    n_texts: int | None = None,
+    longest: int | None = None,
+    **others: np.ndarray,
+) -> HostBatch:
+    """Collect what `model` reads of some texts, and `others`, which the loss reads."""
+    arrays = {
+        "ids": packed.ids,
+        "positions": _positions(model, packed),
+        "segment_ids": packed.segment_ids,
+        "cu_seqlens": packed.cu_seqlens,
+    }
+    n_texts = len(packed.rows) if n_texts is None else n_texts
+    longest = int(np.diff(packed.cu_seqlens).max()) if longest is None else longest
+    return HostBatch(packed, n_texts, longest, arrays | others)
+
+
+def copied(host: HostBatch, device: torch.device) -> DeviceBatch:
+    """Copy each array to the device; on a CPU, share its memory."""
+    arrays = host.arrays.items()
+    return DeviceBatch(host, {name: to_device(array, device) for name, array in arrays})
+
+
+def on_device(model: PreTrainedModel, batch: PackedBatch | DeviceBatch) -> DeviceBatch:
+    """Copy a batch to the device of the model, unless it is already there."""
+    if isinstance(batch, DeviceBatch):
+        return batch
+    return copied(host_batch(model, batch), word_embeddings(model).weight.device)
+
+
+def packed_of(batch: PackedBatch | DeviceBatch) -> PackedBatch:
+    """Get the texts on the host."""
+    return batch.packed if isinstance(batch, DeviceBatch) else batch
+
+
+def _positions(model: PreTrainedModel, packed: PackedBatch) -> np.ndarray:
+    """Compute the position number of each token: (n_tokens,), int32.
+
+    RoBERTa gives padding a position of its own and starts after it. A text may contain the padding
+    token, for example as "<pad>", and then gets that position there, and no other is skipped.
+    """
+    if family_of(model).padded:  # its module computes them
+        return packed.positions
+    embeddings = embeddings_of(model)
+    padding = embeddings.positions.padding_idx
+    if padding is None:
+        return packed.positions
+    is_padding = packed.ids == embeddings.words.padding_idx
+    if not is_padding.any():
+        return packed.positions + np.int32(padding + 1)
+    lengths = np.diff(packed.cu_seqlens)
+    n_before = np.cumsum(is_padding) - is_padding  # in all texts
+    n_before -= np.repeat(n_before[packed.cu_seqlens[:-1]], lengths)
+    positions = packed.positions - n_before + padding + 1
+    return np.where(is_padding, padding, positions).astype(np.int32)
