@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from skbert import BertEmbeddingTransformer
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.prediction.predict import TOKEN_BUDGET
+from skbert.engine.prediction.parts import TOKEN_BUDGET
 
 TOLERANCE = 1e-5
 MAX_LENGTH = 256  # tokens, as in the settings of the model

@@ -45,15 +45,16 @@ from skbert.engine.files.find import SENTIMENT_START, find_model
 from skbert.engine.files.low_rank import ClassifierHead, low_rank_change, read_change, write_change
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.weights import build_encoder
+from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch
 from skbert.engine.model.dropout import Dropout
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import mean_of_tokens
 from skbert.engine.prediction.predict import predict_logits
-from skbert.engine.text.packing import pack
+from skbert.engine.text.packing import Filling, pack
 from skbert.engine.text.sentences import split_into_sentences
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training.loop import Loss, TrainingOptions, planned_trainer
+from skbert.engine.training.loop import Loss, TrainingOptions, loss_sums, planned_trainer
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 LABELS = ["negative", "positive"]
@@ -91,6 +92,10 @@ class TwoHeads:
     def device(self) -> torch.device:
         return self.mean_head.weight.device
 
+    @property
+    def is_replayable(self) -> bool:
+        return False
+
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         modules = (self.encoder, self.mean_head, self.cls_head)
         return [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -110,7 +115,7 @@ class TwoPoolings:
     """The mean of the cross-entropies of both heads: the `Objective`."""
 
     def __init__(self, network: TwoHeads, tokens: Tokens, labels: np.ndarray) -> None:
-        self._network, self._tokens, self._labels = network, tokens, torch.from_numpy(labels)
+        self._network, self._tokens, self._labels = network, tokens, labels
 
     @property
     def lengths(self) -> np.ndarray:
@@ -119,15 +124,26 @@ class TwoPoolings:
     def begin_epoch(self) -> None:
         pass
 
-    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        packed, network = pack(self._tokens, rows), self._network
-        hidden = encode(network.encoder, packed, dropout)
-        of_mean = network.mean_head(dropout(mean_of_tokens(hidden, packed.cu_seqlens)))
-        of_cls = network.cls_head(dropout(hidden[packed.cu_seqlens[:-1].astype(np.int64)]))
-        labels = self._labels[packed.rows]
+    def prepare(
+        self, rows: np.ndarray, batch: np.ndarray, filling: Filling | None = None
+    ) -> HostBatch:
+        packed = pack(self._tokens, rows)
+        return host_batch(
+            self._network.encoder,
+            packed,
+            filling,
+            labels=self._labels[packed.rows].astype(np.int32),
+            n_in_batch=np.array([len(batch)], dtype=np.float32),
+        )
+
+    def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
+        network, labels = self._network, batch.tensors["labels"].long()
+        hidden = encode(network.encoder, batch, dropout)
+        of_mean = network.mean_head(dropout(mean_of_tokens(hidden, batch.cu_seqlens)))
+        of_cls = network.cls_head(dropout(hidden.index_select(0, batch.first_tokens)))
         losses = [F.cross_entropy(logits, labels, reduction="sum") for logits in (of_mean, of_cls)]
         total = torch.stack(losses).mean()
-        return Loss(total / len(batch), np.array([total.item(), len(rows)]))
+        return Loss(total / batch.tensors["n_in_batch"][0], loss_sums(total, len(labels)))
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
         return {"train_loss": sums[0] / sums[1]}

@@ -19,13 +19,13 @@ from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassi
 from skbert.engine.files.pretrained import load_config, load_pretrained
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.model import families
-from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import NOT_MASKED
 from skbert.engine.training.loop import Trainer
 from skbert.engine.training.masked_lm import Masking, Pretraining
 from tests.family_folders import SIZES, save_family
+from tests.objectives import loss_of
 
 WITH_PAIRS = [name for name, family in FAMILIES.items() if family.has_next_sentence]
 WITHOUT_PAIRS = [name for name in FAMILIES if name not in WITH_PAIRS]
@@ -165,7 +165,7 @@ def test_loss_and_gradients_are_those_of_transformers(name, folders):
     network = PretrainingNetwork(model.base_model, heads or _heads_of_bert(model))
     objective = Pretraining(network, tokens, masking, np.random.default_rng(0))
     rows = np.arange(4)
-    loss = objective.loss(rows, rows, no_dropout)
+    loss = loss_of(objective, rows, rows)
     loss.part.backward()
     ours = gradients(model)
     model.zero_grad()

@@ -11,8 +11,9 @@ from skbert.engine.files.scratch import random_head
 from skbert.engine.model.encoder import encode, encode_first_token
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import FULL_ROWS, constant_weights
-from skbert.engine.prediction import predict
-from skbert.engine.prediction.predict import TOKEN_BUDGET, predict_logits
+from skbert.engine.prediction import parts, predict
+from skbert.engine.prediction.parts import TOKEN_BUDGET
+from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import budgeted_batches, pack
 
 TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
@@ -49,7 +50,7 @@ def test_each_distinct_text_is_encoded_once(classifier_and_tokens, monkeypatch):
 def test_token_budget_changes_nothing(classifier_and_tokens, monkeypatch, token_budget):
     classifier, tokens = classifier_and_tokens
     expected = predict_logits(classifier, tokens)
-    monkeypatch.setattr(predict, "TOKEN_BUDGET", token_budget)
+    monkeypatch.setattr(parts, "TOKEN_BUDGET", token_budget)
     np.testing.assert_allclose(predict_logits(classifier, tokens), expected, rtol=0, atol=1e-5)
 
 
@@ -94,7 +95,7 @@ def test_batches_filled_for_onednn_give_the_same_logits(
     assert sum(FULL_ROWS - 64 <= size < FULL_ROWS for size in sizes) >= 3
     found = predict_logits(classifier, tokens)
     assert len(onednn_products) >= 3 * len(classifier.encoder.encoder.layer)
-    monkeypatch.setattr(predict, "TOKEN_BUDGET", FULL_ROWS // 4)
+    monkeypatch.setattr(parts, "TOKEN_BUDGET", FULL_ROWS // 4)
     expected = predict_logits(classifier, tokens)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 

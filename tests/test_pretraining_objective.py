@@ -9,14 +9,20 @@ from transformers import BertForPreTraining
 
 from skbert import BertPretrainer
 from skbert.engine.files.pretrained import load_config, load_pretrained
-from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.families import pretraining_heads
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import NOT_MASKED, Vocabulary
 from skbert.engine.text.sentences import NO_PAIR, Sentences
 from skbert.engine.training import loop
 from skbert.engine.training.loop import TrainingOptions, planned_trainer
-from skbert.engine.training.masked_lm import Masking, Pretraining, batch_losses, draw_texts
+from skbert.engine.training.masked_lm import (
+    Masking,
+    Pretraining,
+    batch_losses,
+    draw_texts,
+    masked_batch,
+)
+from tests.objectives import loss_of, on_cpu
 
 DOCUMENTS = [
     ["a good film", "it was great fun, and i loved it", "not dull at all"],
@@ -103,7 +109,7 @@ def test_losses_and_gradients_are_those_of_transformers(tiny_bert, module, whole
     assert len(rows) == 9 and len(set(texts.lengths.tolist())) > 5
     assert sorted(set(texts.labels.tolist())) == [-1, 0, 1]
 
-    loss = objective.loss(rows, rows, no_dropout)
+    loss = loss_of(objective, rows, rows)
     loss.part.backward()
     ours = gradients(module)
     module.zero_grad()
@@ -124,7 +130,7 @@ def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
     network = network_of(module)
     objective = Pretraining(network, tokens, masking_of(tiny_bert), np.random.default_rng(0))
     rows = np.arange(3)
-    loss = objective.loss(rows, rows, no_dropout)
+    loss = loss_of(objective, rows, rows)
     inputs = padded(objective._texts)
     logits = module(**{k: v for k, v in inputs.items() if "label" not in k}).prediction_logits
     theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
@@ -160,7 +166,8 @@ def test_logits_are_computed_for_the_masked_rows_alone(tiny_bert, module, monkey
     monkeypatch.setattr(PretrainingNetwork, "word_logits", noting)
     masking = masking_of(tiny_bert)
     texts = draw_texts(sentences_of(tiny_bert), masking, np.random.default_rng(0))
-    batch_losses(network_of(module), texts, np.arange(9))
+    network = network_of(module)
+    batch_losses(network, on_cpu(masked_batch(network, texts, np.arange(9))))
     assert shapes == [(int(texts.n_masked.sum()), module.config.vocab_size)]
     assert shapes[0][0] < 0.4 * len(texts.masked.tokens.ids)
 
@@ -170,10 +177,12 @@ def test_parts_add_up_to_the_batch_also_where_a_part_has_no_masks(tiny_bert, mod
     objective = Pretraining(network, sentences_of(tiny_bert), masking_of(tiny_bert), rng)
     rows = np.arange(9)
     assert 0 in objective._texts.n_masked
-    whole = objective.loss(rows, rows, no_dropout)
-    parts = [objective.loss(rows[i : i + 1], rows, no_dropout) for i in rows]
+    whole = loss_of(objective, rows, rows)
+    parts = [loss_of(objective, rows[i : i + 1], rows) for i in rows]
     assert sum(part.part.item() for part in parts) == pytest.approx(whole.part.item(), abs=1e-5)
-    np.testing.assert_allclose(sum(part.sums for part in parts), whole.sums, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        sum(part.sums for part in parts).numpy(), whole.sums.numpy(), rtol=0, atol=1e-5
+    )
 
 
 def test_each_epoch_has_other_masks_and_pairs_and_as_many_texts(tiny_bert, module):

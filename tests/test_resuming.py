@@ -384,12 +384,12 @@ def test_the_last_good_weights_are_those_before_the_step(
     plain = Trainer._accumulate_gradients
     good = {}
 
-    def sometimes_nan(self, objective, rows):
-        sums = plain(self, objective, rows)
+    def sometimes_nan(self, objective, step):
+        sums = plain(self, objective, step)
         if self.n_steps == 2:
             head = objective._classifier.head
             good.update({name: weight.clone() for name, weight in head.state_dict().items()})
-            return np.full_like(sums, np.nan)
+            return torch.full_like(sums, torch.nan)
         return sums
 
     monkeypatch.setattr(Trainer, "_accumulate_gradients", sometimes_nan)

@@ -253,8 +253,8 @@ def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_he
 def without_cudnn(device: torch.device) -> AbstractContextManager[Any]:
     """Forbid cuDNN's attention on CUDA devices: it prepares anew for each length of texts.
 
-    On an NVIDIA H100, torch chose it in bfloat16, and predicting 4,096 sentences with MiniLM's shape
-    took 13 s instead of 0.4 s in float32, for which cuDNN has no attention.
+    On an NVIDIA H100, torch chose it in bfloat16, and predicting 4,096 sentences with MiniLM's
+    shape took 13 s instead of 0.4 s in float32, for which cuDNN has no attention.
     """
     if device.type != "cuda":
         return nullcontext()

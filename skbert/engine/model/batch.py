@@ -1,22 +1,23 @@
 """`PackedBatch` and what belongs to its texts, as tensors on the device of a model.
 
 A `HostBatch` holds everything that one forward pass and its loss read, as numpy arrays. Copying it
-to the device makes a `DeviceBatch`. Between the two lies the only transfer of a training step.
+to the device makes a `DeviceBatch`; to a CUDA device, this is one copy from page-locked memory, for
+which the host does not wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skbert.engine.model.device import to_device
+from skbert.engine.model.device import is_asynchronous, page_locked, to_device
 from skbert.engine.model.families import embeddings_of, family_of, word_embeddings
-from skbert.engine.text.packing import PackedBatch
+from skbert.engine.text.packing import Filling, PackedBatch, fill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +43,12 @@ class HostBatch:
     n_texts: int
     longest: int
     arrays: Mapping[str, np.ndarray]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What decides the shapes of all that a device computes from the batch."""
+        lengths = tuple((name, len(array)) for name, array in self.arrays.items())
+        return self.n_texts, self.longest, lengths
 
 
 @dataclass(frozen=True)
@@ -89,33 +96,71 @@ class DeviceBatch:
 def host_batch(
     model: PreTrainedModel,
     packed: PackedBatch,
-    n_texts: int | None = None,
-    longest: int | None = None,
+    filling: Filling | None = None,
     **others: np.ndarray,
 ) -> HostBatch:
     """Collect what `model` reads of some texts, and `others`, which the loss reads."""
+    n_texts = len(packed.rows)
+    if filling is not None:
+        packed = fill(packed, filling.n_tokens)
+    longest = int(np.diff(packed.cu_seqlens).max())
+    if filling is not None:
+        longest = max(longest, filling.longest)
     arrays = {
         "ids": packed.ids,
         "positions": _positions(model, packed),
         "segment_ids": packed.segment_ids,
         "cu_seqlens": packed.cu_seqlens,
     }
-    n_texts = len(packed.rows) if n_texts is None else n_texts
-    longest = int(np.diff(packed.cu_seqlens).max()) if longest is None else longest
     return HostBatch(packed, n_texts, longest, arrays | others)
 
 
-def copied(host: HostBatch, device: torch.device) -> DeviceBatch:
-    """Copy each array to the device; on a CPU, share its memory."""
-    arrays = host.arrays.items()
-    return DeviceBatch(host, {name: to_device(array, device) for name, array in arrays})
+@dataclass(frozen=True)
+class StagedBatch:
+    """A `HostBatch` that is ready to be copied.
+
+    Attributes
+    ----------
+    host : HostBatch
+    flat : Tensor of shape (n,), int32, or None
+        All arrays, one after the other, in page-locked memory; None if the device is not CUDA.
+    """
+
+    host: HostBatch
+    flat: Tensor | None
+
+    def copy(self, device: torch.device) -> DeviceBatch:
+        """Copy the arrays to the device; on a CPU, share their memory."""
+        if self.flat is not None:
+            return self.view(self.flat.to(device, non_blocking=True))
+        arrays = self.host.arrays.items()
+        return DeviceBatch(self.host, {name: to_device(array, device) for name, array in arrays})
+
+    def view(self, flat: Tensor) -> DeviceBatch:
+        """Find the arrays in `flat`, which is on the device."""
+        pieces = flat.split([len(array) for array in self.host.arrays.values()])
+        tensors = {
+            name: piece.view(torch.float32) if array.dtype == np.float32 else piece
+            for (name, array), piece in zip(self.host.arrays.items(), pieces, strict=True)
+        }
+        return DeviceBatch(self.host, tensors)
+
+
+def stage(host: HostBatch, device: torch.device) -> StagedBatch:
+    """Prepare a batch for its copy. This may run in another thread."""
+    if not is_asynchronous(device):
+        return StagedBatch(host, None)
+    flat = page_locked(sum(len(array) for array in host.arrays.values()), torch.int32)
+    np.concatenate([array.view(np.int32) for array in host.arrays.values()], out=flat.numpy())
+    return StagedBatch(host, flat)
 
 
 def on_device(model: PreTrainedModel, batch: PackedBatch | DeviceBatch) -> DeviceBatch:
     """Copy a batch to the device of the model, unless it is already there."""
     if isinstance(batch, DeviceBatch):
         return batch
-    return copied(host_batch(model, batch), word_embeddings(model).weight.device)
+    device = word_embeddings(model).weight.device
+    return stage(host_batch(model, batch), device).copy(device)
 
 
 def packed_of(batch: PackedBatch | DeviceBatch) -> PackedBatch:

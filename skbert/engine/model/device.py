@@ -67,6 +67,21 @@ def computing_in(precision: torch.dtype, device: torch.device) -> Iterator[None]
         yield
 
 
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host runs ahead of this device, so that reading a result would make it wait."""
+    return device.type == "cuda"
+
+
+def page_locked(n: int, dtype: torch.dtype) -> torch.Tensor:
+    """Allocate (n,) on the host for copies that the host does not wait for."""
+    return torch.empty(n, device="cpu", dtype=dtype, pin_memory=True)
+
+
+def event_now(device: torch.device) -> torch.cuda.Event:
+    """Make an event that occurs once the device has done all that was started so far."""
+    return torch.cuda.current_stream(device).record_event()
+
+
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Copy an array to a device; on a CPU, share its memory.
 
@@ -74,7 +89,7 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     keeps until the copy has ended.
     """
     tensor = torch.from_numpy(array)
-    if device.type == "cuda":
+    if is_asynchronous(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

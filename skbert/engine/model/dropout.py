@@ -1,17 +1,19 @@
-"""Dropout with skbert's own masks: cheap on a CPU, and seeded without torch's global state."""
+"""Dropout with skbert's own masks: cheap, and seeded without torch's global state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 #: Hidden states (n, d) -> hidden states (n, d). The encoder and the heads apply it.
-Dropout = Callable[[torch.Tensor], torch.Tensor]
+Dropout = Callable[[Tensor], Tensor]
 
 
-def no_dropout(hidden: torch.Tensor) -> torch.Tensor:
+def no_dropout(hidden: Tensor) -> Tensor:
     """Return `hidden` as it is, as in evaluation mode."""
     return hidden
 
@@ -36,6 +38,22 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
     return _CpuDropout(p, seed)
 
 
+class SeededDropout(Protocol):
+    """A dropout whose masks are a function of its state."""
+
+    #: Of JSON types. It changes with each mask.
+    state: Any
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Draw a mask, and apply it."""
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw a mask."""
+
+    def apply(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Set the elements to zero that `mask` drops, and scale the others."""
+
+
 class _CpuDropout:
     """Compares 16 raw random bits per element with a threshold.
 
@@ -48,12 +66,20 @@ class _CpuDropout:
         self._scale = 1 / (1 - threshold / 2**16)
         self._lowest_kept = np.iinfo(np.int16).min + threshold
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        raw = self._bits.random_raw(-(-hidden.numel() // 4)).view(np.int16)[: hidden.numel()]
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.apply(hidden, self.draw(hidden.shape))
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw a mask: uint8, 1 where the element stays."""
+        n_elements = int(np.prod(shape))
+        raw = self._bits.random_raw(-(-n_elements // 4)).view(np.int16)[:n_elements]
         # numpy compares 16-bit integers ten times as fast as torch, and torch converts bytes to
         # floats five times as fast as booleans.
-        kept = torch.from_numpy((raw >= self._lowest_kept).view(np.uint8)).view(hidden.shape)
-        return hidden * kept.to(hidden.dtype).mul_(self._scale)
+        return torch.from_numpy((raw >= self._lowest_kept).view(np.uint8)).view(shape)
+
+    def apply(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Compute ``hidden * mask / (1 - p)``."""
+        return hidden * mask.to(hidden.dtype).mul_(self._scale)
 
     @property
     def state(self) -> list[int]:
@@ -67,21 +93,94 @@ class _CpuDropout:
 
 
 class _DeviceDropout:
-    """Draws the masks on an accelerator. Only `tests/test_gpu.py` runs it."""
+    """Draws the masks on an accelerator.
+
+    Attributes
+    ----------
+    generator : torch.Generator
+        A CUDA graph that draws masks must know it.
+    """
 
     def __init__(self, p: float, seed: np.random.SeedSequence, device: torch.device) -> None:
         self._p = p
-        self._generator = torch.Generator(device).manual_seed(int(seed.generate_state(1)[0]))
+        self.generator = torch.Generator(device).manual_seed(int(seed.generate_state(1)[0]))
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        keep = torch.empty_like(hidden).bernoulli_(1 - self._p, generator=self._generator)
-        return hidden * keep.div_(1 - self._p)
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.apply(hidden, self.draw(hidden.shape))
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw a mask: bool, True where the element stays."""
+        mask = torch.empty(shape, device=self.generator.device, dtype=torch.bool)
+        return mask.bernoulli_(1 - self._p, generator=self.generator)
+
+    def apply(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Compute ``hidden * mask / (1 - p)``, and keep one byte per element for the derivative."""
+        return _ScaledMask.apply(hidden, mask, 1 / (1 - self._p))
 
     @property
     def state(self) -> list[int]:
         """Bytes of the generator's state."""
-        return self._generator.get_state().tolist()
+        return self.generator.get_state().tolist()
 
     @state.setter
     def state(self, state: list[int]) -> None:
-        self._generator.set_state(torch.tensor(state, device="cpu", dtype=torch.uint8))
+        self.generator.set_state(torch.tensor(state, device="cpu", dtype=torch.uint8))
+
+
+class _ScaledMask(torch.autograd.Function):
+    """``x * mask * scale``, and as its derivative the same of the gradient, in one kernel each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return torch.ops.aten.native_dropout_backward(x, mask, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.ops.aten.native_dropout_backward(gradient, mask, ctx.scale), None, None
+
+
+class SlicedDropout:
+    """Computes some texts in several parts, with the masks that they would get in one.
+
+    Parameters
+    ----------
+    dropout : SeededDropout
+    n_texts, n_tokens : int
+        Number of texts in all parts, and of their tokens, a filler included.
+    """
+
+    def __init__(self, dropout: SeededDropout, n_texts: int, n_tokens: int) -> None:
+        self._dropout = dropout
+        self._n_texts, self._n_tokens = n_texts, n_tokens
+        self._states: list[Any] = []  # before the mask of each place in the network
+
+    def of(self, texts: slice, tokens: slice) -> _Slice:
+        """Make the dropout of one part, which must compute all places in the network in order."""
+        return _Slice(self, texts, tokens)
+
+    def apply(self, hidden: Tensor, place: int, texts: slice, tokens: slice) -> Tensor:
+        """Draw the mask of a place for all texts, and apply the rows of some."""
+        if place == len(self._states):
+            self._states.append(self._dropout.state)
+        self._dropout.state = self._states[place]
+        if hidden.ndim != 2:  # padded by transformers; its rows are no texts and no tokens
+            return self._dropout(hidden)
+        is_tokens = len(hidden) == tokens.stop - tokens.start
+        n_rows, rows = (self._n_tokens, tokens) if is_tokens else (self._n_texts, texts)
+        mask = self._dropout.draw((n_rows, hidden.shape[1]))
+        return self._dropout.apply(hidden, mask[rows])
+
+
+class _Slice:
+    """The dropout of one part; its state is the number of masks that it has drawn."""
+
+    def __init__(self, whole: SlicedDropout, texts: slice, tokens: slice) -> None:
+        self._whole, self._texts, self._tokens = whole, texts, tokens
+        self.state = 0
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        self.state += 1
+        return self._whole.apply(hidden, self.state - 1, self._texts, self._tokens)

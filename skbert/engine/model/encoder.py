@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from skbert.engine.model.attention import Groups, first_token_attention, self_attention, text_groups
 from skbert.engine.model.batch import DeviceBatch, on_device, packed_of
+from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import (
     Block,
@@ -126,13 +127,25 @@ def encode_first_token(
     return drop_filling(states, n_texts)
 
 
+def is_replayable(model: PreTrainedModel, device: torch.device, precision: torch.dtype) -> bool:
+    """Whether all shapes in the network follow from those of a `DeviceBatch`.
+
+    Only then can a CUDA graph replay a step with other texts.
+    """
+    with computing_in(precision, device):
+        return family_of(model).padded is None and _has_kernel(model, device)
+
+
+def _has_kernel(model: PreTrainedModel, device: torch.device) -> bool:
+    d_head = model.config.hidden_size // model.config.num_attention_heads
+    return position_bias_of(model) is None and is_usable(device, d_head)
+
+
 def _groups(model: PreTrainedModel, batch: DeviceBatch) -> Groups | VarlenTexts:
     """Decide, once per batch, how attention finds the texts."""
-    device, config = batch.ids.device, model.config
-    position_bias = position_bias_of(model)
-    if position_bias is None and is_usable(device, config.hidden_size // config.num_attention_heads):
+    if _has_kernel(model, batch.ids.device):
         return VarlenTexts.of(batch)
-    return text_groups(batch.packed.cu_seqlens, device, position_bias)
+    return text_groups(batch.packed.cu_seqlens, batch.ids.device, position_bias_of(model))
 
 
 def _embedded(model: PreTrainedModel, batch: DeviceBatch, dropout: Dropout) -> HiddenStates:

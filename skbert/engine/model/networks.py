@@ -11,7 +11,7 @@ from torch import nn
 from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
-from skbert.engine.model.encoder import HiddenStates, encode
+from skbert.engine.model.encoder import HiddenStates, encode, is_replayable
 from skbert.engine.model.families import (
     Heads,
     block_modules,
@@ -51,6 +51,11 @@ class TextClassifier:
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.head.parameters()).device
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
+        return is_replayable(self.encoder, self.device, self.precision)
 
     @property
     def n_layers(self) -> int:
@@ -133,6 +138,11 @@ class PretrainingNetwork:
         return self.word_bias.device
 
     @property
+    def is_replayable(self) -> bool:
+        """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
+        return is_replayable(self.encoder, self.device, self.precision)
+
+    @property
     def word_bias(self) -> nn.Parameter:
         """Bias of the logits of words: (n_words,)."""
         return self._head_modules.bias
@@ -154,7 +164,9 @@ class PretrainingNetwork:
         modules = [self.encoder, self.heads, *([self.pooler] if self.pooler else [])]
         return [*dict.fromkeys(p for module in modules for p in module.parameters())]
 
-    def hidden(self, batch: PackedBatch | DeviceBatch, dropout: Dropout = no_dropout) -> torch.Tensor:
+    def hidden(
+        self, batch: PackedBatch | DeviceBatch, dropout: Dropout = no_dropout
+    ) -> torch.Tensor:
         """Compute the last hidden states, in the order of the batch: (n_tokens, d_model)."""
         with computing_in(self.precision, self.device):
             return encode(self.encoder, batch, dropout).float()

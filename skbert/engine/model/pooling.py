@@ -73,7 +73,8 @@ def _lengths(cu_seqlens: np.ndarray | Tensor) -> Tensor:
 
 def _reduce_on_cuda(hidden: Tensor, cu_seqlens: np.ndarray | Tensor, reduction: str) -> Tensor:
     """Reduce each text by itself, in a fixed order and without reading lengths on the host."""
-    is_array = isinstance(cu_seqlens, np.ndarray)
-    ends = to_device(cu_seqlens, hidden.device) if is_array else cu_seqlens
+    ends = cu_seqlens
+    if isinstance(ends, np.ndarray):
+        ends = to_device(ends, hidden.device)
     # `unsafe` skips checks that would wait for the device.
     return torch.segment_reduce(hidden.float(), reduction, offsets=ends, axis=0, unsafe=True)

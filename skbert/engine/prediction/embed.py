@@ -23,7 +23,8 @@ from skbert.engine.model.families import result_settings, word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.prediction.cache import Cache, compute_once
-from skbert.engine.prediction.predict import TOKEN_BUDGET, fill_rows
+from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.predict import fill_rows
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
@@ -135,7 +136,7 @@ def embed_texts(
     """
     distinct, stands_for = distinct_texts(tokens)
     pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
-    parts = split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET)
+    parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with constant_weights(embedder.device, embedder.precision):
         fill_rows(pooled, tokens, _show(parts, progress), embedder.pool)
     if len(distinct) < len(tokens):
@@ -167,17 +168,23 @@ def embed_texts_cached(
 
     shown = iter([progress])  # only in the first round; later rounds wait for other processes
 
+    budget = token_budget(embedder.device)
+
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
-        parts = split_by_tokens(tokens.lengths[distinct], missing, TOKEN_BUDGET)
+        parts = split_by_tokens(tokens.lengths[distinct], missing, budget)
         return _show(parts, next(shown, None))
 
     def compute(missing: np.ndarray) -> np.ndarray:
         # The longest texts come first already, and `pack` sorts stably, so the order stays.
-        batch = pack(tokens, distinct[missing])
-        with torch.inference_mode():
-            vectors = embedder.pool_all(batch)
-        _check_finite(vectors, batch.rows)  # before the cache stores them
-        return vectors.cpu().numpy()
+        def compute_rows(rows: np.ndarray) -> np.ndarray:
+            batch = pack(tokens, rows)
+            with torch.inference_mode():
+                vectors = embedder.pool_all(batch)
+            _check_finite(vectors, batch.rows)  # before the cache stores them
+            return vectors.cpu().numpy()
+
+        parts = compute_parts([distinct[missing]], compute_rows)
+        return np.concatenate([vectors for _, vectors in parts])
 
     with constant_weights(embedder.device, embedder.precision):
         for i, vector in compute_once(cache, keys, batches, compute):
@@ -242,14 +249,16 @@ def embed_tokens(
     """
     distinct, stands_for = distinct_texts(tokens)
     vectors: dict[int, np.ndarray] = {}
+
+    def compute_rows(rows: np.ndarray) -> tuple[PackedBatch, np.ndarray]:
+        batch = pack(tokens, rows)
+        hidden = embedder.encode(batch)
+        _check_finite(hidden, np.repeat(batch.rows, np.diff(batch.cu_seqlens)))
+        return batch, (F.normalize(hidden, dim=1) if embedder.normalize else hidden).cpu().numpy()
+
+    parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with torch.inference_mode(), constant_weights(embedder.device, embedder.precision):
-        for rows in _show(split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET), progress):
-            batch = pack(tokens, rows)
-            hidden = embedder.encode(batch)
-            _check_finite(hidden, np.repeat(batch.rows, np.diff(batch.cu_seqlens)))
-            if embedder.normalize:
-                hidden = F.normalize(hidden, dim=1)
-            states = hidden.cpu().numpy()
+        for _, (batch, states) in compute_parts(_show(parts, progress), compute_rows):
             ends = pairwise(batch.cu_seqlens.tolist())
             for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]

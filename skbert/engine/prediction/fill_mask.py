@@ -12,7 +12,7 @@ from torch import Tensor
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.predict import TOKEN_BUDGET
+from skbert.engine.prediction.parts import compute_parts, token_budget
 from skbert.engine.text.packing import budgeted_batches, pack, token_index
 from skbert.engine.text.sentences import IS_NEXT
 from skbert.engine.text.tokens import Tokens
@@ -55,31 +55,40 @@ def guess_words(
     places = np.flatnonzero(is_masked)
     ids = np.empty((len(places), top_k), dtype=np.int64)
     probabilities = np.empty((len(places), top_k), dtype=np.float32)
+
+    def compute_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        batch = pack(tokens, rows)
+        source = token_index(tokens, batch)
+        masked = np.flatnonzero(is_masked[source])
+        hidden = network.hidden(batch)
+        logits = network.word_logits(hidden.index_select(0, to_indices(masked, hidden)))
+        logits[:, to_indices(no_pieces, hidden)] = -math.inf
+        best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
+        where = np.searchsorted(places, source[masked])
+        return where, best.indices.cpu().numpy(), best.values.float().cpu().numpy()
+
+    parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
-            batch = pack(tokens, rows)
-            source = token_index(tokens, batch)
-            masked = np.flatnonzero(is_masked[source])
-            hidden = network.hidden(batch)
-            logits = network.word_logits(hidden.index_select(0, to_indices(masked, hidden)))
-            logits[:, to_indices(no_pieces, hidden)] = -math.inf
-            best = torch.softmax(logits, dim=1).topk(top_k, dim=1)
-            where = np.searchsorted(places, source[masked])
-            ids[where] = best.indices.cpu().numpy()
-            probabilities[where] = best.values.float().cpu().numpy()
+        for _, (where, best_ids, best) in compute_parts(parts, compute_rows):
+            ids[where], probabilities[where] = best_ids, best
     return Guesses(np.searchsorted(tokens.offsets, places, side="right") - 1, ids, probabilities)
 
 
 def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> np.ndarray:
     """Compute the probability that the second text follows the first: (n_pairs,), float32."""
     out = np.empty(len(tokens), dtype=np.float32)
+
+    def compute_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batch = pack(tokens, rows)
+        with computing_in(network.precision, network.device):
+            first = encode_first_token(network.encoder, batch).float()
+        logits = network.next_sentence_logits(first)
+        return batch.rows, torch.softmax(logits, dim=1)[:, IS_NEXT].float().cpu().numpy()
+
+    parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET):
-            batch = pack(tokens, rows)
-            with computing_in(network.precision, network.device):
-                first = encode_first_token(network.encoder, batch).float()
-            logits = network.next_sentence_logits(first)
-            out[batch.rows] = torch.softmax(logits, dim=1)[:, IS_NEXT].float().cpu().numpy()
+        for _, (rows, probabilities) in compute_parts(parts, compute_rows):
+            out[rows] = probabilities
     return out
 
 

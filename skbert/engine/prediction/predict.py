@@ -12,17 +12,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from skbert.engine.model.device import to_device
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.model.onednn import FULL_ROWS, constant_weights
+from skbert.engine.model.onednn import constant_weights
+from skbert.engine.prediction.parts import compute_parts, token_budget
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
-
-#: Maximum number of tokens in a batch, unless one text alone has more. skbert uses oneDNN for this
-#: number. It is large enough for matrix products at full speed, and small enough that a layer's
-#: activations stay near the processor and the allocator reuses their memory. Predicting 1,024
-#: sentences with MiniLM on two threads of an Intel Xeon takes 2.09 s with 512, 1.91 with 1024, 1.84
-#: with 2048, and 2.00 with 4096.
-TOKEN_BUDGET = FULL_ROWS
 
 
 def predict_logits(classifier: TextClassifier, tokens: Tokens) -> np.ndarray:
@@ -59,11 +54,11 @@ def _predict(
     width: int,
 ) -> np.ndarray:
     distinct, stands_for = distinct_texts(tokens)
-    rows = torch.empty(len(tokens), width, device="cpu", dtype=torch.float32)
-    parts = split_by_tokens(tokens.lengths, distinct, TOKEN_BUDGET)
+    rows = torch.empty(len(tokens), width, device=classifier.device, dtype=torch.float32)
+    parts = split_by_tokens(tokens.lengths, distinct, token_budget(classifier.device))
     with constant_weights(classifier.device, classifier.precision):
         fill_rows(rows, tokens, parts, compute)
-    return rows.numpy()[stands_for]
+    return rows.cpu().numpy()[stands_for]
 
 
 def fill_rows(
@@ -84,7 +79,11 @@ def fill_rows(
     compute : callable
         PackedBatch -> Tensor of shape (n_texts of the batch, d).
     """
+
+    def compute_rows(rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        batch = pack(tokens, rows)
+        return batch.rows, compute(batch).to(out.device, out.dtype)
+
     with torch.inference_mode():
-        for rows in parts:
-            batch = pack(tokens, rows)
-            out[torch.from_numpy(batch.rows)] = compute(batch).to(out.device, out.dtype)
+        for _, (rows, results) in compute_parts(parts, compute_rows):
+            out.index_copy_(0, to_device(rows, out.device), results)

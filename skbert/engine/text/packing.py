@@ -57,6 +57,22 @@ def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
     )
 
 
+@dataclass(frozen=True)
+class Filling:
+    """Up to which size a batch is filled, so that different batches have one shape.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Number of tokens, a filler included.
+    longest : int
+        No text has more tokens.
+    """
+
+    n_tokens: int
+    longest: int
+
+
 def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
     """Append one meaningless text, the filler, so that the batch has `n_tokens` tokens.
 

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch
 from skbert.engine.model.dropout import Dropout
 from skbert.engine.model.families import family_of, word_embeddings
 from skbert.engine.model.networks import TextClassifier
+from skbert.engine.model.onednn import drop_filling
 from skbert.engine.prediction.predict import predict_logits
-from skbert.engine.text.packing import pack
+from skbert.engine.text.packing import Filling, pack
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.frozen import FrozenLayers
@@ -22,6 +24,7 @@ from skbert.engine.training.loop import (
     EpochRecord,
     Loss,
     TrainingOptions,
+    loss_sums,
     planned_trainer,
 )
 
@@ -78,13 +81,32 @@ class Classification:
     def begin_epoch(self) -> None:
         """Do nothing: epochs differ only in the order of the texts."""
 
-    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Sum the weighted losses of `rows`, and divide by the number of texts in `batch`."""
-        packed = pack(self._data.tokens, rows)
-        start = self._frozen.states(packed) if self._frozen else None
-        logits = self._classifier.logits(packed, dropout, start)
-        loss_sum = weighted_loss(logits, self._data, packed.rows, self._label_smoothing)
-        return Loss(loss_sum / len(batch), np.array([loss_sum.item(), len(rows)]))
+    def prepare(
+        self, rows: np.ndarray, batch: np.ndarray, filling: Filling | None = None
+    ) -> HostBatch:
+        """Collect the tokens, labels and weights of `rows`, and the number of texts in `batch`."""
+        tokens = self._data.tokens
+        packed = pack(tokens, rows)
+        others = {} if self._frozen is None else self._frozen.index(packed, filling)
+        return host_batch(
+            self._classifier.encoder,
+            packed,
+            filling,
+            labels=self._data.labels[packed.rows].astype(np.int32),
+            weights=self._data.weights[packed.rows],
+            n_in_batch=np.array([len(batch)], dtype=np.float32),
+            **others,
+        )
+
+    def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
+        """Sum the weighted losses of the texts, and divide by the number of texts in the batch."""
+        tensors, n_texts = batch.tensors, batch.host.n_texts
+        start = self._frozen.states(batch) if self._frozen else None
+        logits = drop_filling(self._classifier.logits(batch, dropout, start), n_texts)
+        loss_sum = weighted_loss(
+            logits, tensors["labels"], tensors["weights"], self._label_smoothing
+        )
+        return Loss(loss_sum / tensors["n_in_batch"][0], loss_sums(loss_sum, n_texts))
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
         """Compute the mean loss in nats per text."""
@@ -126,12 +148,12 @@ class TrainingRun:
 
 
 def weighted_loss(
-    logits: Tensor, data: LabelledTexts, rows: np.ndarray, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, weights: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Sum the weighted cross-entropies of `rows`; the logits are in the same order."""
-    labels = torch.from_numpy(data.labels[rows]).to(logits.device)
-    weights = torch.from_numpy(data.weights[rows]).to(logits.device)
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    """Sum the weighted cross-entropies of texts: (n_texts, n_classes), (n_texts,), (n_texts,)."""
+    losses = F.cross_entropy(
+        logits, labels.long(), reduction="none", label_smoothing=label_smoothing
+    )
     return losses @ weights
 
 
@@ -154,9 +176,10 @@ class Evaluation:
 def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
     """Evaluate `classifier` on labelled texts, without changing it."""
     logits = predict_logits(classifier, data.tokens)
-    rows = np.arange(len(logits))
     weights = data.weights.astype(np.float64)
-    loss_sum = weighted_loss(torch.from_numpy(logits), data, rows)
+    loss_sum = weighted_loss(
+        torch.from_numpy(logits), torch.from_numpy(data.labels), torch.from_numpy(data.weights)
+    )
     return Evaluation(
         loss=loss_sum.item() / float(weights.sum()),
         accuracy=float(weights[logits.argmax(axis=1) == data.labels].sum() / weights.sum()),

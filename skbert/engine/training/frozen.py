@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from skbert.engine.model.device import computing_in
+from skbert.engine.model.batch import DeviceBatch
+from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.model.families import word_embeddings
-from skbert.engine.text.packing import PackedBatch, budgeted_batches, pack, token_index
+from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.text.packing import Filling, PackedBatch, budgeted_batches, pack, token_index
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.warn import warn_user
 
@@ -69,24 +72,39 @@ class FrozenLayers:
                 "is slower. Lower max_length, or train on fewer texts."
             )
 
-    def states(self, batch: PackedBatch) -> HiddenStates:
-        """Return the output of the frozen layers for the tokens of `batch`."""
+    def index(self, batch: PackedBatch, filling: Filling | None = None) -> dict[str, np.ndarray]:
+        """Find which stored states belong to the tokens of a batch; nothing if none are stored."""
+        if self._states is None:
+            return {}
+        kept = token_index(self._tokens, batch).astype(np.int32)
+        if filling is not None:
+            kept = np.pad(kept, (0, filling.n_tokens - len(kept)))
+        return {"kept_states": kept}
+
+    def states(self, batch: DeviceBatch) -> HiddenStates:
+        """Return the output of the frozen layers for the tokens of `batch`, with its `index`."""
         if self._states is None:
             return HiddenStates(self._compute(batch), self._n_layers)
-        kept = torch.from_numpy(token_index(self._tokens, batch)).to(self._states.device)
+        kept = batch.tensors["kept_states"]
         return HiddenStates(self._states.index_select(0, kept), self._n_layers)
 
     def _all_states(self) -> Tensor:
         weight = word_embeddings(self._model).weight
         width = self._model.config.hidden_size
         states = weight.detach().new_empty(len(self._tokens.ids), width)
-        for rows in budgeted_batches(self._tokens.lengths, _TOKEN_BUDGET):
+
+        def compute_rows(rows: np.ndarray) -> tuple[PackedBatch, Tensor]:
             batch = pack(self._tokens, rows)
-            index = torch.from_numpy(token_index(self._tokens, batch)).to(weight.device)
-            states.index_copy_(0, index, self._compute(batch))
+            return batch, self._compute(batch)
+
+        budget = max(_TOKEN_BUDGET, token_budget(weight.device))
+        parts = budgeted_batches(self._tokens.lengths, budget)
+        for _, (batch, computed) in compute_parts(parts, compute_rows):
+            index = to_device(token_index(self._tokens, batch), weight.device)
+            states.index_copy_(0, index, computed)
         return states
 
-    def _compute(self, batch: PackedBatch) -> Tensor:
+    def _compute(self, batch: PackedBatch | DeviceBatch) -> Tensor:
         device = word_embeddings(self._model).weight.device
         with torch.no_grad(), computing_in(self._precision, device):
             return encode(self._model, batch, n_layers=self._n_layers).float()

@@ -18,9 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skbert.engine.model.dropout import Dropout, seeded_dropout
-from skbert.engine.text.packing import shuffled_batches, split_by_tokens
+from skbert.engine.model.batch import DeviceBatch, HostBatch, StagedBatch, stage
+from skbert.engine.model.device import is_asynchronous
+from skbert.engine.model.dropout import Dropout, SlicedDropout, no_dropout, seeded_dropout
+from skbert.engine.model.recompute import recomputing_blocks
+from skbert.engine.text.packing import (
+    Filling,
+    cut_by_tokens,
+    rounded_size,
+    shuffled_batches,
+    split_by_tokens,
+)
+from skbert.engine.training.ahead import ahead
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
+from skbert.engine.training.graphs import StepGraphs, pays
 from skbert.engine.training.optimizer import (
     clip_and_step,
     constant_after_warmup,
@@ -30,12 +41,14 @@ from skbert.engine.training.optimizer import (
     new_adamw,
     set_learning_rate,
 )
+from skbert.engine.training.step_log import StepLog
 from skbert.engine.warn import warn_user
 
 # The loop splits a batch with more tokens into parts and sums their gradients: the same step in
 # less memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger
-# products are not faster on a CPU.
+# products are not faster on a CPU, but on an accelerator.
 _MICRO_BATCH_TOKENS = 2048
+_MICRO_BATCH_TOKENS_OF_ACCELERATORS = 16384
 
 #: Wraps the batches of an epoch, given its number from 1, to show its progress.
 EpochProgress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
@@ -100,12 +113,26 @@ class Loss:
     ----------
     part : Tensor of shape ()
         Differentiable. The parts of a batch sum to its mean loss.
-    sums : ndarray of shape (n_sums,), float64
+    sums : Tensor of shape (n_sums,), float64, or float32 on MPS
         Values to sum over parts and batches; `Objective.measures` interprets the sums.
     """
 
     part: Tensor
-    sums: np.ndarray
+    sums: Tensor
+
+
+def loss_sums(*numbers: Tensor | float) -> Tensor:
+    """Put numbers and tensors of shape () side by side, for `Loss`, without reading any."""
+    like = next(number for number in numbers if isinstance(number, Tensor)).detach()
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    return torch.stack(
+        [
+            number.detach().to(dtype)
+            if isinstance(number, Tensor)
+            else like.new_full((), number, dtype=dtype)
+            for number in numbers
+        ]
+    )
 
 
 class Network(Protocol):
@@ -114,6 +141,10 @@ class Network(Protocol):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether the shape of a batch decides all shapes in the network."""
 
     def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
         """List the weights to train, each once."""
@@ -129,8 +160,20 @@ class Objective(Protocol):
     def begin_epoch(self) -> None:
         """Prepare the next epoch, for example draw new masks."""
 
-    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Compute the contribution of the texts `rows` to the loss of the texts `batch`."""
+    def prepare(
+        self, rows: np.ndarray, batch: np.ndarray, filling: Filling | None = None
+    ) -> HostBatch:
+        """Collect what `loss` reads of the texts `rows`, which are part of the texts `batch`.
+
+        With `filling`, the sizes of all arrays are rounded up. This method computes with numpy
+        only, perhaps in another thread.
+        """
+
+    def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
+        """Compute the contribution of some texts to the loss of their batch.
+
+        On a CUDA device, this method must not read results on the host.
+        """
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
         """Convert sums to measures: "train_loss", which is the mean loss, and others."""
@@ -144,6 +187,11 @@ class DivergenceError(ArithmeticError):
             f"The loss or a gradient was not finite in step {step} (loss {loss}, learning rate "
             f"{learning_rate:.3g}). Lower the learning rate, or check the weights of the model."
         )
+
+
+def micro_batch_tokens(device: torch.device) -> int:
+    """Return the number of tokens in a micro-batch at most, as long as memory lasts."""
+    return _MICRO_BATCH_TOKENS if device.type == "cpu" else _MICRO_BATCH_TOKENS_OF_ACCELERATORS
 
 
 def planned_trainer(
@@ -170,8 +218,30 @@ def open_ended_trainer(
     return Trainer(network, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
 
 
+@dataclass(frozen=True)
+class _PreparedStep:
+    """The batch of one optimizer step, ready to be copied.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        Its texts.
+    parts : list of StagedBatch
+        Its micro-batches.
+    may_replay : bool
+        Whether a CUDA graph may take the step.
+    """
+
+    rows: np.ndarray
+    parts: list[StagedBatch]
+    may_replay: bool
+
+
 class Trainer:
     """An optimizer with its schedule and random state, which trains epoch by epoch.
+
+    On a CUDA device, the host only starts work: it prepares batches in another thread, and learns
+    at the end of an epoch what the losses were; see `StepLog` and `StepGraphs`.
 
     Parameters
     ----------
@@ -202,10 +272,13 @@ class Trainer:
         with self._steps_possible():
             self._parameters = network.parameters(options.n_frozen_layers)
         self._optimizer = new_adamw(self._parameters, options.weight_decay)
-        self._token_budget = _MICRO_BATCH_TOKENS
-        self.n_steps = self._n_epochs = 0
+        self._log = StepLog(self._device)
+        self._planned_budget = self._token_budget = micro_batch_tokens(self._device)
+        self._recomputes = False
+        self._may_replay = is_asynchronous(self._device) and network.is_replayable
+        self._graphs: StepGraphs | None = None
+        self.n_steps = self._n_epochs = self._first_step = 0
         self.was_interrupted = False
-        self._learning_rate = 0.0
 
     def epoch(self, objective: Objective, progress: EpochProgress | None = None) -> EpochRecord:
         """Train on every text once, in a new order; show nothing if `progress` is None."""
@@ -219,13 +292,13 @@ class Trainer:
         if progress:
             batches = progress(batches, self._n_epochs)
         with self._steps_possible():
-            sums = sum(self.step(objective, rows) for rows in batches)
+            sums = self._take_steps(objective, batches)
         self.was_interrupted = False
-        measures = objective.measures(np.asarray(sums))
+        measures = objective.measures(sums)
         return EpochRecord(
             epoch=self._n_epochs,
             train_loss=measures.pop("train_loss"),
-            learning_rate=self._learning_rate,
+            learning_rate=self._learning_rate(self.n_steps - 1),
             seconds=time.perf_counter() - start,
             n_tokens=int(objective.lengths.sum()),
             measures=measures,
@@ -247,7 +320,7 @@ class Trainer:
             "n_epochs": self._n_epochs,
             "token_budget": self._token_budget,
             "order": self._order.bit_generator.state,
-            "dropout": getattr(self._dropout, "state", None),
+            "dropout": self._dropout_state,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -261,53 +334,168 @@ class Trainer:
         self.n_steps, self._n_epochs = position["n_steps"], position["n_epochs"]
         self._token_budget = position["token_budget"]
         self._order.bit_generator.state = position["order"]
-        if position["dropout"] is not None:
-            self._dropout.state = position["dropout"]  # type: ignore[attr-defined]
+        self._dropout_state = position["dropout"]
 
     def _steps_possible(self) -> AbstractContextManager[None]:
         """Let the model use the compact embeddings inside the block, if there is one."""
         return self._embeddings.in_place() if self._embeddings else nullcontext()
 
-    def step(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
-        """Take one optimizer step, and return the sums of the loss over `rows` before it."""
-        options = self.options
-        self._learning_rate = options.learning_rate * self._schedule(self.n_steps)
-        set_learning_rate(self._optimizer, self._learning_rate)
-        sums = self._accumulate_gradients(objective, rows)
-        norm = gradient_norm(self._parameters)
-        if not (np.isfinite(sums).all() and torch.isfinite(norm)):
-            loss = objective.measures(sums)["train_loss"]
-            raise DivergenceError(self.n_steps + 1, self._learning_rate, loss)
-        clip_and_step(self._optimizer, norm, options.max_gradient_norm)
-        if self._embeddings:
-            self._embeddings.decay_absent(1 - self._learning_rate * options.weight_decay)
-        self.n_steps += 1
-        return sums
+    def _learning_rate(self, step: int) -> float:
+        return self.options.learning_rate * self._schedule(step)
 
-    def _accumulate_gradients(self, objective: Objective, rows: np.ndarray) -> np.ndarray:
-        """Compute the gradients of the batch's mean loss, with any number of micro-batches."""
+    def _take_steps(self, objective: Objective, batches: Iterable[np.ndarray]) -> np.ndarray:
+        """Take one optimizer step for each batch, and return the sums of the loss."""
+        prepare = partial(self._prepare, objective)
+        self._first_step = self.n_steps
+        self._log.begin_epoch()
+        try:
+            in_order = ahead if is_asynchronous(self._device) else map
+            for step in in_order(prepare, batches):
+                self._take(objective, step)
+                self.n_steps += 1
+                self._raise_if_failed(objective)
+            self._raise_if_failed(objective, wait=True)
+            return self._log.totals()
+        finally:
+            self._decay_absent_words()
+
+    def _prepare(self, objective: Objective, rows: np.ndarray) -> _PreparedStep:
+        """Collect the batch of a step. On a CUDA device, another thread calls this."""
         lengths = objective.lengths
+        parts = split_by_tokens(lengths, rows, self._planned_budget)
+        n_tokens = int(lengths[rows].sum())
+        may_replay = self._may_replay and len(parts) == 1 and pays(n_tokens, self._parameters)
+        filling = None
+        if may_replay:
+            filling = Filling(rounded_size(n_tokens), rounded_size(int(lengths.max())))
+        hosts = [objective.prepare(part, rows, filling) for part in parts]
+        staged = [stage(host, self._device) for host in hosts]
+        return _PreparedStep(rows, staged, may_replay)
+
+    def _take(self, objective: Objective, step: _PreparedStep) -> None:
+        """Take one optimizer step."""
+        set_learning_rate(self._optimizer, self._learning_rate(self.n_steps))
+        if step.may_replay and self._may_replay:
+            if self._graphs is None or self._graphs.owner is not objective:
+                self._graphs = StepGraphs(objective, self._dropout)
+            before = self._dropout_state
+            try:
+                self._graphs.take(partial(self._whole_step, objective), step.parts[0], self._device)
+                return
+            except torch.OutOfMemoryError:
+                self._graphs, self._may_replay = None, False  # graphs keep memory
+                self._dropout_state = before
+        self._update(objective, self._accumulate_gradients(objective, step))
+
+    def _whole_step(self, objective: Objective, batch: DeviceBatch) -> None:
+        """Take a step of one micro-batch, without reading results on the host."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = objective.loss(batch, self._dropout)
+        loss.part.backward()
+        self._update(objective, loss.sums)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _accumulate_gradients(self, objective: Objective, step: _PreparedStep) -> Tensor:
+        """Compute the gradients of the batch's mean loss, with any number of micro-batches.
+
+        If memory runs out, repeat the step in smaller parts, with the same dropout masks.
+        """
+        before = self._dropout_state
         while True:
             self._optimizer.zero_grad(set_to_none=True)
+            self._dropout_state = before
             try:
-                parts = split_by_tokens(lengths, rows, self._token_budget)
-                return np.sum([self._backward(objective, part, rows) for part in parts], axis=0)
+                with recomputing_blocks(self._recomputes):
+                    sums = [self._backward(objective, part, step.rows) for part in step.parts]
+                return torch.stack(sums).sum(0)
             except torch.OutOfMemoryError:
-                longest_text = int(lengths[rows].max())
-                if self._token_budget <= longest_text:
+                if not self._make_room(int(objective.lengths[step.rows].max())):
                     raise
-                self._halve_micro_batches(longest_text)
 
-    def _halve_micro_batches(self, longest_text: int) -> None:
-        self._token_budget = max(self._token_budget // 2, longest_text)
+    @property
+    def _dropout_state(self) -> Any:
+        return getattr(self._dropout, "state", None)
+
+    @_dropout_state.setter
+    def _dropout_state(self, state: Any) -> None:
+        if state is not None:
+            self._dropout.state = state  # type: ignore[attr-defined]
+
+    def _make_room(self, longest_text: int) -> bool:
+        """Let the next try need less memory; False if nothing is left to try."""
+        if is_asynchronous(self._device):
+            torch.cuda.empty_cache()
+        if self._token_budget > longest_text:
+            self._token_budget = max(self._token_budget // 2, longest_text)
+            warn_user(
+                f"Out of memory on {self._device}. skbert repeats the step in micro-batches of "
+                f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
+                "max_length or choose a smaller model to avoid this."
+            )
+            return True
+        if self._recomputes:
+            return False
+        self._recomputes = True
         warn_user(
-            f"Out of memory on {self._device}. skbert repeats the step in micro-batches of "
-            f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
-            "max_length or choose a smaller model to avoid this."
+            f"Out of memory on {self._device}, even for micro-batches of one text. skbert repeats "
+            "the step with gradient checkpointing: it computes the activations of each block a "
+            "second time, which gives the same gradients more slowly. Lower max_length or choose a "
+            "smaller model to avoid this."
         )
+        return True
 
-    def _backward(self, objective: Objective, rows: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Add the gradients of some texts of a batch, and return the sums of their loss."""
-        loss = objective.loss(rows, batch, self._dropout)
-        loss.part.backward()
-        return loss.sums
+    def _backward(self, objective: Objective, part: StagedBatch, batch: np.ndarray) -> Tensor:
+        """Add the gradients of a part of a batch, and return the sums of its loss."""
+        packed = part.host.packed
+        texts = packed.rows[: part.host.n_texts]
+        lengths = np.diff(packed.cu_seqlens)[: part.host.n_texts]
+        pieces = cut_by_tokens(lengths, self._token_budget)
+        if len(pieces) == 1:
+            loss = objective.loss(part.copy(self._device), self._dropout)
+            loss.part.backward()
+            return loss.sums
+        dropout = self._dropout
+        whole = None
+        if dropout is not no_dropout:
+            whole = SlicedDropout(dropout, len(packed.rows), len(packed.ids))  # type: ignore[arg-type]
+        sums = []
+        for piece in pieces:
+            tokens = slice(*packed.cu_seqlens[[piece.start, piece.stop]].tolist())
+            host = objective.prepare(texts[piece], batch)
+            loss = objective.loss(
+                stage(host, self._device).copy(self._device),
+                whole.of(piece, tokens) if whole else no_dropout,
+            )
+            loss.part.backward()
+            sums.append(loss.sums)
+        return torch.stack(sums).sum(0)
+
+    def _update(self, objective: Objective, sums: Tensor) -> None:
+        """Change the weights, unless the loss or a gradient is not finite."""
+        norm = gradient_norm(self._parameters)
+        self._log.record(sums, norm)
+        if is_asynchronous(self._device):
+            clip_and_step(self._optimizer, norm, self.options.max_gradient_norm, self._log.failed)
+        else:
+            self._raise_if_failed(objective)
+            clip_and_step(self._optimizer, norm, self.options.max_gradient_norm)
+
+    def _raise_if_failed(self, objective: Objective, wait: bool = False) -> None:
+        """Raise an error for the epoch's first step whose loss or gradients were not finite."""
+        failed = self._log.failure(wait)
+        if failed is None:
+            return
+        self.n_steps = self._first_step + failed.n_before
+        loss = objective.measures(failed.sums)["train_loss"]
+        raise DivergenceError(self.n_steps + 1, self._learning_rate(self.n_steps), loss)
+
+    def _decay_absent_words(self) -> None:
+        """Decay the words that are not in the compact embeddings, once per step of the epoch."""
+        if not self._embeddings:
+            return
+        failed = self._log.failure(wait=True)
+        if failed is not None:
+            self.n_steps = self._first_step + failed.n_before
+        for step in range(self._first_step, self.n_steps):
+            factor = 1 - self._learning_rate(step) * self.options.weight_decay
+            self._embeddings.decay_absent(factor)

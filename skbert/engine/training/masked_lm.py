@@ -22,11 +22,11 @@ from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.scratch import head_weights
 from skbert.engine.files.tokenizer_files import vocabulary_of
 from skbert.engine.files.weights import build_heads
+from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch, stage
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.fill_mask import to_indices
-from skbert.engine.prediction.predict import TOKEN_BUDGET
+from skbert.engine.prediction.parts import compute_parts, token_budget
 from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,
@@ -34,7 +34,7 @@ from skbert.engine.text.masking import (
     mask_tokens,
     may_be_masked,
 )
-from skbert.engine.text.packing import budgeted_batches, pack, token_index
+from skbert.engine.text.packing import Filling, budgeted_batches, pack, rounded_size, token_index
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
@@ -42,11 +42,15 @@ from skbert.engine.training.loop import (
     EpochRecord,
     Loss,
     TrainingOptions,
+    loss_sums,
     planned_trainer,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# A target that has no loss.
+_IGNORED = -100
 
 # Added to the count of each word, so that the frequency of an unseen word is not 0.
 _COUNT_OF_UNSEEN = 0.1
@@ -95,42 +99,79 @@ class MaskedTexts:
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """Sums of the losses of some texts.
+    """Sums of the losses of some texts, as tensors of shape ().
 
     Attributes
     ----------
-    words : Tensor of shape ()
-        Cross-entropy of the masked tokens.
-    next_sentence : Tensor of shape ()
-        Cross-entropy of the pairs.
-    n_right : int
-        Number of pairs for which the right label has the higher logit.
+    words, n_masked : Tensor
+        Cross-entropy of the masked tokens, and their number.
+    next_sentence, n_right, n_pairs : Tensor
+        Cross-entropy of the pairs, number of pairs for which the right label has the higher logit,
+        and number of pairs.
     """
 
     words: Tensor
+    n_masked: Tensor
     next_sentence: Tensor
-    n_right: int
+    n_right: Tensor
+    n_pairs: Tensor
+
+
+def masked_batch(
+    network: PretrainingNetwork,
+    texts: MaskedTexts,
+    rows: np.ndarray,
+    filling: Filling | None = None,
+    **others: np.ndarray,
+) -> HostBatch:
+    """Collect what `batch_losses` reads of the texts `rows`."""
+    packed = pack(texts.masked.tokens, rows)
+    targets = texts.masked.targets[token_index(texts.masked.tokens, packed)]
+    places = np.flatnonzero(targets != NOT_MASKED)
+    labels = texts.labels[packed.rows]
+    pairs = np.flatnonzero(labels != NO_PAIR)
+    tasks = {
+        "masked_places": places,
+        "masked_words": targets[places],
+        "pair_places": packed.cu_seqlens[pairs],
+        "pair_labels": labels[pairs],
+    }
+    if filling is not None:
+        sizes = [rounded_size(len(places))] * 2 + [len(rows) if len(pairs) else 0] * 2
+        tasks = {
+            name: np.pad(array, (0, size - len(array)), constant_values=_padding_of(name))
+            for (name, array), size in zip(tasks.items(), sizes, strict=True)
+        }
+    arrays = {name: array.astype(np.int32) for name, array in tasks.items()}
+    return host_batch(network.encoder, packed, filling, **arrays, **others)
+
+
+def _padding_of(name: str) -> int:
+    return 0 if name.endswith("_places") else _IGNORED
 
 
 def batch_losses(
-    network: PretrainingNetwork, texts: MaskedTexts, rows: np.ndarray, dropout: Dropout = no_dropout
+    network: PretrainingNetwork, batch: DeviceBatch, dropout: Dropout = no_dropout
 ) -> BatchLosses:
-    """Compute both losses of the texts `rows`."""
-    batch = pack(texts.masked.tokens, rows)
-    hidden = network.hidden(batch, dropout)
-    targets = texts.masked.targets[token_index(texts.masked.tokens, batch)]
-    places = np.flatnonzero(targets != NOT_MASKED)
-    logits = network.word_logits(hidden.index_select(0, to_indices(places, hidden)))
-    words = F.cross_entropy(logits, to_indices(targets[places], hidden), reduction="sum")
+    """Compute both losses of a `masked_batch`."""
+    hidden, tensors = network.hidden(batch, dropout), batch.tensors
+    words = tensors["masked_words"].long()
+    logits = network.word_logits(hidden.index_select(0, tensors["masked_places"]))
+    words_loss = _summed_loss(logits, words)
+    n_masked = (words != _IGNORED).sum()
+    labels = tensors["pair_labels"].long()
+    if not len(labels):
+        nothing = words_loss.new_zeros(())
+        return BatchLosses(words_loss, n_masked, nothing, nothing, nothing)
+    first = hidden.index_select(0, tensors["pair_places"])
+    logits = network.next_sentence_logits(first)
+    n_right = (logits.argmax(dim=1) == labels).sum()
+    n_pairs = (labels != _IGNORED).sum()
+    return BatchLosses(words_loss, n_masked, _summed_loss(logits, labels), n_right, n_pairs)
 
-    labels = texts.labels[batch.rows]
-    pairs = np.flatnonzero(labels != NO_PAIR)
-    if not len(pairs):
-        return BatchLosses(words, words.new_zeros(()), 0)
-    first = hidden.index_select(0, to_indices(batch.cu_seqlens[pairs], hidden))
-    logits, right = network.next_sentence_logits(first), to_indices(labels[pairs], hidden)
-    next_sentence = F.cross_entropy(logits, right, reduction="sum")
-    return BatchLosses(words, next_sentence, int((logits.argmax(dim=1) == right).sum()))
+
+def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="sum", ignore_index=_IGNORED)
 
 
 def draw_texts(
@@ -185,17 +226,27 @@ class Pretraining:
         """Draw new pairs and new masks."""
         self._texts = draw_texts(self._source, self._masking, self._rng)
 
-    def loss(self, rows: np.ndarray, batch: np.ndarray, dropout: Dropout) -> Loss:
-        """Compute the contribution of the texts `rows` to the loss of the texts `batch`."""
+    def prepare(
+        self, rows: np.ndarray, batch: np.ndarray, filling: Filling | None = None
+    ) -> HostBatch:
+        """Collect the masked tokens of `rows`, and how much there is to predict in `batch`."""
         texts = self._texts
-        losses = batch_losses(self._network, texts, rows, dropout)
-        part = losses.words / max(int(texts.n_masked[batch].sum()), 1)
-        n_pairs = texts.n_pairs(batch)
-        if n_pairs:
+        numbers = [max(int(texts.n_masked[batch].sum()), 1), max(texts.n_pairs(batch), 1)]
+        return masked_batch(
+            self._network, texts, rows, filling, n_in_batch=np.array(numbers, dtype=np.float32)
+        )
+
+    def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
+        """Compute the contribution of some texts to the loss of their batch."""
+        losses = batch_losses(self._network, batch, dropout)
+        n_masked, n_pairs = batch.tensors["n_in_batch"]
+        part = losses.words / n_masked
+        if len(batch.tensors["pair_labels"]):
             part = part + losses.next_sentence / n_pairs
-        sums = [losses.words.item(), texts.n_masked[rows].sum()]
-        sums += [losses.next_sentence.item(), losses.n_right, texts.n_pairs(rows)]
-        return Loss(part, np.array(sums))
+        sums = loss_sums(
+            losses.words, losses.n_masked, losses.next_sentence, losses.n_right, losses.n_pairs
+        )
+        return Loss(part, sums)
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
         """Compute mean losses, perplexity and, if there are pairs, next sentence accuracy."""
@@ -284,11 +335,14 @@ def masked_loss(
 ) -> float:
     """Compute the mean cross-entropy of masked tokens in nats, without dropout or gradients."""
     texts = draw_texts(tokens, masking, rng)
+
+    def compute_rows(rows: np.ndarray) -> float:
+        staged = stage(masked_batch(network, texts, rows), network.device)
+        return batch_losses(network, staged.copy(network.device)).words.item()
+
+    parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        total = math.fsum(
-            batch_losses(network, texts, rows).words.item()
-            for rows in budgeted_batches(tokens.lengths, TOKEN_BUDGET)
-        )
+        total = math.fsum(loss for _, loss in compute_parts(parts, compute_rows))
     return total / int(texts.n_masked.sum())
 
 

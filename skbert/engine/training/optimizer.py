@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from skbert.engine.model.device import is_asynchronous
+
 # Devices on which fused AdamW divides the gradients by its attribute `grad_scale`.
 _DIVIDING_DEVICES = ("cpu", "cuda")
 
@@ -21,7 +23,9 @@ def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.
     """Make AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only.
 
     Biases and LayerNorm weights are vectors; they do not decay, as in the code of the BERT paper.
-    The trainer sets the learning rate before each step; see `learning_rate_factor`.
+    The trainer sets the learning rate before each step; see `learning_rate_factor`. On CUDA devices
+    it is a tensor there, and the moments exist from the start: if memory is short, activations have
+    to do with less, not the optimizer.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -31,10 +35,29 @@ def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    weights = decayed + others
+    device = weights[0].device
+    if not is_asynchronous(device):
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    rate = torch.zeros((), device=device, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(
+        groups, lr=rate, betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=True
+    )
+    for weight in weights:
+        optimizer.state[weight] = {
+            "step": torch.zeros((), device=device, dtype=torch.float32),
+            "exp_avg": torch.zeros_like(weight),
+            "exp_avg_sq": torch.zeros_like(weight),
+        }
+    return optimizer
 
 
-def clip_and_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
+def clip_and_step(
+    optimizer: torch.optim.Optimizer,
+    norm: torch.Tensor,
+    max_norm: float,
+    failed: torch.Tensor | None = None,
+) -> None:
     """Take a step with the gradients scaled down to a norm of at most `max_norm`.
 
     The result is the same as after ``torch.nn.utils.clip_grad_norm_``. But on CPUs and CUDA
@@ -50,8 +73,16 @@ def clip_and_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm
     norm : Tensor of shape ()
         Norm of all gradients; see `gradient_norm`.
     max_norm : float
+    failed : Tensor of shape (), float32, or None
+        If it is 1, no weight and no moment changes. With it, the host reads no result: the
+        gradients are divided in any case, by 1 if their norm is small enough.
     """
     excess = (norm.float() + 1e-6) / max_norm
+    if failed is not None:
+        optimizer.grad_scale = excess.clamp(min=1)  # type: ignore[attr-defined]
+        optimizer.found_inf = failed  # type: ignore[attr-defined]
+        optimizer.step()
+        return
     is_divided_inside = norm.device.type in _DIVIDING_DEVICES
     optimizer.grad_scale = (  # type: ignore[attr-defined]
         excess if excess > 1 and is_divided_inside else None
@@ -68,14 +99,20 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
     It uses dot products: on a CPU they use all threads, but ``torch.linalg.vector_norm`` uses one.
     """
-    gradients = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients[0].is_cuda:  # one kernel for many gradients
+        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+    gradients = [gradient.reshape(-1) for gradient in gradients]
     return torch.stack([torch.dot(g, g) for g in gradients]).sum().sqrt()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Set one learning rate for all weights."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def n_warmup_steps(n_steps: int, warmup_fraction: float) -> int:
