@@ -351,7 +351,7 @@ class Trainer:
         try:
             in_order = ahead if is_asynchronous(self._device) else map
             for step in in_order(prepare, batches):
-                self._take(objective, step)
+                self.step(objective, step)
                 self.n_steps += 1
                 self._raise_if_failed(objective)
             self._raise_if_failed(objective, wait=True)
@@ -372,7 +372,7 @@ class Trainer:
         staged = [stage(host, self._device) for host in hosts]
         return _PreparedStep(rows, staged, may_replay)
 
-    def _take(self, objective: Objective, step: _PreparedStep) -> None:
+    def step(self, objective: Objective, step: _PreparedStep) -> None:
         """Take one optimizer step."""
         set_learning_rate(self._optimizer, self._learning_rate(self.n_steps))
         if step.may_replay and self._may_replay:

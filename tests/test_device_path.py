@@ -1,0 +1,443 @@
+"""The path of CUDA devices, run on the CPU with the same functions.
+
+What only a CUDA device has is replaced: the attention kernel by its definition, page-locked memory
+by ordinary memory, and the capture of a graph by a call that is repeated.
+"""
+
+import threading
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from skbert import BertPretrainer, BertSentimentClassifier
+from skbert.engine.files.pretrained import load_pretrained
+from skbert.engine.files.scratch import random_head
+from skbert.engine.model import batch, device, encoder, recompute, varlen
+from skbert.engine.model.batch import DeviceBatch, host_batch, stage
+from skbert.engine.model.dropout import SlicedDropout, no_dropout, seeded_dropout
+from skbert.engine.model.networks import TextClassifier
+from skbert.engine.prediction.parts import compute_parts
+from skbert.engine.text.packing import Filling, fill, pack, rounded_size
+from skbert.engine.training import ahead as ahead_module
+from skbert.engine.training import graphs, loop, optimizer, step_log
+from skbert.engine.training.ahead import ahead
+from skbert.engine.training.classification import Classification, LabelledTexts
+from skbert.engine.training.loop import DivergenceError, Trainer, TrainingOptions
+from skbert.engine.training.optimizer import clip_and_step, gradient_norm, new_adamw
+from skbert.engine.training.step_log import StepLog
+
+CPU = torch.device("cpu")
+TEXTS = ["a good film", "", "dull", "not very good, not good", "i love my film", "bad"] * 6
+LABELS = np.array([1, 0, 0, 0, 1, 0] * 6)
+OPTIONS = TrainingOptions(
+    max_epochs=3,
+    batch_size=8,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    warmup_fraction=0.1,
+    dropout=0.0,
+)
+SETTINGS = {"max_length": 32, "max_epochs": 3, "learning_rate": 5e-3, "random_state": 0}
+
+
+def kernel(query, key, value, cu_queries, cu_keys, longest_query, longest_key):
+    """What `varlen_attn` computes, text by text."""
+    contexts = []
+    queries, keys = cu_queries.tolist(), cu_keys.tolist()
+    assert max(np.diff(queries)) <= longest_query and max(np.diff(keys)) <= longest_key
+    for start, stop, first, last in zip(queries, queries[1:], keys, keys[1:], strict=False):
+        parts = (query[start:stop], key[first:last], value[first:last])
+        q, k, v = (part.transpose(0, 1) for part in parts)
+        contexts.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
+    return torch.cat(contexts)
+
+
+@pytest.fixture
+def like_cuda(monkeypatch):
+    """Treat the CPU as a device that the host does not wait for; returns what was captured."""
+    captured = []
+
+    def capture(call, device, generator, pool):
+        captured.append(call)
+        return call, pool or object()
+
+    for module in (device, batch, loop, optimizer, step_log):
+        monkeypatch.setattr(module, "is_asynchronous", lambda device: True)
+    for module in (batch, step_log):
+        monkeypatch.setattr(module, "page_locked", lambda n, dtype: torch.empty(n, dtype=dtype))
+    monkeypatch.setattr(step_log, "event_now", lambda device: SimpleNamespace(query=lambda: True))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(encoder, "is_usable", lambda device, d_head: True)
+    monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
+    monkeypatch.setattr(graphs, "capture", capture)
+    return captured
+
+
+def new_classifier(folder, pooling="cls"):
+    pretrained = load_pretrained(folder)
+    head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
+    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
+
+
+def labelled(tokens):
+    return LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
+
+
+# a whole fit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pooling": "mean", "class_weight": "balanced"},
+        {"n_frozen_layers": 1, "label_smoothing": 0.1},
+        {"pretraining_epochs": 1},
+        {"early_stopping": True},
+    ],
+    ids=lambda settings: "-".join(settings) or "plain",
+)
+def test_a_fit_gives_the_losses_and_probabilities_of_the_cpu(
+    tiny_bert, toy_reviews, request, settings
+):
+    X, y = toy_reviews
+
+    def fitted():
+        clf = BertSentimentClassifier(tiny_bert, dropout=0.0, batch_size=8, **SETTINGS, **settings)
+        return clf.fit(X, y)
+
+    expected = fitted()
+    captured = request.getfixturevalue("like_cuda")
+    found = fitted()
+    assert len(captured) > 0  # steps were replayed
+    for name in ("train_loss", "learning_rate"):
+        ours, theirs = ([record[name] for record in c.history_] for c in (found, expected))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-3)
+
+
+def test_pretraining_gives_the_losses_of_the_cpu(tiny_bert, toy_reviews, request):
+    X, _ = toy_reviews
+    documents = [X[start : start + 4] for start in range(0, len(X), 4)]
+
+    def fitted():
+        return BertPretrainer(tiny_bert, dropout=0.0, batch_size=8, **SETTINGS).fit(documents)
+
+    expected = fitted().history_
+    captured = request.getfixturevalue("like_cuda")
+    found = fitted().history_
+    assert len(captured) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("masked_loss", "next_sentence_loss", "next_sentence_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
+
+
+@pytest.mark.usefixtures("like_cuda")
+def test_partial_fit_replays_only_the_steps_of_its_own_texts(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    clf = BertSentimentClassifier(tiny_bert, dropout=0.0, n_frozen_layers=1, **SETTINGS)
+    for _ in range(12):  # the same shapes with other texts, and other stored states
+        clf.partial_fit(X[:40], y[:40], classes=["bad", "good"])
+        clf.partial_fit(X[40:], y[40:])
+    assert clf.score(X, y) > 0.9
+
+
+# steps --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_tokens", [1, 63, 64, 511, 512, 853, 1024, 5000, 16384])
+def test_sizes_are_rounded_up_a_little(n_tokens):
+    size = rounded_size(n_tokens)
+    assert n_tokens < size <= n_tokens + max(64, n_tokens / 8)
+    assert rounded_size(size - 1) == size
+
+
+def test_there_are_few_sizes():
+    assert len({rounded_size(n) for n in range(512, 2048)}) == 16
+
+
+def test_a_filler_changes_neither_logits_nor_gradients(tiny_bert, monkeypatch):
+    monkeypatch.setattr(encoder, "is_usable", lambda device, d_head: True)
+    monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
+    classifier, tokens = new_classifier(tiny_bert, "mean")
+    objective = Classification(classifier, labelled(tokens), OPTIONS)
+    rows, found = np.arange(7), []
+    for filling in (None, Filling(192, 64)):
+        host = objective.prepare(rows, rows, filling)
+        objective.loss(stage(host, CPU).copy(CPU), no_dropout).part.backward()
+        gradients = [p.grad.clone() for p in classifier.parameters() if p.grad is not None]
+        found.append((len(host.packed.ids), gradients))
+        classifier.encoder.zero_grad()
+        classifier.head.zero_grad()
+    (n_tokens, expected), (n_filled, gradients) = found
+    assert n_filled == 192 > n_tokens
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_one_copy_has_all_arrays(like_cuda, tiny_bert):
+    classifier, tokens = new_classifier(tiny_bert)
+    weights = np.array([0.5, -2.0], dtype=np.float32)
+    host = host_batch(classifier.encoder, pack(tokens, np.arange(3)), weights=weights)
+    staged = stage(host, CPU)
+    found = staged.copy(CPU)
+    assert staged.flat.dtype == torch.int32 and isinstance(found, DeviceBatch)
+    assert found.tensors.keys() == host.arrays.keys()
+    for name, array in host.arrays.items():
+        np.testing.assert_array_equal(found.tensors[name].numpy(), array)
+
+
+def test_only_the_second_step_of_a_shape_is_captured(like_cuda):
+    taken = []
+    owner = graphs.StepGraphs(None, no_dropout)
+    for n in (3, 4, 3, 3, 4, 5):
+        host = SimpleNamespace(shape=n)
+        flat = torch.full((n,), len(taken), dtype=torch.int32)
+        staged = SimpleNamespace(
+            host=host, flat=flat, copy=lambda device, flat=flat: flat, view=lambda flat: flat
+        )
+        owner.take(lambda flat: taken.append(flat.tolist()), staged, CPU)
+    assert len(like_cuda) == 2
+    assert taken == [[i] * n for i, n in enumerate((3, 4, 3, 3, 4, 5))]
+
+
+def test_large_steps_are_not_replayed():
+    small, large = [torch.empty(384, 384)] * 100, [torch.empty(1024, 4096)] * 100
+    assert graphs.pays(1000, small) and not graphs.pays(16000, large)
+
+
+# a loss that is not finite ------------------------------------------------------------------------
+
+
+def test_a_failed_step_and_all_later_ones_change_nothing(like_cuda, tiny_bert):
+    classifier, tokens = new_classifier(tiny_bert)
+    trainer = Trainer(classifier, OPTIONS, lambda _: 1.0, np.random.SeedSequence(0))
+    objective = Classification(classifier, labelled(tokens), OPTIONS)
+    plain, after, calls = Trainer._update, [], []
+
+    def update(self, objective, sums):
+        calls.append(1)
+        plain(self, objective, sums * (torch.nan if len(calls) == 3 else 1))
+        after.append(classifier.head.weight.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", update)
+        patch.setattr(StepLog, "failure", late(StepLog.failure, n_calls=5))
+        with pytest.raises(DivergenceError, match=r"not finite in step 3 \(loss nan, learning"):
+            trainer.epoch(objective)
+    assert trainer.n_steps == 2 and len(calls) > 3
+    assert not torch.equal(after[0], after[1])
+    assert all(torch.equal(weight, after[1]) for weight in after[2:])
+
+
+def late(plain, n_calls):
+    """The host learns of a failure only after some steps."""
+    calls = []
+
+    def failure(self, wait=False):
+        calls.append(1)
+        return plain(self, wait) if wait or len(calls) > n_calls else None
+
+    return failure
+
+
+def test_sums_of_steps_before_a_failure(like_cuda):
+    log, one = StepLog(CPU), torch.tensor(1.0)
+    for value, norm in ((1.0, one), (2.0, one), (4.0, one * torch.inf), (8.0, one)):
+        log.record(torch.tensor([value, 1.0], dtype=torch.float64), norm)
+    assert log.totals().tolist() == [3.0, 2.0]
+    failed = log.failure(wait=True)
+    assert failed.n_before == 2 and failed.sums.tolist() == [4.0, 1.0]
+    assert float(log.failed) == 1
+    log.begin_epoch()
+    log.record(torch.tensor([16.0, 1.0], dtype=torch.float64), one)
+    assert log.failure(wait=True) is None and log.totals().tolist() == [16.0, 1.0]
+
+
+def test_the_host_learns_of_a_failure_from_an_earlier_copy(like_cuda, monkeypatch):
+    events = []
+
+    def event_now(device):
+        events.append(SimpleNamespace(is_over=False, query=lambda: events[-1].is_over))
+        return events[-1]
+
+    monkeypatch.setattr(step_log, "event_now", event_now)
+    log, one = StepLog(CPU), torch.tensor(1.0)
+    log.record(torch.tensor([torch.nan, 1.0], dtype=torch.float64), one)
+    assert log.failure() is None and len(events) == 1  # the copy has begun
+    assert log.failure() is None and len(events) == 1  # and is under way
+    events[0].is_over = True
+    assert log.failure().n_before == 0
+
+
+def test_clipping_without_reading_the_norm_is_clipping(like_cuda):
+    for scale in (1e-3, 1e3):
+        found = []
+        for failed in (None, torch.tensor(0.0)):
+            weight = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+            adamw = new_adamw([weight], 0.1)
+            for group in adamw.param_groups:
+                group["lr"] = torch.tensor(0.1)
+            weight.grad = weight.detach() * scale
+            norm = gradient_norm([weight])
+            clip_and_step(adamw, norm, 1.0, failed)
+            found.append(weight.detach())
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)
+
+
+# memory -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("budget", [24, 40, 64])
+def test_a_repeated_step_has_the_masks_of_the_first_try(tiny_bert, monkeypatch, pooling, budget):
+    gradients = []
+    for most_tokens in (10**6, budget):
+        classifier, tokens = new_classifier(tiny_bert, pooling)
+        options = TrainingOptions(**(vars(OPTIONS) | {"dropout": 0.3, "batch_size": 36}))
+        objective = Classification(classifier, labelled(tokens), options)
+        trainer = Trainer(classifier, options, lambda _: 1.0, np.random.SeedSequence(0))
+        plain = TextClassifier.logits
+
+        def small_memory(self, batch, *args, most_tokens=most_tokens, plain=plain):
+            logits = plain(self, batch, *args)  # draws masks before it fails
+            if len(batch.ids) > most_tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return logits
+
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setattr(TextClassifier, "logits", small_memory)
+            step = trainer._prepare(objective, np.arange(36))
+            trainer._accumulate_gradients(objective, step)
+        gradients.append([p.grad for p in classifier.parameters() if p.grad is not None])
+        after = trainer._dropout.state
+        assert (trainer._token_budget <= budget) == (most_tokens == budget)
+        gradients[-1].append(torch.tensor(np.array(after, dtype=np.uint64).astype(np.float64)))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_slices_of_masks():
+    whole, parts = (seeded_dropout(0.5, np.random.SeedSequence(0), CPU) for _ in range(2))
+    ones = torch.ones(10, 4)
+    expected = [whole(ones), whole(ones[:3])]
+    sliced = SlicedDropout(parts, n_texts=3, n_tokens=10)
+    first, second = sliced.of(slice(0, 1), slice(0, 6)), sliced.of(slice(1, 3), slice(6, 10))
+    found = [(drop(ones[:n]), drop(ones[:m])) for drop, n, m in ((first, 6, 1), (second, 4, 2))]
+    for place in (0, 1):
+        assert torch.equal(torch.cat([found[0][place], found[1][place]]), expected[place])
+    assert parts.state == whole.state
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_blocks_that_are_computed_again_give_the_same_gradients(tiny_bert, pooling):
+    gradients = []
+    for enabled in (False, True):
+        classifier, tokens = new_classifier(tiny_bert, pooling)
+        objective = Classification(classifier, labelled(tokens), OPTIONS)
+        dropout = seeded_dropout(0.3, np.random.SeedSequence(0), CPU)
+        rows = np.arange(12)
+        with recompute.recomputing_blocks(enabled):
+            staged = stage(objective.prepare(rows, rows), CPU)
+            objective.loss(staged.copy(CPU), dropout).part.backward()
+        gradients.append([p.grad for p in classifier.parameters() if p.grad is not None])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_gradient_checkpointing_is_the_last_resort(tiny_bert, monkeypatch):
+    classifier, tokens = new_classifier(tiny_bert)
+    trainer = Trainer(classifier, OPTIONS, lambda _: 1.0, np.random.SeedSequence(0))
+    plain = TextClassifier.logits
+
+    def small_memory(self, *args):
+        if not recompute._is_on.get():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, *args)
+
+    monkeypatch.setattr(TextClassifier, "logits", small_memory)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.epoch(Classification(classifier, labelled(tokens), OPTIONS))
+    messages = [str(warning.message) for warning in caught]
+    assert "with gradient checkpointing" in messages[-1]
+    assert all("in micro-batches of" in message for message in messages[:-1])
+
+
+def test_prediction_halves_batches_once_and_remembers(tiny_bert):
+    sizes = []
+
+    def compute(rows):
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows * 2
+
+    with pytest.warns(UserWarning, match="Out of memory for a batch of 8 texts") as caught:
+        found = list(compute_parts([np.arange(8), np.arange(8, 16)], compute))
+    assert len(caught) == 1 and sizes[:3] == [8, 4, 2] and max(sizes[3:]) <= 2
+    assert np.concatenate([rows for rows, _ in found]).tolist() == [*range(16)]
+    assert all((result == rows * 2).all() for rows, result in found)
+
+
+def test_one_text_without_memory_is_an_error():
+    def compute(rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        pytest.warns(UserWarning, match="Out of memory"),
+        pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"),
+    ):
+        list(compute_parts([np.arange(4)], compute))
+
+
+# another thread -----------------------------------------------------------------------------------
+
+
+def test_results_come_in_order_and_only_a_few_ahead():
+    begun = []
+
+    def compute(i):
+        begun.append(i)
+        return i * i
+
+    results = ahead(compute, range(10), n_ahead=2)
+    assert next(results) == 0 and max(begun) <= 2
+    assert list(results) == [i * i for i in range(1, 10)]
+
+
+@pytest.mark.parametrize("how", ["used up", "closed", "failed"])
+def test_the_thread_ends(how):
+    def compute(i):
+        if how == "failed" and i == 2:
+            raise ValueError("of item 2")
+        return i
+
+    results = ahead(compute, range(5))
+    assert next(results) == 0
+    if how == "failed":
+        assert next(results) == 1
+        with pytest.raises(ValueError, match="of item 2"):
+            next(results)
+    elif how == "closed":
+        results.close()
+    else:
+        list(results)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("skbert-batches") for name in names)
+    assert ahead_module.__name__.endswith("ahead")
+
+
+def test_a_filler_is_one_more_text(tiny_bert):
+    _, tokens = new_classifier(tiny_bert)
+    packed = pack(tokens, np.arange(3))
+    filled = fill(packed, 64)
+    assert len(filled.ids) == len(filled.positions) == len(filled.segment_ids) == 64
+    assert filled.cu_seqlens.tolist() == [*packed.cu_seqlens.tolist(), 64]
+    assert filled.rows.tolist() == [*packed.rows.tolist(), -1]
