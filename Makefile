@@ -7,7 +7,8 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 BIN := $(VENV)/bin
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+# gpu.sh runs bench_gpu.py, on another machine.
+BENCHMARKS := $(filter-out %/bench_gpu.py,$(sort $(wildcard benchmarks/bench_*.py)))
 TIMED := $(filter-out %/bench_pretraining.py %/bench_few_labels.py,$(BENCHMARKS))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
 
@@ -85,6 +86,7 @@ bench-smoke: $(VENV)/.installed-benchmarks ## run every benchmark on a few rows
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script --smoke"; \
 		$(BIN)/python "$$script" --smoke; done
 	$(BIN)/python benchmarks/bench_predict.py --smoke --family electra-small
+	PYTHON=$(BIN)/python benchmarks/gpu.sh --smoke
 
 clean: ## remove what was built, but no environment
 	rm -rf dist docs/_build docs/auto_examples docs/generated

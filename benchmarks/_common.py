@@ -31,8 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import threadpoolctl
 import torch
 import transformers
 from sklearn.model_selection import train_test_split
@@ -67,7 +65,7 @@ REPORTED_PACKAGES = (
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.simplefilter("ignore", TruncationWarning)  # some benchmarks cut long texts on purpose
-warnings.filterwarnings("ignore", "max_epochs=.* optimizer steps")  # and smoke runs hardly train
+warnings.filterwarnings("ignore", "max_epochs=.* optimizer step")  # and smoke runs hardly train
 
 
 # Weights and data ---------------------------------------------------------------------------
@@ -161,34 +159,38 @@ def fit_with_trainer(
     *,
     batch_size: int,
     sampling: str = "random",
+    max_length: int = MAX_LENGTH,
+    pad_to_multiple_of: int | None = None,
+    **options: Any,
 ) -> None:
     """Tokenize and train for one epoch with the defaults of `TrainingArguments`.
 
     Each batch is padded to its longest text. Only the batch size, one epoch, the CPU and the
-    sampling strategy are set, and evaluation, logging and saving are off.
+    sampling strategy are set, and evaluation, logging and saving are off. `options` are more
+    arguments of `TrainingArguments`, and replace these.
     """
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-    encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)
+    encoded = tokenizer(texts, truncation=True, max_length=max_length)
     rows = [
         {key: encoded[key][i] for key in encoded} | {"labels": label}
         for i, label in enumerate(labels)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        options = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=batch_size,
-            num_train_epochs=1,
-            train_sampling_strategy=sampling,
-            use_cpu=True,
-            dataloader_pin_memory=False,  # useless without a GPU, and warns
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-        )
-        collator = DataCollatorWithPadding(tokenizer)
-        trainer = Trainer(model, options, data_collator=collator, train_dataset=rows)
+        settings = {
+            "per_device_train_batch_size": batch_size,
+            "num_train_epochs": 1,
+            "train_sampling_strategy": sampling,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,  # useless without a GPU, and warns
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+        }
+        arguments = TrainingArguments(folder, **settings | options)
+        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        trainer = Trainer(model, arguments, data_collator=collator, train_dataset=rows)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
@@ -198,6 +200,9 @@ def fit_with_trainer(
 
 def machine() -> dict[str, Any]:
     """Describe processor, memory and threads."""
+    import psutil
+    import threadpoolctl
+
     model, flags = _processor()
     shown = ("avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
     return {
@@ -583,6 +588,8 @@ def typical_batch(calls: list[LogitsCall]) -> tuple[int, int]:
 
 def resident_bytes() -> int:
     """Return the resident memory of this process."""
+    import psutil
+
     return psutil.Process().memory_info().rss
 
 
@@ -678,11 +685,29 @@ def plain_name(processor: str) -> str:
     return processor.replace("(R)", "")
 
 
-def results_of_machine(name: str) -> Path:
+def results_of_machine(name: str, processor: str | None = None) -> Path:
     """Path of the results of a benchmark; each kind of processor has its own folder."""
-    processor = plain_name(_processor()[0]).lower()
+    processor = plain_name(processor or _processor()[0]).lower()
     folder = "-".join("".join(c if c.isalnum() else " " for c in processor).split())
     return RESULTS / folder / f"{name}.json"
+
+
+def print_bounds(bounds: list[Bound]) -> None:
+    """Print one line per bound, after an empty one."""
+    print()
+    for bound in bounds:
+        verdict = "PASS" if bound.holds else "FAIL"
+        sign = ">=" if bound.at_least else "<="
+        print(f"{verdict}  {bound.claim}: {bound.value:.3g} (must be {sign} {bound.limit:g})")
+
+
+def write_results(
+    path: Path, about: dict[str, Any], results: dict[str, Any], bounds: list[Bound]
+) -> None:
+    """Write a results file, as `report.py` reads it."""
+    described = [asdict(bound) | {"holds": bound.holds} for bound in bounds]
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps({**about, "results": results, "bounds": described}, indent=1) + "\n")
 
 
 def finish(
@@ -701,11 +726,7 @@ def finish(
         "machine": machine(),
         "versions": versions(),
     }
-    print()
-    for bound in bounds:
-        verdict = "PASS" if bound.holds else "FAIL"
-        sign = ">=" if bound.at_least else "<="
-        print(f"{verdict}  {bound.claim}: {bound.value:.3g} (must be {sign} {bound.limit:g})")
+    print_bounds(bounds)
     here = about["machine"]
     print(
         f"\n{here['processor']}, {here['cores']} cores, {here['torch_threads']} threads, "
@@ -715,9 +736,7 @@ def finish(
     if arguments.smoke:
         print("smoke run: the numbers above mean nothing")
         return 0
-    described = [asdict(bound) | {"holds": bound.holds} for bound in bounds]
     path = path or results_of_machine(name)
-    path.parent.mkdir(exist_ok=True, parents=True)
-    path.write_text(json.dumps({**about, "results": results, "bounds": described}, indent=1) + "\n")
+    write_results(path, about, results, bounds)
     print(f"written: {path.relative_to(HERE.parent)}")
     return int(arguments.strict and not all(bound.holds for bound in bounds))

@@ -1,7 +1,7 @@
 """Checkpoints with the shapes of published models and random weights, to time them.
 
 The time of a forward pass depends on the shape of a model, not on its weights. All shapes get the
-tokenizer of the default model, so they read the same tokens.
+same tokenizer, in most benchmarks that of the default model, so they read the same tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import _common as common
 import torch
 import transformers
 
@@ -63,14 +62,16 @@ SHAPES = {
 }
 
 
-def save_shape(name: str, folder: Path) -> int:
-    """Write a checkpoint with random weights; return the number of its parameters."""
-    config = SHAPES[name].config()
+def save_shape(
+    shape: Shape, folder: Path, tokenizer_folder: Path, device: torch.device | str = "cpu"
+) -> int:
+    """Write a checkpoint with random weights, drawn on a device; return its parameters' number."""
+    config = shape.config()
     build = getattr(transformers, FAMILIES[config.model_type].encoder_class)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         encoder = build(config)
     encoder.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(common.model_folder()) / file, folder)
+        shutil.copy(tokenizer_folder / file, folder)
     return sum(weight.numel() for weight in encoder.parameters())

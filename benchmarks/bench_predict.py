@@ -274,7 +274,7 @@ def compare_family(name: str, arguments: Any) -> dict[str, Any]:
     data = common.load_split(8, arguments.n_texts)
     with tempfile.TemporaryDirectory() as place:
         start, folder = Path(place) / "start", Path(place) / "fitted"
-        n_parameters = save_shape(name, start)
+        n_parameters = save_shape(SHAPES[name], start, Path(common.model_folder()))
         fitted = BertSentimentClassifier(
             str(start), max_epochs=1, batch_size=8, learning_rate=1e-4, device="cpu", random_state=0
         ).fit(data.train_texts, data.train_labels)
