@@ -34,7 +34,7 @@ fi
 
 failed=0
 nvidia-smi || failed=1
-timeout "$TEST_SECONDS" "$python" -m pytest tests/gpu -q -p no:benchmark -p no:cacheprovider || failed=1
+timeout "$TEST_SECONDS" "$python" -m pytest tests/test_gpu.py -q -p no:benchmark -p no:cacheprovider || failed=1
 left=$((MOST_SECONDS - SECONDS))
 minutes=$(awk "BEGIN { print ($left - $MARGIN) / 60 }")
 timeout "$left" "$python" benchmarks/bench_gpu.py --minutes "$minutes" "$@" || failed=1
