@@ -1,9 +1,12 @@
 """Resolve the names of devices on simulated machines."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine.model.device import resolve_device
@@ -76,3 +79,36 @@ def test_an_unknown_device_is_refused(name):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         resolve_device(name)
+
+
+# several devices ----------------------------------------------------------------------------------
+
+
+def device_here(_):
+    """The device of a process of a pool, if there were two CUDA devices."""
+    torch.cuda.device_count = lambda: 2
+    return [str(resolve_device(name)) for name in ("cuda", "auto", "cuda:0", "cpu")]
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_the_processes_of_a_pool_take_the_devices_in_turn(backend):
+    code = (
+        "import time, joblib; from tests.test_device import device_here\n"
+        "def call(i): time.sleep(0.5); return device_here(i)\n"
+        f"pool = joblib.Parallel(n_jobs=2, backend={backend!r})\n"
+        "found = pool(joblib.delayed(call)(i) for i in range(4))\n"
+        "print(sorted(set(map(tuple, found))))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    both = [("cuda:0", "cuda:0", "cuda:0", "cpu"), ("cuda:1", "cuda:1", "cuda:0", "cpu")]
+    assert found.strip() == str(both)
+
+
+def test_a_thread_and_the_first_process_take_the_current_device(monkeypatch):
+    see(monkeypatch, n_cuda=2, has_mps=False)
+    found = Parallel(n_jobs=2, backend="threading")(
+        delayed(resolve_device)("cuda") for _ in range(2)
+    )
+    assert found == [torch.device("cuda")] * 2

@@ -21,7 +21,7 @@ from skbert.engine.model.batch import DeviceBatch, host_batch, stage
 from skbert.engine.model.dropout import SlicedDropout, no_dropout, seeded_dropout
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.parts import compute_parts
-from skbert.engine.text.packing import Filling, fill, pack, rounded_size
+from skbert.engine.text.packing import Filling, fill, pack
 from skbert.engine.training import ahead as ahead_module
 from skbert.engine.training import graphs, loop, optimizer, step_log
 from skbert.engine.training.ahead import ahead
@@ -150,15 +150,22 @@ def test_partial_fit_replays_only_the_steps_of_its_own_texts(tiny_bert, toy_revi
 # steps --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_tokens", [1, 63, 64, 511, 512, 853, 1024, 5000, 16384])
-def test_sizes_are_rounded_up_a_little(n_tokens):
-    size = rounded_size(n_tokens)
-    assert n_tokens < size <= n_tokens + max(64, n_tokens / 8)
-    assert rounded_size(size - 1) == size
+@pytest.mark.parametrize("n_tokens", [1, 255, 256, 511, 853, 1024, 5000, 16384])
+@pytest.mark.parametrize("longest", [12, 300])
+def test_sizes_are_rounded_up_a_little(n_tokens, longest):
+    filling = Filling.of(n_tokens, longest)
+    assert 0 < filling.n_tokens - n_tokens <= max(256, n_tokens / 8)
+    assert filling.longest >= max(longest, filling.n_tokens - n_tokens)  # the filler is a text
+    assert Filling.of(filling.n_tokens - 1, longest) == filling
+    assert 0 < Filling.of(n_tokens, longest, 64).n_tokens - n_tokens <= 64
 
 
 def test_there_are_few_sizes():
-    assert len({rounded_size(n) for n in range(512, 2048)}) == 16
+    assert {Filling.of(n, 60) for n in range(700, 1100)} == {
+        Filling(768, 256),
+        Filling(1024, 256),
+        Filling(1280, 256),
+    }
 
 
 def test_a_filler_changes_neither_logits_nor_gradients(tiny_bert, monkeypatch):

@@ -5,6 +5,8 @@ Importing this file also makes forked processes safe; see `use_one_thread`.
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
@@ -101,7 +103,10 @@ def resolve_device(device: DeviceName) -> torch.device:
     ----------
     device : str, int or torch.device
         "auto" is the first of "cuda", "mps" and "cpu" that this machine has. The other names are
-        these, also with a number ("cuda:1"). A number is that of a CUDA device.
+        these, also with a number ("cuda:1"). A number is that of a CUDA device. Without a number,
+        "cuda" is torch's current device. But the processes of a pool, such as those of joblib, take
+        the devices in turn: with two devices, the first process takes "cuda:0", the second
+        "cuda:1", the third "cuda:0".
 
     Raises
     ------
@@ -109,7 +114,7 @@ def resolve_device(device: DeviceName) -> torch.device:
         If the device is not available. skbert never falls back to another device silently.
     """
     if device == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
+        device = next(kind for kind in ("cuda", "mps", "cpu") if _count(kind))
     is_number = isinstance(device, Integral) and not isinstance(device, bool)
     name = f"cuda:{device}" if is_number else str(device)
     shown = f"torch.{device!r}" if isinstance(device, torch.device) else repr(device)
@@ -124,7 +129,23 @@ def resolve_device(device: DeviceName) -> torch.device:
             f"device={shown} is not available; torch {torch.__version__} finds {_count(kind)} "
             f"{kind} device(s). Use device='auto' for the best available device."
         )
+    worker = _number_of_worker()
+    if name == "cuda" and worker is not None:
+        return torch.device("cuda", worker % _count("cuda"))
     return torch.device(name)
+
+
+def _number_of_worker() -> int | None:
+    """Find the number of this process in its pool, from 0; None if it belongs to no pool.
+
+    `multiprocessing`, `concurrent.futures` and joblib's default backend number the processes that
+    they start in the names, for example "LokyProcess-3".
+    """
+    process = multiprocessing.current_process()
+    number = re.search(r"\d+$", process.name)
+    if multiprocessing.parent_process() is None or number is None:
+        return None
+    return int(number.group()) - 1
 
 
 def _count(kind: str) -> int:

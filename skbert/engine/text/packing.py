@@ -72,6 +72,29 @@ class Filling:
     n_tokens: int
     longest: int
 
+    @classmethod
+    def of(cls, n_tokens: int, longest: int, step: int | None = None) -> Filling:
+        """Round the number of tokens of a batch up to the next multiple of `step`.
+
+        None rounds up by at most 256 tokens or an eighth, whichever is more: 32 sentences then have
+        two or three different sizes.
+
+        Parameters
+        ----------
+        n_tokens : int
+            Without a filler.
+        longest : int
+            Number of tokens of the longest text of all batches.
+        step : int or None
+        """
+        step = max(256, 1 << max(n_tokens.bit_length() - 4, 0)) if step is None else step
+        return cls(next_multiple(n_tokens, step), max(next_multiple(longest, 256), step))
+
+
+def next_multiple(n: int, step: int) -> int:
+    """Compute the next multiple of `step` that is larger than `n`."""
+    return (n // step + 1) * step
+
 
 def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
     """Append one meaningless text, the filler, so that the batch has `n_tokens` tokens.
@@ -86,15 +109,6 @@ def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
         cu_seqlens=np.append(batch.cu_seqlens, np.int32(n_tokens)),
         rows=np.append(batch.rows, -1),
     )
-
-
-def rounded_size(n_tokens: int) -> int:
-    """Round a number of tokens up, to one of eight sizes between two powers of two.
-
-    The result is larger than `n_tokens`, by at most an eighth or 64.
-    """
-    step = max(64, 1 << max(n_tokens.bit_length() - 4, 0))
-    return (n_tokens // step + 1) * step
 
 
 def token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:

@@ -29,7 +29,7 @@ from skbert.engine.model.dropout import Dropout
 #: apart from the batch, it must read and write the same memory in each call.
 Step = Callable[[DeviceBatch], None]
 
-# Number of shapes with a graph. 32 sentences have about ten different rounded sizes.
+# Number of shapes with a graph. 32 sentences have two or three, other texts a few more.
 _MOST_GRAPHS = 32
 
 # Largest product of the number of tokens and the mean size of a weight for which graphs are faster.

@@ -25,7 +25,6 @@ from skbert.engine.model.recompute import recomputing_blocks
 from skbert.engine.text.packing import (
     Filling,
     cut_by_tokens,
-    rounded_size,
     shuffled_batches,
     split_by_tokens,
 )
@@ -364,10 +363,11 @@ class Trainer:
         lengths = objective.lengths
         parts = split_by_tokens(lengths, rows, self._planned_budget)
         n_tokens = int(lengths[rows].sum())
-        may_replay = self._may_replay and len(parts) == 1 and pays(n_tokens, self._parameters)
-        filling = None
-        if may_replay:
-            filling = Filling(rounded_size(n_tokens), rounded_size(int(lengths.max())))
+        filling, may_replay = None, False
+        if self._may_replay and len(parts) == 1:
+            may_replay = pays(n_tokens, self._parameters)
+            step = None if may_replay else 64
+            filling = Filling.of(n_tokens, int(lengths.max()), step)
         hosts = [objective.prepare(part, rows, filling) for part in parts]
         staged = [stage(host, self._device) for host in hosts]
         return _PreparedStep(rows, staged, may_replay)

@@ -34,7 +34,7 @@ from skbert.engine.text.masking import (
     mask_tokens,
     may_be_masked,
 )
-from skbert.engine.text.packing import Filling, budgeted_batches, pack, rounded_size, token_index
+from skbert.engine.text.packing import Filling, budgeted_batches, next_multiple, pack, token_index
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
@@ -137,7 +137,7 @@ def masked_batch(
         "pair_labels": labels[pairs],
     }
     if filling is not None:
-        sizes = [rounded_size(len(places))] * 2 + [len(rows) if len(pairs) else 0] * 2
+        sizes = [next_multiple(len(places), 64)] * 2 + [len(rows) if len(pairs) else 0] * 2
         tasks = {
             name: np.pad(array, (0, size - len(array)), constant_values=_padding_of(name))
             for (name, array), size in zip(tasks.items(), sizes, strict=True)
