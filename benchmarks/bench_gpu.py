@@ -33,7 +33,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,8 @@ from transformers import AutoTokenizer, pipeline
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier, free_pretrained
 from skbert.engine.files.config import read_config
+from skbert.engine.model import encoder
+from skbert.engine.training import loop
 
 TASKS = ("fit", "predict", "embed", "accuracy")
 SHAPE_NAMES = ("minilm", "bert", "bert-large")
@@ -64,6 +67,7 @@ TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-3}
 TRAINER, TRAINER_GROUPED = "Trainer", "Trainer, length-grouped"
 PIPELINE, PIPELINE_SORTED = "transformers pipeline", "transformers pipeline, sorted"
 SENTENCE_TRANSFORMERS = "sentence-transformers"
+WITHOUT_GRAPHS, PADDED_GROUPS = "skbert, without graphs", "skbert, padded groups, without graphs"
 
 
 # Cases and settings -------------------------------------------------------------------------
@@ -152,7 +156,24 @@ class Setup:
 # Contenders of fit --------------------------------------------------------------------------
 
 
-def skbert_fit(setup: Setup, case: Case, name: str, **parameters: Any) -> common.Contender:
+@contextmanager
+def without(module: Any, name: str) -> Iterator[None]:
+    """Switch a part of the device path off: a function of `module` that says whether to use it."""
+    plain = getattr(module, name)
+    setattr(module, name, lambda *_: False)
+    try:
+        yield
+    finally:
+        setattr(module, name, plain)
+
+
+def skbert_fit(
+    setup: Setup,
+    case: Case,
+    name: str,
+    switched_off: tuple[Any, str] | None = None,
+    **parameters: Any,
+) -> common.Contender:
     data = setup.texts(case.kind, FIT_TEXTS[case.kind])
 
     def prepare() -> Callable[[], None]:
@@ -160,7 +181,8 @@ def skbert_fit(setup: Setup, case: Case, name: str, **parameters: Any) -> common
         estimator = setup.classifier(case, **parameters)
 
         def run() -> None:
-            estimator.fit(data.texts, data.labels)
+            with without(*switched_off) if switched_off else nullcontext():
+                estimator.fit(data.texts, data.labels)
 
         return run
 
@@ -202,6 +224,8 @@ def fit_contenders(setup: Setup, case: Case) -> list[common.Contender]:
     ]
     if case.shape != "bert-large":
         contenders.append(trainer_fit(setup, case, TRAINER, "random"))
+        contenders.append(skbert_fit(setup, case, WITHOUT_GRAPHS, (loop, "pays")))
+        contenders.append(skbert_fit(setup, case, PADDED_GROUPS, (encoder, "is_usable")))
     if case.shape == "minilm":
         contenders.append(skbert_fit(setup, case, "skbert, float32", precision="float32"))
     return contenders

@@ -37,6 +37,7 @@ from skbert import (
     TruncationWarning,
     UnknownTokenWarning,
 )
+from skbert.engine.model import recompute
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
 from skbert.engine.training import frozen, loop, resume
@@ -169,6 +170,33 @@ def memory_runs_out(given):
     yield lambda: clf.fit(given.X, given.y)
 
 
+def memory_is_short_for_one_text(given):
+    plain = TextClassifier.logits
+
+    def small_memory(self, batch, *arguments):
+        if torch.is_grad_enabled() and not recompute._is_on.get():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch, *arguments)
+
+    given.patch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)
+    given.patch.setattr(TextClassifier, "logits", small_memory)
+    clf = classifier(given.model)
+    yield lambda: clf.fit(given.X, given.y)
+
+
+def memory_runs_out_in_prediction(given):
+    plain = TextClassifier.logits
+
+    def small_memory(self, batch, *arguments):
+        if len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch, *arguments)
+
+    clf = classifier(given.model).fit(given.X, given.y)
+    given.patch.setattr(TextClassifier, "logits", small_memory)
+    yield lambda: clf.predict(["good", "a bad film"])
+
+
 def the_disk_is_full(given):
     def full(path):
         raise OSError("No space left on device")
@@ -266,6 +294,8 @@ CASES = [
     ("engine/prediction/cache.py", the_cache_is_full, "database or disk is full", UserWarning),
     ("engine/training/frozen.py", frozen_layers_are_too_large, "1 frozen layers", UserWarning),
     ("engine/training/loop.py", memory_runs_out, "Out of memory", UserWarning),
+    ("engine/training/loop.py", memory_is_short_for_one_text, "checkpointing", UserWarning),
+    ("engine/prediction/parts.py", memory_runs_out_in_prediction, "a batch of 2", UserWarning),
     ("engine/training/resume.py", the_disk_is_full, "No space left on device", UserWarning),
     ("engine/training/resume.py", the_folder_holds_another_run, "holds 1 run", UserWarning),
     ("contract/persistence.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),

@@ -53,7 +53,8 @@ dropout : float, default=0.1
     "device": """\
 device : str, int or torch.device, default="auto"
     "cpu", "cuda", "cuda:1" and so on, or "mps"; 0 is "cuda:0". "auto" takes the first available
-    of CUDA, MPS and CPU.""",
+    of CUDA, MPS and CPU. With several CUDA devices, the processes of a pool, such as those of
+    ``n_jobs``, take them in turn, unless `device` names one of them.""",
     "precision": """\
 precision : {"auto", "float32", "bfloat16"}, default="auto"
     Number format of the matrix products. "bfloat16" rounds their inputs to 8 significant bits.
