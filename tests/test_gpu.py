@@ -185,6 +185,22 @@ def replayed():
         yield captured
 
 
+@contextmanager
+def no_waiting():
+    """Raise an error where the host would wait for the device."""
+
+    def switch(mode):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "a prototype feature"
+            torch.cuda.set_sync_debug_mode(mode)
+
+    switch("error")
+    try:
+        yield
+    finally:
+        switch("default")
+
+
 WAYS = {
     "default": {},
     "float32": {"precision": "float32"},
@@ -200,11 +216,8 @@ def test_no_step_waits_for_the_device(tiny_bert, toy_reviews, monkeypatch, way):
 
     def step(self, *arguments):
         n_steps.append(1)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             plain(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     settings = SETTINGS | {"dropout": 0.1} | WAYS[way]
     with replayed() as captured:
@@ -218,11 +231,8 @@ def test_no_step_of_pretraining_waits_for_the_device(tiny_bert, toy_reviews, mon
     plain = Trainer.step
 
     def step(self, *arguments):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             plain(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Trainer, "step", step)
     X, _ = toy_reviews

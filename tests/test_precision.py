@@ -14,11 +14,13 @@ from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import device as device_module
 from skbert.engine.model import encoder
 from skbert.engine.model.attention import self_attention, text_groups
+from skbert.engine.model.batch import host_batch
 from skbert.engine.model.device import computing_in, precision_name, resolve_precision
 from skbert.engine.prediction import cache as cache_module
 from skbert.engine.prediction.cache import MemoryCache
 from skbert.engine.text.packing import pack
 from skbert.engine.training.frozen import FrozenLayers
+from tests.objectives import on_cpu
 
 CPU = torch.device("cpu")
 HELPERS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
@@ -318,11 +320,13 @@ def test_training_learns_as_in_float32(tiny_bert, toy_reviews, n_frozen_layers):
 def test_frozen_layers_keep_float32_states(tiny_bert):
     pretrained = load_pretrained(tiny_bert)
     tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
-    batch = pack(tokens, np.arange(len(tokens)))
-    exact, near = (
-        FrozenLayers(pretrained.frozen_encoder(CPU), 2, tokens, precision).states(batch).states
-        for precision in (torch.float32, torch.bfloat16)
-    )
+    packed, encoder = pack(tokens, np.arange(len(tokens))), pretrained.frozen_encoder(CPU)
+
+    def states_in(precision):
+        layers = FrozenLayers(encoder, 2, tokens, precision)
+        return layers.states(on_cpu(host_batch(encoder, packed, **layers.index(packed)))).states
+
+    exact, near = (states_in(precision) for precision in (torch.float32, torch.bfloat16))
     assert near.dtype == torch.float32
     assert not torch.equal(exact, near)
     torch.testing.assert_close(near, exact, rtol=0, atol=2**-4)  # states are of order 1

@@ -127,7 +127,7 @@ def _untrained(
     """Fill an estimator with the weights of a model and of a head that skbert has not trained."""
     device = resolve_device(clf.device)
     precision = resolve_precision(clf.precision, device)
-    network = TextClassifier(pretrained.new_encoder(), head, pooling, precision)
+    network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
     wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
     state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
     vars(clf).update(state.fitted_attributes(np.array(labels), []) | _UNTRAINED)

@@ -185,7 +185,7 @@ def new_state(
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
     pooling = resolve_pooling(estimator.pooling, pretrained.pooling)
-    network = TextClassifier(pretrained.new_encoder(), head, pooling, precision)
+    network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
     return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
 
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A checkpoint in memory. All estimators of a process share it; `new_encoder` copies it.
@@ -80,9 +83,9 @@ class Pretrained:
         """Return the shared encoder, whose weights must not change; see `PretrainedCache`."""
         return _CACHE.encoder_on(self, device)
 
-    def new_encoder(self) -> PreTrainedModel:
-        """Build an encoder to train; the weights are copied."""
-        weights = {name: weight.clone() for name, weight in self.weights.items()}
+    def new_encoder(self, device: torch.device = _CPU) -> PreTrainedModel:
+        """Build an encoder to train; its weights are copied to the device."""
+        weights = {name: weight.to(device, copy=True) for name, weight in self.weights.items()}
         return build_encoder(copy.deepcopy(self.config), weights)
 
     def naming_emoji(self, names_emoji: bool) -> Pretrained:
@@ -92,7 +95,13 @@ class Pretrained:
 
     def new_tokenizer(self) -> PreTrainedTokenizerBase:
         """Copy the tokenizer, because each call sets padding and truncation on it."""
-        return copy.deepcopy(self.tokenizer)
+        # `deepcopy` would look at each word of a vocabulary, although words and ids never change.
+        known = {
+            id(value): value.copy()
+            for value in vars(self.tokenizer).values()
+            if isinstance(value, dict) and all(type(number) is int for number in value.values())
+        }
+        return copy.deepcopy(self.tokenizer, known)
 
 
 #: The folder of a checkpoint, and the change of its weights.
