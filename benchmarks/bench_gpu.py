@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import json
 import os
 import platform
 import shutil
@@ -659,6 +660,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="at most; default: %(default)s")
     parser.add_argument("--shapes", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--kinds", nargs="+", choices=tuple(MAX_LENGTH), default=tuple(MAX_LENGTH))
     parser.add_argument("--json", type=Path, help="a second file for the results")
     parser.add_argument("--smoke", action="store_true", help="tiny, on the CPU, no results")
     arguments = parser.parse_args()
@@ -669,13 +671,18 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def save(arguments: argparse.Namespace, about: dict[str, Any], results: dict[str, Any]) -> None:
-    """Write what is known so far, so that a run that is stopped leaves its results."""
+    """Write what is known so far, so that a run that is stopped leaves its results.
+
+    Cases that the file has from an earlier run on such a card, and this run has not, stay.
+    """
     if arguments.smoke:
         return
-    paths = [common.results_of_machine("gpu", about["machine"]["processor"]), arguments.json]
-    for path in paths:
-        if path:
-            common.write_results(path, about, results, bounds(results))
+    file = common.results_of_machine("gpu", about["machine"]["processor"])
+    known = json.loads(file.read_text())["results"] if file.exists() else {}
+    known |= results
+    known["not_measured"] = [str(case) for case in CASES if str(case) not in known]
+    for path in filter(None, (file, arguments.json)):
+        common.write_results(path, about, known, bounds(known))
 
 
 def chosen_cases(setup: Setup, arguments: argparse.Namespace) -> list[Case]:
@@ -686,6 +693,7 @@ def chosen_cases(setup: Setup, arguments: argparse.Namespace) -> list[Case]:
         for case in CASES
         if case.task in arguments.tasks
         and case.shape in arguments.shapes
+        and case.kind in arguments.kinds
         and (case.task != "accuracy" or has_accuracy)
     ]
 
@@ -709,7 +717,8 @@ def run_all(
             results["not_measured"].append(str(case))
             continue
         until = now + (end - now) / (len(cases) - i)
-        results[str(case)] = run_case(setup, case, rate, arguments.rounds, until)
+        found = run_case(setup, case, rate, arguments.rounds, until)
+        results[str(case)] = found | {"commit": about["commit"], "date": about["date"]}
         free_pretrained()
         free_memory()
         medians = [

@@ -4,8 +4,10 @@ What only a CUDA device has is replaced: the attention kernel by its definition,
 by ordinary memory, and the capture of a graph by a call that is repeated.
 """
 
+import gc
 import threading
 import warnings
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,9 +63,9 @@ def like_cuda(monkeypatch):
     """Treat the CPU as a device that the host does not wait for; returns what was captured."""
     captured = []
 
-    def capture(call, device, generator, pool):
-        captured.append(call)
-        return call, pool or object()
+    def capture(call, device, generator, memory):
+        captured.append(memory)
+        return call
 
     for module in (device, batch, loop, optimizer, step_log):
         monkeypatch.setattr(module, "is_asynchronous", lambda device: True)
@@ -74,6 +76,8 @@ def like_cuda(monkeypatch):
     monkeypatch.setattr(encoder, "is_usable", lambda device, d_head: True)
     monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
     monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(graphs, "GraphMemory", object)
+    monkeypatch.setattr(graphs, "_idle", defaultdict(list))
     return captured
 
 
@@ -201,16 +205,42 @@ def test_one_copy_has_all_arrays(like_cuda, tiny_bert):
 
 def test_only_the_second_step_of_a_shape_is_captured(like_cuda):
     taken = []
-    owner = graphs.StepGraphs(None, no_dropout)
+    owner = graphs.StepGraphs(None, no_dropout, CPU)
     for n in (3, 4, 3, 3, 4, 5):
         host = SimpleNamespace(shape=n)
         flat = torch.full((n,), len(taken), dtype=torch.int32)
         staged = SimpleNamespace(
             host=host, flat=flat, copy=lambda device, flat=flat: flat, view=lambda flat: flat
         )
-        owner.take(lambda flat: taken.append(flat.tolist()), staged, CPU)
+        owner.take(lambda flat: taken.append(flat.tolist()), staged)
     assert len(like_cuda) == 2
     assert taken == [[i] * n for i, n in enumerate((3, 4, 3, 3, 4, 5))]
+
+
+def test_the_memory_of_graphs_is_used_again_but_not_by_two_trainers(like_cuda, tiny_bert):
+    def fitted():
+        clf = BertSentimentClassifier(tiny_bert, batch_size=8, **SETTINGS)
+        return clf.partial_fit(TEXTS, LABELS, classes=[0, 1]).partial_fit(TEXTS, LABELS)
+
+    for _ in range(3):
+        fitted()
+        gc.collect()
+    assert len(set(like_cuda)) == 1
+    alive = [fitted(), fitted()]
+    assert len(set(like_cuda)) == 2
+    del alive
+
+
+def test_cheap_steps_take_a_known_size():
+    small, large = [torch.empty(384, 384)], [torch.empty(2048, 1024)]
+    known = set()
+    assert graphs.choose_filling(900, 60, small, known) == Filling(1024, 256)
+    assert graphs.choose_filling(700, 60, small, known) == Filling(1024, 256)
+    assert graphs.choose_filling(600, 60, small, known) == Filling(768, 256)
+    assert graphs.choose_filling(700, 60, small, known) == Filling(768, 256)
+    assert graphs.choose_filling(1024, 60, small, known) == Filling(1280, 256)
+    assert graphs.choose_filling(900, 300, small, known) == Filling(1024, 512)
+    assert graphs.choose_filling(700, 60, large, {Filling(1024, 256)}) == Filling(768, 256)
 
 
 def test_large_steps_are_not_replayed():

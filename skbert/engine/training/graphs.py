@@ -13,10 +13,11 @@ References
 from __future__ import annotations
 
 import threading
-from collections import Counter
+import weakref
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from skbert.engine.model.batch import DeviceBatch, StagedBatch
 from skbert.engine.model.dropout import Dropout
+from skbert.engine.text.packing import Filling
 
 #: A whole training step, with the update of the weights. It must not read results on the host, and
 #: apart from the batch, it must read and write the same memory in each call.
@@ -35,8 +37,27 @@ _MOST_GRAPHS = 32
 # Largest product of the number of tokens and the mean size of a weight for which graphs are faster.
 _MOST_WORK = 4e9
 
-# One capture at a time: all captures share a stream, so that their memory can be shared, too.
+# The same for which a few more tokens do not matter.
+_LITTLE_WORK = 1e9
+
+# One capture at a time: all captures share a stream.
 _capturing = threading.Lock()
+
+
+class GraphMemory:
+    """Memory of the graphs of one trainer, which later trainers use again.
+
+    All graphs of a trainer share it, because none of their results is read after another one has
+    run. Torch frees such memory only with its last graph, so that each fit would need more.
+    """
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+        self.last_graph: Any = None  # keeps the memory
+
+
+# What trainers that have ended no longer use.
+_idle: defaultdict[torch.device, list[GraphMemory]] = defaultdict(list)
 
 
 @dataclass(frozen=True)
@@ -55,36 +76,44 @@ class StepGraphs:
     owner : object
         The objective of the steps. Another one needs other graphs.
     dropout : Dropout
+    device : torch.device
     """
 
-    def __init__(self, owner: object, dropout: Dropout) -> None:
+    def __init__(self, owner: object, dropout: Dropout, device: torch.device) -> None:
         self.owner = owner
+        self._device = device
         self._generator = getattr(dropout, "generator", None)
         self._graphs: dict[Any, _Graph] = {}
         self._n_seen: Counter[Any] = Counter()
-        self._pool: Any = None
+        self._memory: GraphMemory | None = None
 
-    def take(self, step: Step, batch: StagedBatch, device: torch.device) -> None:
+    def take(self, step: Step, batch: StagedBatch) -> None:
         """Take one step."""
         shape = batch.host.shape
         if shape not in self._graphs:
             self._n_seen[shape] += 1
             if self._n_seen[shape] == 1 or len(self._graphs) == _MOST_GRAPHS:
-                step(batch.copy(device))
+                step(batch.copy(self._device))
                 return
-            self._graphs[shape] = self._captured(step, batch, device)
+            self._graphs[shape] = self._captured(step, batch)
         graph = self._graphs[shape]
         assert batch.flat is not None
         graph.inputs.copy_(batch.flat, non_blocking=True)
         graph.replay()
 
-    def _captured(self, step: Step, batch: StagedBatch, device: torch.device) -> _Graph:
+    def _captured(self, step: Step, batch: StagedBatch) -> _Graph:
         assert batch.flat is not None
-        inputs = batch.flat.to(device, non_blocking=True)
-        replay, self._pool = capture(
-            lambda: step(batch.view(inputs)), device, self._generator, self._pool
-        )
-        return _Graph(inputs, replay)
+        if self._memory is None:
+            idle = _idle[self._device]
+            self._memory = idle.pop() if idle else GraphMemory()
+            weakref.finalize(self, idle.append, self._memory)
+        inputs = batch.flat.to(self._device, non_blocking=True)
+        call = partial(_step_on, step, batch, inputs)
+        return _Graph(inputs, capture(call, self._device, self._generator, self._memory))
+
+
+def _step_on(step: Step, batch: StagedBatch, inputs: Tensor) -> None:
+    step(batch.view(inputs))
 
 
 def pays(n_tokens: int, weights: Sequence[Tensor]) -> bool:
@@ -93,14 +122,36 @@ def pays(n_tokens: int, weights: Sequence[Tensor]) -> bool:
     The number of kernels grows with the number of weights, their time with the size of weights and
     with the number of tokens.
     """
-    mean_size = sum(weight.numel() for weight in weights) / len(weights)
-    return n_tokens * mean_size <= _MOST_WORK
+    return _work(n_tokens, weights) <= _MOST_WORK
+
+
+def choose_filling(
+    n_tokens: int, longest: int, weights: Sequence[Tensor], known: set[Filling]
+) -> Filling:
+    """Choose how a batch is filled for a graph, and remember it in `known`.
+
+    If the step is cheap, a graph of half as many tokens again costs less than another capture.
+    """
+    if _work(n_tokens, weights) <= _LITTLE_WORK:
+        for filling in sorted(known, key=lambda filling: filling.n_tokens):
+            if n_tokens < filling.n_tokens <= 1.5 * n_tokens and longest <= filling.longest:
+                return filling
+    filling = Filling.of(n_tokens, longest)
+    known.add(filling)
+    return filling
+
+
+def _work(n_tokens: int, weights: Sequence[Tensor]) -> float:
+    return n_tokens * sum(weight.numel() for weight in weights) / len(weights)
 
 
 def capture(
-    call: Callable[[], None], device: torch.device, generator: torch.Generator | None, pool: Any
-) -> tuple[Callable[[], None], Any]:
-    """Capture what `call` starts on the device; the device does not run it.
+    call: Callable[[], None],
+    device: torch.device,
+    generator: torch.Generator | None,
+    memory: GraphMemory,
+) -> Callable[[], None]:
+    """Capture what `call` starts on the device, which does not run it, and return its replay.
 
     Parameters
     ----------
@@ -108,29 +159,23 @@ def capture(
     device : torch.device
     generator : torch.Generator or None
         Draws the random numbers of `call`.
-    pool : object or None
-        Memory of earlier graphs, of which none runs at the same time.
-
-    Returns
-    -------
-    replay : callable
-    pool : object
+    memory : GraphMemory
     """
     graph = torch.cuda.CUDAGraph()
     if generator is not None:
         graph.register_generator_state(generator)
-    pool = torch.cuda.graph_pool_handle() if pool is None else pool
     stream, current = _capture_stream(device), torch.cuda.current_stream(device)
     with _capturing, torch.cuda.stream(stream):
         stream.wait_stream(current)
         # "thread_local": other threads may use the device meanwhile.
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
         try:
             call()
         finally:
             graph.capture_end()
     current.wait_stream(stream)
-    return graph.replay, pool
+    memory.last_graph = graph
+    return graph.replay
 
 
 @cache

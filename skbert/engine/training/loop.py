@@ -30,7 +30,7 @@ from skbert.engine.text.packing import (
 )
 from skbert.engine.training.ahead import ahead
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
-from skbert.engine.training.graphs import StepGraphs, pays
+from skbert.engine.training.graphs import StepGraphs, choose_filling, pays
 from skbert.engine.training.optimizer import (
     clip_and_step,
     constant_after_warmup,
@@ -276,6 +276,7 @@ class Trainer:
         self._recomputes = False
         self._may_replay = is_asynchronous(self._device) and network.is_replayable
         self._graphs: StepGraphs | None = None
+        self._fillings: set[Filling] = set()
         self.n_steps = self._n_epochs = self._first_step = 0
         self.was_interrupted = False
 
@@ -366,8 +367,11 @@ class Trainer:
         filling, may_replay = None, False
         if self._may_replay and len(parts) == 1:
             may_replay = pays(n_tokens, self._parameters)
-            step = None if may_replay else 64
-            filling = Filling.of(n_tokens, int(lengths.max()), step)
+            longest = int(lengths.max())
+            if may_replay:
+                filling = choose_filling(n_tokens, longest, self._parameters, self._fillings)
+            else:
+                filling = Filling.of(n_tokens, longest, step=64)
         hosts = [objective.prepare(part, rows, filling) for part in parts]
         staged = [stage(host, self._device) for host in hosts]
         return _PreparedStep(rows, staged, may_replay)
@@ -377,10 +381,10 @@ class Trainer:
         set_learning_rate(self._optimizer, self._learning_rate(self.n_steps))
         if step.may_replay and self._may_replay:
             if self._graphs is None or self._graphs.owner is not objective:
-                self._graphs = StepGraphs(objective, self._dropout)
+                self._graphs = StepGraphs(objective, self._dropout, self._device)
             before = self._dropout_state
             try:
-                self._graphs.take(partial(self._whole_step, objective), step.parts[0], self._device)
+                self._graphs.take(partial(self._whole_step, objective), step.parts[0])
                 return
             except torch.OutOfMemoryError:
                 self._graphs, self._may_replay = None, False  # graphs keep memory
