@@ -158,7 +158,7 @@ def test_partial_fit_replays_only_the_steps_of_its_own_texts(tiny_bert, toy_revi
 @pytest.mark.parametrize("longest", [12, 300])
 def test_sizes_are_rounded_up_a_little(n_tokens, longest):
     filling = Filling.of(n_tokens, longest)
-    assert 0 < filling.n_tokens - n_tokens <= max(256, n_tokens / 8)
+    assert 0 < filling.n_tokens - n_tokens <= max(256, n_tokens / 4)
     assert filling.longest >= max(longest, filling.n_tokens - n_tokens)  # the filler is a text
     assert Filling.of(filling.n_tokens - 1, longest) == filling
     assert 0 < Filling.of(n_tokens, longest, 64).n_tokens - n_tokens <= 64
@@ -170,6 +170,8 @@ def test_there_are_few_sizes():
         Filling(1024, 256),
         Filling(1280, 256),
     }
+    sizes = {Filling.of(n, 512).n_tokens for n in range(6700, 8700)}
+    assert sizes == {7168, 8192, 10240}
 
 
 def test_a_filler_changes_neither_logits_nor_gradients(tiny_bert, monkeypatch):

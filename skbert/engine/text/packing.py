@@ -76,8 +76,8 @@ class Filling:
     def of(cls, n_tokens: int, longest: int, step: int | None = None) -> Filling:
         """Round the number of tokens of a batch up to the next multiple of `step`.
 
-        None rounds up by at most 256 tokens or an eighth, whichever is more: 32 sentences then have
-        two or three different sizes.
+        None rounds up by at most 256 tokens or a quarter, whichever is more: batches of 32 texts
+        then have two or three different sizes.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class Filling:
             Number of tokens of the longest text of all batches.
         step : int or None
         """
-        step = max(256, 1 << max(n_tokens.bit_length() - 4, 0)) if step is None else step
+        step = max(256, 1 << max(n_tokens.bit_length() - 3, 0)) if step is None else step
         return cls(next_multiple(n_tokens, step), max(next_multiple(longest, 256), step))
 
 
