@@ -54,7 +54,8 @@ from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import Filling, pack
 from skbert.engine.text.sentences import split_into_sentences
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.training.loop import Loss, TrainingOptions, loss_sums, planned_trainer
+from skbert.engine.training.loop import TrainingOptions, planned_trainer
+from skbert.engine.training.objective import Loss, loss_sums
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 LABELS = ["negative", "positive"]

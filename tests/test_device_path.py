@@ -24,7 +24,6 @@ from skbert.engine.model.dropout import SlicedDropout, no_dropout, seeded_dropou
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.parts import compute_parts
 from skbert.engine.text.packing import Filling, fill, pack
-from skbert.engine.training import ahead as ahead_module
 from skbert.engine.training import graphs, loop, optimizer, step_log
 from skbert.engine.training.ahead import ahead
 from skbert.engine.training.classification import Classification, LabelledTexts
@@ -356,7 +355,7 @@ def test_a_repeated_step_has_the_masks_of_the_first_try(tiny_bert, monkeypatch, 
             trainer._accumulate_gradients(objective, step)
         gradients.append([p.grad for p in classifier.parameters() if p.grad is not None])
         after = trainer._dropout.state
-        assert (trainer._token_budget <= budget) == (most_tokens == budget)
+        assert (trainer._micro_batches.token_budget <= budget) == (most_tokens == budget)
         gradients[-1].append(torch.tensor(np.array(after, dtype=np.uint64).astype(np.float64)))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
@@ -470,7 +469,20 @@ def test_the_thread_ends(how):
         list(results)
     names = [thread.name for thread in threading.enumerate()]
     assert not any(name.startswith("skbert-batches") for name in names)
-    assert ahead_module.__name__.endswith("ahead")
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_fit_that_fails_leaves_no_thread(tiny_bert, toy_reviews, monkeypatch, error):
+    def step(self, *arguments):
+        assert any(thread.name.startswith("skbert-batches") for thread in threading.enumerate())
+        raise error
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(error):
+        BertSentimentClassifier(tiny_bert, **SETTINGS).fit(*toy_reviews)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("skbert-batches") for name in names)
 
 
 def test_a_filler_is_one_more_text(tiny_bert):

@@ -13,7 +13,7 @@ from skbert.engine.model.families import pretraining_heads
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.text.masking import NOT_MASKED, Vocabulary
 from skbert.engine.text.sentences import NO_PAIR, Sentences
-from skbert.engine.training import loop
+from skbert.engine.training import micro_batches
 from skbert.engine.training.loop import TrainingOptions, planned_trainer
 from skbert.engine.training.masked_lm import (
     Masking,
@@ -232,7 +232,7 @@ def test_training_lowers_both_losses_and_records_them(tiny_bert, module):
 def test_micro_batches_change_nothing(tiny_bert, module, monkeypatch):
     other = copy.deepcopy(module)
     at_once = trained(network_of(module), tiny_bert)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 12)
+    monkeypatch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 12)
     in_parts = trained(network_of(other), tiny_bert)
     for a, b in zip(at_once, in_parts, strict=True):
         assert a.train_loss == pytest.approx(b.train_loss, abs=1e-4)

@@ -11,7 +11,7 @@ from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.training import frozen, loop
+from skbert.engine.training import frozen, micro_batches
 from skbert.engine.training.classification import Classification, LabelledTexts, TrainingRun
 from skbert.engine.training.loop import Trainer, TrainingOptions
 from skbert.engine.training.optimizer import learning_rate_factor
@@ -141,7 +141,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(tiny_bert, monkeypa
     parts = copy.deepcopy(whole)
     data, seed = labelled(tokens), np.random.SeedSequence(0)
     at_once = Trainer(whole, OPTIONS, lambda _: 1.0, seed)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 9)
+    monkeypatch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 9)
     in_parts = Trainer(parts, OPTIONS, lambda _: 1.0, seed)
     rows = np.arange(8)
     sums = []
@@ -159,7 +159,7 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tiny_bert, mo
     reference, tokens = new_classifier(tiny_bert)
     classifier = copy.deepcopy(reference)
     options = OPTIONS
-    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 64)
+    monkeypatch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 64)
     plain = TextClassifier.logits
 
     def small_memory(self, batch, *args):

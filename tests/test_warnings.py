@@ -40,7 +40,7 @@ from skbert import (
 from skbert.engine.model import recompute
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
-from skbert.engine.training import frozen, loop, resume
+from skbert.engine.training import frozen, micro_batches, resume
 from skbert.engine.warn import warn_user
 from tests.padded_folders import save_padded
 
@@ -164,7 +164,7 @@ def memory_runs_out(given):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch, *arguments)
 
-    given.patch.setattr(loop, "_MICRO_BATCH_TOKENS", 64)
+    given.patch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 64)
     given.patch.setattr(TextClassifier, "logits", small_memory)
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y)
@@ -178,7 +178,7 @@ def memory_is_short_for_one_text(given):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch, *arguments)
 
-    given.patch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)
+    given.patch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 1)
     given.patch.setattr(TextClassifier, "logits", small_memory)
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y)
@@ -293,8 +293,13 @@ CASES = [
     ("engine/model/device.py", the_precision_is_missing, "precision='bfloat16'", UserWarning),
     ("engine/prediction/cache.py", the_cache_is_full, "database or disk is full", UserWarning),
     ("engine/training/frozen.py", frozen_layers_are_too_large, "1 frozen layers", UserWarning),
-    ("engine/training/loop.py", memory_runs_out, "Out of memory", UserWarning),
-    ("engine/training/loop.py", memory_is_short_for_one_text, "checkpointing", UserWarning),
+    ("engine/training/micro_batches.py", memory_runs_out, "Out of memory", UserWarning),
+    (
+        "engine/training/micro_batches.py",
+        memory_is_short_for_one_text,
+        "checkpointing",
+        UserWarning,
+    ),
     ("engine/prediction/parts.py", memory_runs_out_in_prediction, "a batch of 2", UserWarning),
     ("engine/training/resume.py", the_disk_is_full, "No space left on device", UserWarning),
     ("engine/training/resume.py", the_folder_holds_another_run, "holds 1 run", UserWarning),

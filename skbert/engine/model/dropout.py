@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,17 @@ def seeded_dropout(p: float, seed: np.random.SeedSequence, device: torch.device)
     if device.type != "cpu":
         return _DeviceDropout(p, seed, device)
     return _CpuDropout(p, seed)
+
+
+def state_of(dropout: Dropout) -> Any:
+    """Return the state of the random bits, of JSON types; None if there are none."""
+    return getattr(dropout, "state", None)
+
+
+def set_state(dropout: Dropout, state: Any) -> None:
+    """Let the masks begin as after `state`; None changes nothing."""
+    if state is not None:
+        dropout.state = state  # type: ignore[attr-defined]
 
 
 class SeededDropout(Protocol):
@@ -147,13 +158,14 @@ class SlicedDropout:
 
     Parameters
     ----------
-    dropout : SeededDropout
+    dropout : Dropout
+        Seeded.
     n_texts, n_tokens : int
         Number of texts in all parts, and of their tokens, a filler included.
     """
 
-    def __init__(self, dropout: SeededDropout, n_texts: int, n_tokens: int) -> None:
-        self._dropout = dropout
+    def __init__(self, dropout: Dropout, n_texts: int, n_tokens: int) -> None:
+        self._dropout = cast(SeededDropout, dropout)
         self._n_texts, self._n_tokens = n_texts, n_tokens
         self._states: list[Any] = []  # before the mask of each place in the network
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.dropout import Dropout, set_state, state_of
 
 _is_on: ContextVar[bool] = ContextVar("recomputing", default=False)
 
@@ -41,20 +41,20 @@ def run_block(
     """
     if not (_is_on.get() and torch.is_grad_enabled()):
         return layer(block, hidden, groups, dropout)
-    before = None if dropout is no_dropout else dropout.state  # type: ignore[attr-defined]
+    before = state_of(dropout)
     is_first = True
 
     def run(hidden: Tensor) -> Tensor:
         nonlocal is_first
-        if is_first or before is None:
+        if is_first:
             is_first = False
             return layer(block, hidden, groups, dropout)
-        now = dropout.state  # type: ignore[attr-defined]
-        dropout.state = before  # type: ignore[attr-defined]
+        now = state_of(dropout)
+        set_state(dropout, before)
         try:
             return layer(block, hidden, groups, dropout)
         finally:
-            dropout.state = now  # type: ignore[attr-defined]
+            set_state(dropout, now)
 
     result: Tensor = checkpoint(run, hidden, use_reentrant=False, preserve_rng_state=False)
     return result

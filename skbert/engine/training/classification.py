@@ -22,11 +22,10 @@ from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
     EpochProgress,
     EpochRecord,
-    Loss,
     TrainingOptions,
-    loss_sums,
     planned_trainer,
 )
+from skbert.engine.training.objective import Loss, loss_sums
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,21 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from skbert.engine.model.batch import DeviceBatch, HostBatch, StagedBatch, stage
+from skbert.engine.model.batch import DeviceBatch, StagedBatch, stage
 from skbert.engine.model.device import is_asynchronous
-from skbert.engine.model.dropout import Dropout, SlicedDropout, no_dropout, seeded_dropout
-from skbert.engine.model.recompute import recomputing_blocks
-from skbert.engine.text.packing import (
-    Filling,
-    cut_by_tokens,
-    shuffled_batches,
-    split_by_tokens,
-)
+from skbert.engine.model.dropout import seeded_dropout, set_state, state_of
+from skbert.engine.text.packing import Filling, shuffled_batches
 from skbert.engine.training.ahead import ahead
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.graphs import StepGraphs, choose_filling, pays
+from skbert.engine.training.micro_batches import MicroBatches
+from skbert.engine.training.objective import Network, Objective
 from skbert.engine.training.optimizer import (
     clip_and_step,
     constant_after_warmup,
@@ -41,13 +37,6 @@ from skbert.engine.training.optimizer import (
     set_learning_rate,
 )
 from skbert.engine.training.step_log import StepLog
-from skbert.engine.warn import warn_user
-
-# The loop splits a batch with more tokens into parts and sums their gradients: the same step in
-# less memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger
-# products are not faster on a CPU, but on an accelerator.
-_MICRO_BATCH_TOKENS = 2048
-_MICRO_BATCH_TOKENS_OF_ACCELERATORS = 16384
 
 #: Wraps the batches of an epoch, given its number from 1, to show its progress.
 EpochProgress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
@@ -104,80 +93,6 @@ class EpochRecord:
         return before | measures | values
 
 
-@dataclass(frozen=True)
-class Loss:
-    """The contribution of some texts to the loss of their batch.
-
-    Attributes
-    ----------
-    part : Tensor of shape ()
-        Differentiable. The parts of a batch sum to its mean loss.
-    sums : Tensor of shape (n_sums,), float64, or float32 on MPS
-        Values to sum over parts and batches; `Objective.measures` interprets the sums.
-    """
-
-    part: Tensor
-    sums: Tensor
-
-
-def loss_sums(*numbers: Tensor | float) -> Tensor:
-    """Put numbers and tensors of shape () side by side, for `Loss`, without reading any."""
-    like = next(number for number in numbers if isinstance(number, Tensor)).detach()
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
-    return torch.stack(
-        [
-            number.detach().to(dtype)
-            if isinstance(number, Tensor)
-            else like.new_full((), number, dtype=dtype)
-            for number in numbers
-        ]
-    )
-
-
-class Network(Protocol):
-    """A network that the loop can train."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-
-    @property
-    def is_replayable(self) -> bool:
-        """Whether the shape of a batch decides all shapes in the network."""
-
-    def parameters(self, n_frozen_layers: int = 0) -> list[nn.Parameter]:
-        """List the weights to train, each once."""
-
-
-class Objective(Protocol):
-    """A loss and its texts."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of tokens in each text of this epoch; shape (n_texts,). n_texts never changes."""
-
-    def begin_epoch(self) -> None:
-        """Prepare the next epoch, for example draw new masks."""
-
-    def prepare(
-        self, rows: np.ndarray, batch: np.ndarray, filling: Filling | None = None
-    ) -> HostBatch:
-        """Collect what `loss` reads of the texts `rows`, which are part of the texts `batch`.
-
-        With `filling`, the sizes of all arrays are rounded up. This method computes with numpy
-        only, perhaps in another thread.
-        """
-
-    def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
-        """Compute the contribution of some texts to the loss of their batch.
-
-        On a CUDA device, this method must not read results on the host.
-        """
-
-    def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Convert sums to measures: "train_loss", which is the mean loss, and others."""
-
-
 class DivergenceError(ArithmeticError):
     """A loss or gradient was not finite; the weights did not change in this step."""
 
@@ -186,11 +101,6 @@ class DivergenceError(ArithmeticError):
             f"The loss or a gradient was not finite in step {step} (loss {loss}, learning rate "
             f"{learning_rate:.3g}). Lower the learning rate, or check the weights of the model."
         )
-
-
-def micro_batch_tokens(device: torch.device) -> int:
-    """Return the number of tokens in a micro-batch at most, as long as memory lasts."""
-    return _MICRO_BATCH_TOKENS if device.type == "cpu" else _MICRO_BATCH_TOKENS_OF_ACCELERATORS
 
 
 def planned_trainer(
@@ -272,8 +182,7 @@ class Trainer:
             self._parameters = network.parameters(options.n_frozen_layers)
         self._optimizer = new_adamw(self._parameters, options.weight_decay)
         self._log = StepLog(self._device)
-        self._planned_budget = self._token_budget = micro_batch_tokens(self._device)
-        self._recomputes = False
+        self._micro_batches = MicroBatches(self._parameters, self._dropout, self._device)
         self._may_replay = is_asynchronous(self._device) and network.is_replayable
         self._graphs: StepGraphs | None = None
         self._fillings: set[Filling] = set()
@@ -318,9 +227,9 @@ class Trainer:
         return {
             "n_steps": self.n_steps,
             "n_epochs": self._n_epochs,
-            "token_budget": self._token_budget,
+            "token_budget": self._micro_batches.token_budget,
             "order": self._order.bit_generator.state,
-            "dropout": self._dropout_state,
+            "dropout": state_of(self._dropout),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -332,9 +241,9 @@ class Trainer:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.n_steps, self._n_epochs = position["n_steps"], position["n_epochs"]
-        self._token_budget = position["token_budget"]
+        self._micro_batches.token_budget = position["token_budget"]
         self._order.bit_generator.state = position["order"]
-        self._dropout_state = position["dropout"]
+        set_state(self._dropout, position["dropout"])
 
     def _steps_possible(self) -> AbstractContextManager[None]:
         """Let the model use the compact embeddings inside the block, if there is one."""
@@ -350,8 +259,8 @@ class Trainer:
         self._log.begin_epoch()
         try:
             in_order = ahead if is_asynchronous(self._device) else map
-            for step in in_order(prepare, batches):
-                self.step(objective, step)
+            for prepared in in_order(prepare, batches):
+                self.step(objective, prepared)
                 self.n_steps += 1
                 self._raise_if_failed(objective)
             self._raise_if_failed(objective, wait=True)
@@ -362,34 +271,38 @@ class Trainer:
     def _prepare(self, objective: Objective, rows: np.ndarray) -> _PreparedStep:
         """Collect the batch of a step. On a CUDA device, another thread calls this."""
         lengths = objective.lengths
-        parts = split_by_tokens(lengths, rows, self._planned_budget)
-        n_tokens = int(lengths[rows].sum())
+        n_tokens, longest = int(lengths[rows].sum()), int(lengths.max())
+        parts = self._micro_batches.plan(lengths, rows)
         filling, may_replay = None, False
         if self._may_replay and len(parts) == 1:
             may_replay = pays(n_tokens, self._parameters)
-            longest = int(lengths.max())
             if may_replay:
                 filling = choose_filling(n_tokens, longest, self._parameters, self._fillings)
-            else:
+            else:  # bfloat16 products of aligned sizes are more exact
                 filling = Filling.of(n_tokens, longest, step=64)
         hosts = [objective.prepare(part, rows, filling) for part in parts]
         staged = [stage(host, self._device) for host in hosts]
         return _PreparedStep(rows, staged, may_replay)
 
-    def step(self, objective: Objective, step: _PreparedStep) -> None:
+    def step(self, objective: Objective, prepared: _PreparedStep) -> None:
         """Take one optimizer step."""
         set_learning_rate(self._optimizer, self._learning_rate(self.n_steps))
-        if step.may_replay and self._may_replay:
-            if self._graphs is None or self._graphs.owner is not objective:
-                self._graphs = StepGraphs(objective, self._dropout, self._device)
-            before = self._dropout_state
+        if prepared.may_replay and self._may_replay:
+            before = state_of(self._dropout)
             try:
-                self._graphs.take(partial(self._whole_step, objective), step.parts[0])
+                self._graphs_of(objective).take(
+                    partial(self._whole_step, objective), prepared.parts[0]
+                )
                 return
             except torch.OutOfMemoryError:
                 self._graphs, self._may_replay = None, False  # graphs keep memory
-                self._dropout_state = before
-        self._update(objective, self._accumulate_gradients(objective, step))
+                set_state(self._dropout, before)
+        self._update(objective, self._accumulate_gradients(objective, prepared))
+
+    def _graphs_of(self, objective: Objective) -> StepGraphs:
+        if self._graphs is None or self._graphs.owner is not objective:
+            self._graphs = StepGraphs(objective, self._dropout, self._device)
+        return self._graphs
 
     def _whole_step(self, objective: Objective, batch: DeviceBatch) -> None:
         """Take a step of one micro-batch, without reading results on the host."""
@@ -399,80 +312,10 @@ class Trainer:
         self._update(objective, loss.sums)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate_gradients(self, objective: Objective, step: _PreparedStep) -> Tensor:
-        """Compute the gradients of the batch's mean loss, with any number of micro-batches.
-
-        If memory runs out, repeat the step in smaller parts, with the same dropout masks.
-        """
-        before = self._dropout_state
-        while True:
-            self._optimizer.zero_grad(set_to_none=True)
-            self._dropout_state = before
-            try:
-                with recomputing_blocks(self._recomputes):
-                    sums = [self._backward(objective, part, step.rows) for part in step.parts]
-                return torch.stack(sums).sum(0)
-            except torch.OutOfMemoryError:
-                if not self._make_room(int(objective.lengths[step.rows].max())):
-                    raise
-
-    @property
-    def _dropout_state(self) -> Any:
-        return getattr(self._dropout, "state", None)
-
-    @_dropout_state.setter
-    def _dropout_state(self, state: Any) -> None:
-        if state is not None:
-            self._dropout.state = state  # type: ignore[attr-defined]
-
-    def _make_room(self, longest_text: int) -> bool:
-        """Let the next try need less memory; False if nothing is left to try."""
-        if is_asynchronous(self._device):
-            torch.cuda.empty_cache()
-        if self._token_budget > longest_text:
-            self._token_budget = max(self._token_budget // 2, longest_text)
-            warn_user(
-                f"Out of memory on {self._device}. skbert repeats the step in micro-batches of "
-                f"{self._token_budget} tokens, which gives the same gradients more slowly. Lower "
-                "max_length or choose a smaller model to avoid this."
-            )
-            return True
-        if self._recomputes:
-            return False
-        self._recomputes = True
-        warn_user(
-            f"Out of memory on {self._device}, even for micro-batches of one text. skbert repeats "
-            "the step with gradient checkpointing: it computes the activations of each block a "
-            "second time, which gives the same gradients more slowly. Lower max_length or choose a "
-            "smaller model to avoid this."
-        )
-        return True
-
-    def _backward(self, objective: Objective, part: StagedBatch, batch: np.ndarray) -> Tensor:
-        """Add the gradients of a part of a batch, and return the sums of its loss."""
-        packed = part.host.packed
-        texts = packed.rows[: part.host.n_texts]
-        lengths = np.diff(packed.cu_seqlens)[: part.host.n_texts]
-        pieces = cut_by_tokens(lengths, self._token_budget)
-        if len(pieces) == 1:
-            loss = objective.loss(part.copy(self._device), self._dropout)
-            loss.part.backward()
-            return loss.sums
-        dropout = self._dropout
-        whole = None
-        if dropout is not no_dropout:
-            whole = SlicedDropout(dropout, len(packed.rows), len(packed.ids))  # type: ignore[arg-type]
-        sums = []
-        for piece in pieces:
-            tokens = slice(*packed.cu_seqlens[[piece.start, piece.stop]].tolist())
-            host = objective.prepare(texts[piece], batch)
-            loss = objective.loss(
-                stage(host, self._device).copy(self._device),
-                whole.of(piece, tokens) if whole else no_dropout,
-            )
-            loss.part.backward()
-            sums.append(loss.sums)
-        return torch.stack(sums).sum(0)
+    def _accumulate_gradients(self, objective: Objective, prepared: _PreparedStep) -> Tensor:
+        """Compute the gradients of the batch's mean loss, and return the sums of the loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        return self._micro_batches.accumulate(objective, prepared.parts, prepared.rows)
 
     def _update(self, objective: Objective, sums: Tensor) -> None:
         """Change the weights, unless the loss or a gradient is not finite."""

@@ -40,11 +40,10 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
     EpochProgress,
     EpochRecord,
-    Loss,
     TrainingOptions,
-    loss_sums,
     planned_trainer,
 )
+from skbert.engine.training.objective import Loss, loss_sums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -62,9 +62,9 @@ def clip_and_step(
 
     The result is the same as after ``torch.nn.utils.clip_grad_norm_``. But on CPUs and CUDA
     devices, fused AdamW divides the gradients while it reads them, which saves a pass over all of
-    them. `torch.amp.GradScaler` passes its scale through the same attribute. On MPS the fused
-    kernel ignores the attribute, so this function divides the gradients before. The test suite has
-    neither CUDA nor MPS.
+    them. `torch.amp.GradScaler` passes its scale, and whether the step failed, through the same two
+    attributes. On MPS the fused kernel ignores them, so this function divides the gradients before.
+    Nothing has run on MPS.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def clip_and_step(
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """Compute the Euclidean norm of all gradients together; shape ().
 
-    It uses dot products: on a CPU they use all threads, but ``torch.linalg.vector_norm`` uses one.
+    On a CPU, dot products use all threads, but ``torch.linalg.vector_norm`` uses one.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients[0].is_cuda:  # one kernel for many gradients
