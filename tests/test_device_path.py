@@ -15,10 +15,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skbert import BertPretrainer, BertSentimentClassifier
+from skbert import BertPretrainer, BertSentimentClassifier, free_pretrained
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
-from skbert.engine.model import batch, device, encoder, recompute, varlen
+from skbert.engine.model import batch, capture, device, encoder, recompute, varlen
 from skbert.engine.model.batch import DeviceBatch, host_batch, stage
 from skbert.engine.model.dropout import SlicedDropout, no_dropout, seeded_dropout
 from skbert.engine.model.networks import TextClassifier
@@ -62,7 +62,7 @@ def like_cuda(monkeypatch):
     """Treat the CPU as a device that the host does not wait for; returns what was captured."""
     captured = []
 
-    def capture(call, device, generator, memory):
+    def captured_call(call, device, generator, memory):
         captured.append(memory)
         return call
 
@@ -74,9 +74,9 @@ def like_cuda(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(encoder, "is_usable", lambda device, d_head: True)
     monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
-    monkeypatch.setattr(graphs, "capture", capture)
-    monkeypatch.setattr(graphs, "GraphMemory", object)
-    monkeypatch.setattr(graphs, "_idle", defaultdict(list))
+    monkeypatch.setattr(graphs, "capture", captured_call)
+    monkeypatch.setattr(capture, "GraphMemory", object)
+    monkeypatch.setattr(capture, "_idle", defaultdict(list))
     return captured
 
 
@@ -230,6 +230,10 @@ def test_the_memory_of_graphs_is_used_again_but_not_by_two_trainers(like_cuda, t
     alive = [fitted(), fitted()]
     assert len(set(like_cuda)) == 2
     del alive
+    gc.collect()
+    assert [len(idle) for idle in capture._idle.values()] == [2]
+    free_pretrained()
+    assert not capture._idle
 
 
 def test_cheap_steps_take_a_known_size():

@@ -23,6 +23,7 @@ from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.attention import self_attention, text_groups
 from skbert.engine.model.batch import stage
+from skbert.engine.model.capture import GraphMemory, capture
 from skbert.engine.model.dropout import no_dropout, seeded_dropout
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.varlen import VarlenTexts, varlen_attention
@@ -260,8 +261,8 @@ def test_each_replay_draws_another_mask():
     dropout = seeded_dropout(0.25, np.random.SeedSequence(0), CUDA)
     ones, out = torch.ones(200, 64, device=CUDA), torch.empty(200, 64, device=CUDA)
     out.copy_(dropout(ones))  # the kernels are loaded before the capture
-    memory = graphs.GraphMemory()
-    replay = graphs.capture(lambda: out.copy_(dropout(ones)), CUDA, dropout.generator, memory)
+    memory = GraphMemory()
+    replay = capture(lambda: out.copy_(dropout(ones)), CUDA, dropout.generator, memory)
     masks = []
     for _ in range(3):
         replay()

@@ -34,6 +34,7 @@ from skbert.engine.files.weights import (
     stored_pooler,
 )
 from skbert.engine.forks import after_fork
+from skbert.engine.model.capture import free_idle_memory
 from skbert.engine.model.families import family_of, n_segments
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 
@@ -196,10 +197,12 @@ def free_pretrained() -> None:
     """Free the memory of the pretrained weights that this process shares, on all devices.
 
     Fitted estimators keep working: they have their own weights, or load the shared ones again.
-    On CUDA devices the memory goes back to torch; ``torch.cuda.empty_cache()`` then gives it to
-    other processes.
+    On CUDA devices this function also frees what earlier fits have left for the steps of later
+    ones. The memory goes back to torch; ``torch.cuda.empty_cache()`` then gives it to other
+    processes.
     """
     _CACHE.clear()
+    free_idle_memory()
 
 
 def load_pretrained(model: ModelName) -> Pretrained:

@@ -4,26 +4,22 @@ A step of MiniLM starts over a thousand kernels, most of which run for microseco
 longer to start them than the device to run them. A CUDA graph starts them all at once. It repeats
 the same kernels on the same memory, so it fits batches of one shape. For that, skbert rounds the
 number of tokens up with a filler text, which changes no gradient; see `packing.fill`.
-
-References
-----------
-.. [1] V. Q. Nguyen et al. Accelerating PyTorch with CUDA Graphs. PyTorch blog, 2021.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skbert.engine.model.batch import DeviceBatch, StagedBatch
+from skbert.engine.model.capture import GraphMemory, borrow_memory, capture, return_memory
 from skbert.engine.model.dropout import Dropout
 from skbert.engine.text.packing import Filling
 
@@ -41,25 +37,6 @@ _MOST_WORK = 4e9
 
 # The same for which a few more tokens do not matter.
 _LITTLE_WORK = 1e9
-
-# One capture at a time: all captures share a stream.
-_capturing = threading.Lock()
-
-
-class GraphMemory:
-    """Memory of the graphs of one trainer, which later trainers use again.
-
-    All graphs of a trainer share it, because none of their results is read after another one has
-    run. Torch frees such memory only with its last graph, so that each fit would need more.
-    """
-
-    def __init__(self) -> None:
-        self.handle = torch.cuda.graph_pool_handle()
-        self.last_graph: Any = None  # keeps the memory
-
-
-# What trainers that have ended no longer use.
-_idle: defaultdict[torch.device, list[GraphMemory]] = defaultdict(list)
 
 
 @dataclass(frozen=True)
@@ -106,9 +83,8 @@ class StepGraphs:
     def _captured(self, step: Step, batch: StagedBatch) -> _Graph:
         assert batch.flat is not None
         if self._memory is None:
-            idle = _idle[self._device]
-            self._memory = idle.pop() if idle else GraphMemory()
-            weakref.finalize(self, idle.append, self._memory)
+            self._memory = borrow_memory(self._device)
+            weakref.finalize(self, return_memory, self._device, self._memory)
         inputs = batch.flat.to(self._device, non_blocking=True)
         call = partial(_step_on, step, batch, inputs)
         return _Graph(inputs, capture(call, self._device, self._generator, self._memory))
@@ -145,41 +121,3 @@ def choose_filling(
 
 def _work(n_tokens: int, weights: Sequence[Tensor]) -> float:
     return n_tokens * sum(weight.numel() for weight in weights) / len(weights)
-
-
-def capture(
-    call: Callable[[], None],
-    device: torch.device,
-    generator: torch.Generator | None,
-    memory: GraphMemory,
-) -> Callable[[], None]:
-    """Capture what `call` starts on the device, which does not run it, and return its replay.
-
-    Parameters
-    ----------
-    call : callable
-    device : torch.device
-    generator : torch.Generator or None
-        Draws the random numbers of `call`.
-    memory : GraphMemory
-    """
-    graph = torch.cuda.CUDAGraph()
-    if generator is not None:
-        graph.register_generator_state(generator)
-    stream, current = _capture_stream(device), torch.cuda.current_stream(device)
-    with _capturing, torch.cuda.stream(stream):
-        stream.wait_stream(current)
-        # "thread_local": other threads may use the device meanwhile.
-        graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
-        try:
-            call()
-        finally:
-            graph.capture_end()
-    current.wait_stream(stream)
-    memory.last_graph = graph
-    return graph.replay
-
-
-@cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
