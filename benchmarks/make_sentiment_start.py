@@ -94,6 +94,10 @@ class TwoHeads:
         return self.mean_head.weight.device
 
     @property
+    def is_packed(self) -> bool:
+        return True
+
+    @property
     def is_replayable(self) -> bool:
         return False
 

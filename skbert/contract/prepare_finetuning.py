@@ -452,6 +452,7 @@ def _find_kept_run(
     settings = RunSettings(
         parameters=parameters,
         precision=precision_name(start.network.precision),
+        device=start.network.device.type,
         classes=classes.tolist(),
         entropy=None if estimator.random_state is None else seeds.root.entropy,
         versions=versions(),

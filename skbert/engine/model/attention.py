@@ -11,7 +11,9 @@ layers.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skbert.engine.model.device import to_device
 from skbert.engine.text.packing import cut_by_tokens
@@ -45,6 +46,11 @@ _FARTHEST = 128
 # away. A whole fit of sentences takes as long with padded groups of 16 on an AMD EPYC
 # (bench_profile.py).
 _BLOCK_TOKENS = 64
+
+# For `without_cudnn`: the number of blocks that threads are in, and the switch before the first.
+_switching = threading.Lock()
+_n_without_cudnn = 0
+_was_enabled = True
 
 
 @dataclass(frozen=True)
@@ -250,16 +256,30 @@ def first_token_attention(query: Tensor, key_value: Tensor, groups: Groups, n_he
     return torch.cat(contexts)
 
 
-def without_cudnn(device: torch.device) -> AbstractContextManager[Any]:
+@contextmanager
+def without_cudnn(device: torch.device) -> Iterator[None]:
     """Forbid cuDNN's attention on CUDA devices: it prepares anew for each length of texts.
 
     On an NVIDIA H100, torch chose it in bfloat16, and predicting 4,096 sentences with MiniLM's
-    shape took 13 s instead of 0.4 s in float32, for which cuDNN has no attention.
+    shape took 13 s instead of 0.4 s in float32, for which cuDNN has no attention. Torch's switch is
+    one for the whole process, so the last thread that leaves such a block restores it.
     """
+    global _n_without_cudnn, _was_enabled
     if device.type != "cuda":
-        return nullcontext()
-    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(others)
+        yield
+        return
+    with _switching:
+        if _n_without_cudnn == 0:
+            _was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+            torch.backends.cuda.enable_cudnn_sdp(False)
+        _n_without_cudnn += 1
+    try:
+        yield
+    finally:
+        with _switching:
+            _n_without_cudnn -= 1
+            if _n_without_cudnn == 0:
+                torch.backends.cuda.enable_cudnn_sdp(_was_enabled)
 
 
 def _to_heads(block: Tensor, group: LengthGroup, n_projections: int, n_heads: int) -> Tensor:

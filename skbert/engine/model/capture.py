@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -37,7 +38,10 @@ _idle: defaultdict[torch.device, list[GraphMemory]] = defaultdict(list)
 
 def borrow_memory(device: torch.device) -> GraphMemory:
     """Take memory for graphs, until `return_memory`."""
-    return _idle[device].pop() if _idle[device] else GraphMemory()
+    try:
+        return _idle[device].pop()
+    except IndexError:
+        return GraphMemory()
 
 
 def return_memory(device: torch.device, memory: GraphMemory) -> None:
@@ -65,19 +69,32 @@ def capture(
     generator : torch.Generator or None
         Draws the random numbers of `call`.
     memory : GraphMemory
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If the memory does not suffice. Nothing remains captured.
     """
-    graph = torch.cuda.CUDAGraph()
-    if generator is not None:
-        graph.register_generator_state(generator)
     stream, current = _capture_stream(device), torch.cuda.current_stream(device)
-    with _capturing, torch.cuda.stream(stream):
+    with _capturing, torch.cuda.stream(stream):  # this also switches the device
+        graph = torch.cuda.CUDAGraph()
+        if generator is not None:
+            graph.register_generator_state(generator)
         stream.wait_stream(current)
-        # "thread_local": other threads may use the device meanwhile.
-        graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
         try:
-            call()
-        finally:
+            # "thread_local": other threads may use the device meanwhile.
+            graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
+            try:
+                call()
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
             graph.capture_end()
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from error
     current.wait_stream(stream)
     memory.last_graph = graph
     return graph.replay

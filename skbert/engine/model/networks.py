@@ -53,6 +53,11 @@ class TextClassifier:
         return next(self.head.parameters()).device
 
     @property
+    def is_packed(self) -> bool:
+        """Whether skbert computes the encoder, and not the forward of transformers."""
+        return family_of(self.encoder).padded is None
+
+    @property
     def is_replayable(self) -> bool:
         """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
         return is_replayable(self.encoder, self.device, self.precision)
@@ -136,6 +141,11 @@ class PretrainingNetwork:
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.word_bias.device
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether skbert computes the encoder, and not the forward of transformers."""
+        return family_of(self.encoder).padded is None
 
     @property
     def is_replayable(self) -> bool:

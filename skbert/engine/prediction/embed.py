@@ -23,7 +23,7 @@ from skbert.engine.model.families import result_settings, word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.prediction.cache import Cache, compute_once
-from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.parts import Pieces, compute_parts, token_budget
 from skbert.engine.prediction.predict import fill_rows
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
@@ -168,7 +168,7 @@ def embed_texts_cached(
 
     shown = iter([progress])  # only in the first round; later rounds wait for other processes
 
-    budget = token_budget(embedder.device)
+    budget, pieces = token_budget(embedder.device), Pieces()
 
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
         parts = split_by_tokens(tokens.lengths[distinct], missing, budget)
@@ -183,7 +183,7 @@ def embed_texts_cached(
             _check_finite(vectors, batch.rows)  # before the cache stores them
             return vectors.cpu().numpy()
 
-        parts = compute_parts([distinct[missing]], compute_rows)
+        parts = compute_parts([distinct[missing]], compute_rows, pieces)
         return np.concatenate([vectors for _, vectors in parts])
 
     with constant_weights(embedder.device, embedder.precision):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -30,35 +31,43 @@ def token_budget(device: torch.device) -> int:
     return TOKEN_BUDGET if device.type == "cpu" else _TOKEN_BUDGET_OF_ACCELERATORS
 
 
+@dataclass
+class Pieces:
+    """Into how many pieces prediction cuts each part; the number grows if memory runs out."""
+
+    n: int = 1
+
+
 def compute_parts(
-    parts: Iterable[np.ndarray], compute: Callable[[np.ndarray], Result]
+    parts: Iterable[np.ndarray],
+    compute: Callable[[np.ndarray], Result],
+    pieces: Pieces | None = None,
 ) -> Iterator[tuple[np.ndarray, Result]]:
-    """Yield each part and ``compute(part)``; halve parts for which memory does not suffice.
+    """Yield the rows of each part and ``compute(rows)``; cut parts for which memory is too short.
 
     Parameters
     ----------
     parts : iterable of ndarray of int64
-        The rows of each batch, longest text first.
+        The rows of each batch.
     compute : callable
+    pieces : Pieces or None
+        What earlier calls have found out, which this call changes.
 
     Warns
     -----
     UserWarning
-        Once, if memory runs out. Later parts are halved before, too.
+        When memory runs out for the first time. Later parts are cut before they are computed.
 
     Raises
     ------
     torch.OutOfMemoryError
         If the memory does not suffice for one text.
     """
-    most_rows = None
+    pieces = Pieces() if pieces is None else pieces
     for part in parts:
-        waiting = deque([part])
+        waiting = deque(np.array_split(part, min(pieces.n, max(len(part), 1))))
         while waiting:
             rows = waiting.popleft()
-            if most_rows is not None and len(rows) > most_rows:
-                waiting.extendleft(reversed(_halves(rows)))
-                continue
             try:
                 result = compute(rows)
             except torch.OutOfMemoryError:
@@ -67,17 +76,17 @@ def compute_parts(
             else:
                 yield rows, result
                 continue
-            if most_rows is None:
+            if pieces.n == 1:
                 warn_user(
                     f"Out of memory for a batch of {len(rows)} texts. skbert computes smaller "
                     "batches, which gives the same results more slowly. Lower max_length or choose "
                     "a smaller model to avoid this."
                 )
-            most_rows = len(rows) // 2
-            waiting.appendleft(rows)
+            pieces.n *= 2
+            waiting = deque(half for left in (rows, *waiting) for half in _halves(left))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 def _halves(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, 2)
+    return np.array_split(rows, min(2, len(rows)))

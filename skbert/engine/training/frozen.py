@@ -6,6 +6,7 @@ on an AMD EPYC and an Intel Xeon).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,8 +46,8 @@ class FrozenLayers:
     Warns
     -----
     UserWarning
-        If the hidden states of all tokens need more than 4 GiB. Then this class does not store
-        them, but computes them for each batch.
+        If the hidden states of all tokens need more than 4 GiB, or more memory than there is. Then
+        this class does not store them, but computes them for each batch.
     """
 
     def __init__(
@@ -62,14 +63,16 @@ class FrozenLayers:
         self._precision = precision
         self._states: Tensor | None = None
         n_bytes = len(tokens.ids) * model.config.hidden_size * 4
+        limit = f"skbert stores at most {_LARGEST_CACHE / 2**30:.0f} GiB"
         if n_bytes <= _LARGEST_CACHE:
-            self._states = self._all_states()
-        else:
+            limit = "the memory does not suffice"
+            with suppress(torch.OutOfMemoryError):
+                self._states = self._all_states()
+        if self._states is None:
             warn_user(
                 f"The hidden states of {n_layers} frozen layers for {len(tokens.ids)} tokens "
-                f"need {n_bytes / 2**30:.1f} GiB; skbert stores at most "
-                f"{_LARGEST_CACHE / 2**30:.0f} GiB, so it computes them again in each epoch, which "
-                "is slower. Lower max_length, or train on fewer texts."
+                f"need {n_bytes / 2**30:.1f} GiB; {limit}, so skbert computes them again in each "
+                "epoch, which is slower. Lower max_length, or train on fewer texts."
             )
 
     def index(self, batch: PackedBatch, filling: Filling | None = None) -> dict[str, np.ndarray]:

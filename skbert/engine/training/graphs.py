@@ -59,12 +59,25 @@ class StepGraphs:
     """
 
     def __init__(self, owner: object, dropout: Dropout, device: torch.device) -> None:
-        self.owner = owner
+        self._owner = weakref.ref(owner)
         self._device = device
         self._generator = getattr(dropout, "generator", None)
         self._graphs: dict[Any, _Graph] = {}
         self._n_seen: Counter[Any] = Counter()
         self._memory: GraphMemory | None = None
+        self._returns_memory: weakref.finalize[..., Any] | None = None
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether the graphs are of the steps of this objective."""
+        return self._owner() is owner
+
+    def free(self) -> None:
+        """Give the memory of the graphs back to torch; no graph can run any more."""
+        self._graphs.clear()
+        if self._returns_memory is not None:
+            self._returns_memory.detach()
+        self._memory = None
+        torch.cuda.empty_cache()
 
     def take(self, step: Step, batch: StagedBatch) -> None:
         """Take one step."""
@@ -84,10 +97,16 @@ class StepGraphs:
         assert batch.flat is not None
         if self._memory is None:
             self._memory = borrow_memory(self._device)
-            weakref.finalize(self, return_memory, self._device, self._memory)
+            self._returns_memory = weakref.finalize(self, return_memory, self._device, self._memory)
         inputs = batch.flat.to(self._device, non_blocking=True)
         call = partial(_step_on, step, batch, inputs)
-        return _Graph(inputs, capture(call, self._device, self._generator, self._memory))
+        try:
+            replay = capture(call, self._device, self._generator, self._memory)
+        except torch.OutOfMemoryError:
+            # A capture cannot use what torch keeps for later.
+            torch.cuda.empty_cache()
+            replay = capture(call, self._device, self._generator, self._memory)
+        return _Graph(inputs, replay)
 
 
 def _step_on(step: Step, batch: StagedBatch, inputs: Tensor) -> None:
@@ -109,10 +128,13 @@ def choose_filling(
     """Choose how a batch is filled for a graph, and remember it in `known`.
 
     If the step is cheap, a graph of half as many tokens again costs less than another capture.
+    Then the filler, too, may have half as many tokens.
     """
     if _work(n_tokens, weights) <= _LITTLE_WORK:
+        longest = max(longest, n_tokens // 2)
         for filling in sorted(known, key=lambda filling: filling.n_tokens):
-            if n_tokens < filling.n_tokens <= 1.5 * n_tokens and longest <= filling.longest:
+            n_missing = filling.n_tokens - n_tokens
+            if 0 < n_missing <= n_tokens / 2 and max(longest, n_missing) <= filling.longest:
                 return filling
     filling = Filling.of(n_tokens, longest)
     known.add(filling)

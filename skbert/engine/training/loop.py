@@ -182,8 +182,9 @@ class Trainer:
             self._parameters = network.parameters(options.n_frozen_layers)
         self._optimizer = new_adamw(self._parameters, options.weight_decay)
         self._log = StepLog(self._device)
-        self._micro_batches = MicroBatches(self._parameters, self._dropout, self._device)
-        self._may_replay = is_asynchronous(self._device) and network.is_replayable
+        self._micro_batches = MicroBatches(network, self._parameters, self._dropout)
+        # `_may_replay` ends if memory does not suffice for graphs.
+        self._fills = self._may_replay = is_asynchronous(self._device) and network.is_replayable
         self._graphs: StepGraphs | None = None
         self._fillings: set[Filling] = set()
         self.n_steps = self._n_epochs = self._first_step = 0
@@ -274,7 +275,7 @@ class Trainer:
         n_tokens, longest = int(lengths[rows].sum()), int(lengths.max())
         parts = self._micro_batches.plan(lengths, rows)
         filling, may_replay = None, False
-        if self._may_replay and len(parts) == 1:
+        if self._fills and len(parts) == 1:
             may_replay = pays(n_tokens, self._parameters)
             if may_replay:
                 filling = choose_filling(n_tokens, longest, self._parameters, self._fillings)
@@ -295,12 +296,13 @@ class Trainer:
                 )
                 return
             except torch.OutOfMemoryError:
-                self._graphs, self._may_replay = None, False  # graphs keep memory
+                self._graphs_of(objective).free()
+                self._graphs, self._may_replay = None, False
                 set_state(self._dropout, before)
         self._update(objective, self._accumulate_gradients(objective, prepared))
 
     def _graphs_of(self, objective: Objective) -> StepGraphs:
-        if self._graphs is None or self._graphs.owner is not objective:
+        if self._graphs is None or not self._graphs.belongs_to(objective):
             self._graphs = StepGraphs(objective, self._dropout, self._device)
         return self._graphs
 

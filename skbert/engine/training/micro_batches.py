@@ -19,12 +19,12 @@ from skbert.engine.model.dropout import (
 )
 from skbert.engine.model.recompute import recomputing_blocks
 from skbert.engine.text.packing import cut_by_tokens, split_by_tokens
-from skbert.engine.training.objective import Objective
+from skbert.engine.training.objective import Network, Objective
 from skbert.engine.warn import warn_user
 
 # A batch with more tokens is split into parts whose gradients are summed: the same step in less
 # memory, 0.64 of Trainer's for BERT-base and texts of 128 tokens (bench_memory.py). Larger products
-# are not faster on a CPU, but on an accelerator.
+# are faster only on an accelerator.
 _MICRO_BATCH_TOKENS = 2048
 _MICRO_BATCH_TOKENS_OF_ACCELERATORS = 16384
 
@@ -34,10 +34,10 @@ class MicroBatches:
 
     Parameters
     ----------
+    network : Network
     parameters : sequence of torch.nn.Parameter
         Get the gradients.
     dropout : Dropout
-    device : torch.device
 
     Attributes
     ----------
@@ -46,10 +46,11 @@ class MicroBatches:
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], dropout: Dropout, device: torch.device
+        self, network: Network, parameters: Sequence[nn.Parameter], dropout: Dropout
     ) -> None:
-        self._parameters, self._dropout, self._device = parameters, dropout, device
-        is_cpu = device.type == "cpu"
+        self._parameters, self._dropout, self._device = parameters, dropout, network.device
+        self._is_packed = network.is_packed
+        is_cpu = self._device.type == "cpu"
         self._planned_budget = (
             _MICRO_BATCH_TOKENS if is_cpu else _MICRO_BATCH_TOKENS_OF_ACCELERATORS
         )
@@ -66,7 +67,8 @@ class MicroBatches:
         """Add the gradients of the parts of a batch, and return the sums of its loss.
 
         If memory runs out, this method repeats the parts in smaller ones, with the dropout masks
-        that the planned parts have.
+        that the planned parts have. Families that run through the forward of transformers get other
+        masks then.
 
         Parameters
         ----------
@@ -83,7 +85,8 @@ class MicroBatches:
                     sums = [self._backward(objective, part, batch) for part in parts]
                 return torch.stack(sums).sum(0)
             except torch.OutOfMemoryError:
-                if not self._make_room(int(objective.lengths[batch].max())):
+                n_tokens = max(len(part.host.packed.ids) for part in parts)
+                if not self._make_room(n_tokens, int(objective.lengths[batch].max())):
                     raise
             for parameter in self._parameters:
                 parameter.grad = None
@@ -111,19 +114,21 @@ class MicroBatches:
         loss.part.backward()
         return loss.sums
 
-    def _make_room(self, longest_text: int) -> bool:
-        """Let the next try need less memory; False if nothing is left to try."""
+    def _make_room(self, n_tokens: int, longest_text: int) -> bool:
+        """Let the next try need less than parts of `n_tokens` did; False if there is no way."""
         if is_asynchronous(self._device):
             torch.cuda.empty_cache()
-        if self.token_budget > longest_text:
-            self.token_budget = max(self.token_budget // 2, longest_text)
+        largest = min(self.token_budget, n_tokens)
+        if largest > longest_text:
+            self.token_budget = max(largest // 2, longest_text)
+            masks = "" if self._is_packed else ", apart from other dropout masks,"
             warn_user(
                 f"Out of memory on {self._device}. skbert repeats the step in micro-batches of "
-                f"{self.token_budget} tokens, which gives the same gradients more slowly. Lower "
-                "max_length or choose a smaller model to avoid this."
+                f"{self.token_budget} tokens, which gives the same gradients{masks} more slowly. "
+                "Lower max_length or choose a smaller model to avoid this."
             )
             return True
-        if self._recomputes:
+        if self._recomputes or not self._is_packed:
             return False
         self._recomputes = True
         warn_user(

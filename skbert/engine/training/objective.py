@@ -52,6 +52,10 @@ class Network(Protocol):
         """Device of the weights."""
 
     @property
+    def is_packed(self) -> bool:
+        """Whether skbert computes the encoder, so that each text has its own dropout masks."""
+
+    @property
     def is_replayable(self) -> bool:
         """Whether the shape of a batch decides all shapes in the network."""
 

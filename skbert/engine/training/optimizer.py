@@ -24,8 +24,8 @@ def new_adamw(parameters: Iterable[nn.Parameter], weight_decay: float) -> torch.
 
     Biases and LayerNorm weights are vectors; they do not decay, as in the code of the BERT paper.
     The trainer sets the learning rate before each step; see `learning_rate_factor`. On CUDA devices
-    it is a tensor there, and the moments exist from the start: if memory is short, activations have
-    to do with less, not the optimizer.
+    it is a tensor there, and the moments exist from the start, so that memory runs out for
+    activations, which can be split, and not for the optimizer.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

@@ -87,7 +87,8 @@ class RunSettings:
     ----------
     parameters : dict
         Parameters of the estimator that influence the weights.
-    precision : str
+    precision, device : str
+        Kind of device: the random bits of a checkpoint are those of its kind.
     classes : list
     entropy : int, list of int or None
         The root of the random streams; None if each run draws a new one.
@@ -100,6 +101,7 @@ class RunSettings:
 
     parameters: Mapping[str, Any]
     precision: str
+    device: str
     classes: list[Any]
     entropy: Any
     versions: Mapping[str, str]

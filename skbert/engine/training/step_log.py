@@ -71,7 +71,7 @@ class StepLog:
         Parameters
         ----------
         sums : Tensor of shape (n_sums,)
-            See `loop.Loss`.
+            See `objective.Loss`.
         norm : Tensor of shape ()
             Norm of the gradients.
         """
