@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,13 +91,11 @@ def device_here(_):
     return [str(resolve_device(name)) for name in ("cuda", "auto", "cuda:0", "cpu")]
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_the_processes_of_a_pool_take_the_devices_in_turn(backend):
+def test_the_processes_of_a_search_take_the_devices_in_turn():
     code = (
         "import time, joblib; from tests.test_device import device_here\n"
-        "def call(i): time.sleep(0.5); return device_here(i)\n"
-        f"pool = joblib.Parallel(n_jobs=2, backend={backend!r})\n"
-        "found = pool(joblib.delayed(call)(i) for i in range(4))\n"
+        "def call(i): time.sleep(0.2); return device_here(i)\n"
+        "found = joblib.Parallel(n_jobs=2)(joblib.delayed(call)(i) for i in range(4))\n"
         "print(sorted(set(map(tuple, found))))"
     )
     found = subprocess.run(
@@ -104,6 +103,22 @@ def test_the_processes_of_a_pool_take_the_devices_in_turn(backend):
     ).stdout
     both = [("cuda:0", "cuda:0", "cuda:0", "cpu"), ("cuda:1", "cuda:1", "cuda:0", "cpu")]
     assert found.strip() == str(both)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LokyProcess-1", "cuda:0"),
+        ("ForkPoolWorker-2", "cuda:1"),
+        ("SpawnProcess-7", "cuda:0"),
+        ("my worker", "cuda"),
+    ],
+)
+def test_the_name_of_a_process_has_its_number(monkeypatch, name, expected):
+    see(monkeypatch, n_cuda=2, has_mps=False)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: "not None")
+    monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(name=name))
+    assert resolve_device("cuda") == torch.device(expected)
 
 
 def test_a_thread_and_the_first_process_take_the_current_device(monkeypatch):
