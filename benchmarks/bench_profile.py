@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from skbert import BertSentimentClassifier
 from skbert.engine.model import encoder, pooling
 from skbert.engine.model.attention import padded_groups
+from skbert.engine.model.batch import on_device
 from skbert.engine.model.dropout import no_dropout
 from skbert.engine.model.encoder import encode
 from skbert.engine.training import classification, loop
@@ -110,7 +111,8 @@ def clip_then_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_nor
 
 
 def all_tokens_in_last_layer(model: Any, batch: Any, *others: Any) -> torch.Tensor:
-    return encode(model, batch, *others)[torch.from_numpy(batch.cu_seqlens[:-1]).long()]
+    batch = on_device(model, batch)
+    return encode(model, batch, *others).index_select(0, batch.first_tokens)
 
 
 def one_by_one(x: torch.Tensor, layers: Any) -> torch.Tensor:
