@@ -85,21 +85,24 @@ def test_an_unknown_device_is_refused(name):
 # several devices ----------------------------------------------------------------------------------
 
 
-def device_here(_):
-    """The device of a process of a pool, if there were two CUDA devices."""
+IN_A_POOL = """
+import time
+import joblib
+
+def found(_):
+    import torch
+    from skbert.engine.model.device import resolve_device
     torch.cuda.device_count = lambda: 2
-    return [str(resolve_device(name)) for name in ("cuda", "auto", "cuda:0", "cpu")]
+    time.sleep(0.2)  # so that the other process gets work, too
+    return tuple(str(resolve_device(name)) for name in ("cuda", "auto", "cuda:0", "cpu"))
+
+print(sorted(set(joblib.Parallel(n_jobs=2)(joblib.delayed(found)(i) for i in range(4)))))
+"""
 
 
 def test_the_processes_of_a_search_take_the_devices_in_turn():
-    code = (
-        "import time, joblib; from tests.test_device import device_here\n"
-        "def call(i): time.sleep(0.2); return device_here(i)\n"
-        "found = joblib.Parallel(n_jobs=2)(joblib.delayed(call)(i) for i in range(4))\n"
-        "print(sorted(set(map(tuple, found))))"
-    )
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", IN_A_POOL], capture_output=True, text=True, check=True, timeout=300
     ).stdout
     both = [("cuda:0", "cuda:0", "cuda:0", "cpu"), ("cuda:1", "cuda:1", "cuda:0", "cpu")]
     assert found.strip() == str(both)
