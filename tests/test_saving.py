@@ -311,12 +311,12 @@ def predict_mapped(path, X):
 
 
 @pytest.mark.slow
-def test_four_workers_of_joblib_read_one_file(clf, toy_reviews, tmp_path):
+def test_two_workers_of_joblib_read_one_file(clf, toy_reviews, tmp_path):
     X, _ = toy_reviews
     path = tmp_path / "clf.joblib"
     joblib.dump(clf, path)
     parts = [X[i::4] for i in range(4)]
-    found = Parallel(n_jobs=4)(delayed(predict_mapped)(path, part) for part in parts)
+    found = Parallel(n_jobs=2)(delayed(predict_mapped)(path, part) for part in parts)
     for logits, part in zip(found, parts, strict=True):
         np.testing.assert_allclose(logits, clf.decision_function(part), rtol=0, atol=1e-5)
 
