@@ -17,7 +17,6 @@ import torch.nn.functional as F
 
 from skbert import BertPretrainer, BertSentimentClassifier, free_pretrained
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.files.scratch import random_head
 from skbert.engine.model import batch, capture, device, encoder, recompute, varlen
 from skbert.engine.model.batch import DeviceBatch, host_batch, stage
 from skbert.engine.model.dropout import SlicedDropout, no_dropout, seeded_dropout
@@ -26,10 +25,11 @@ from skbert.engine.prediction.parts import Pieces, compute_parts
 from skbert.engine.text.packing import Filling, PackedBatch, fill, pack
 from skbert.engine.training import graphs, loop, optimizer, step_log
 from skbert.engine.training.ahead import ahead
-from skbert.engine.training.classification import Classification, LabelledTexts
+from skbert.engine.training.classification import Classification
 from skbert.engine.training.loop import DivergenceError, Trainer, TrainingOptions
 from skbert.engine.training.optimizer import clip_and_step, gradient_norm, new_adamw
 from skbert.engine.training.step_log import StepLog
+from tests.objectives import classifier_and_tokens, equally_weighted
 
 CPU = torch.device("cpu")
 TEXTS = ["a good film", "", "dull", "not very good, not good", "i love my film", "bad"] * 6
@@ -81,14 +81,36 @@ def like_cuda(monkeypatch):
 
 
 def new_classifier(folder, pooling="cls"):
-    pretrained = load_pretrained(folder)
-    head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
-    return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
+    return classifier_and_tokens(folder, TEXTS, pooling)
 
 
 def labelled(tokens):
-    return LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
+    return equally_weighted(tokens, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"device": "cpu"}, False),
+        ({"is_lower": False}, False),  # float32
+        ({"kernel": None}, False),  # a torch without it
+        ({"is_recent": False}, False),
+        ({"d_head": 12}, False),
+        ({"d_head": 264}, False),
+    ],
+)
+def test_where_the_kernel_can_be_used(monkeypatch, change, expected):
+    given = {"device": "cuda", "is_lower": True, "kernel": kernel, "is_recent": True, "d_head": 64}
+    given |= change
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: given["is_lower"])
+    monkeypatch.setattr(varlen, "_kernel", lambda: given["kernel"])
+    monkeypatch.setattr(varlen, "_is_recent", lambda device: given["is_recent"])
+    assert varlen.is_usable(torch.device(given["device"]), given["d_head"]) is expected
+
+
+def test_this_torch_has_the_kernel():
+    assert varlen._kernel() is torch.nn.attention.varlen.varlen_attn
 
 
 # a whole fit --------------------------------------------------------------------------------------

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.files.scratch import random_head
 from skbert.engine.model.batch import host_batch
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.packing import pack
 from skbert.engine.training import frozen, micro_batches
-from skbert.engine.training.classification import Classification, LabelledTexts, TrainingRun
+from skbert.engine.training.classification import Classification, TrainingRun
 from skbert.engine.training.loop import Trainer, TrainingOptions
 from skbert.engine.training.optimizer import learning_rate_factor
-from tests.objectives import on_cpu
+from tests.objectives import classifier_and_tokens, equally_weighted, on_cpu
 
 TEXTS = [
     "a good film",
@@ -39,14 +38,11 @@ OPTIONS = TrainingOptions(
 
 
 def new_classifier(folder, pooling="cls"):
-    pretrained = load_pretrained(folder)
-    head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
-    return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
+    return classifier_and_tokens(folder, TEXTS, pooling)
 
 
 def labelled(tokens):
-    return LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
+    return equally_weighted(tokens, LABELS)
 
 
 def weights_of(classifier):

@@ -156,44 +156,35 @@ def frozen_layers_are_too_large(given):
     yield lambda: clf.partial_fit(given.X, given.y)
 
 
-def memory_runs_out(given):
+def let_memory_suffice_for(given, suffices):
+    """Raise an error for batches for which ``suffices(batch)`` is False."""
     plain = TextClassifier.logits
 
     def small_memory(self, batch, *arguments):
-        if len(batch.ids) > 40:
+        if not suffices(batch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch, *arguments)
 
-    given.patch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 64)
     given.patch.setattr(TextClassifier, "logits", small_memory)
+
+
+def memory_runs_out(given):
+    given.patch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 64)
+    let_memory_suffice_for(given, lambda batch: len(batch.ids) <= 40)
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y)
 
 
 def memory_is_short_for_one_text(given):
-    plain = TextClassifier.logits
-
-    def small_memory(self, batch, *arguments):
-        if torch.is_grad_enabled() and not recompute._is_on.get():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batch, *arguments)
-
     given.patch.setattr(micro_batches, "_MICRO_BATCH_TOKENS", 1)
-    given.patch.setattr(TextClassifier, "logits", small_memory)
+    let_memory_suffice_for(given, lambda _: recompute._is_on.get() or not torch.is_grad_enabled())
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y)
 
 
 def memory_runs_out_in_prediction(given):
-    plain = TextClassifier.logits
-
-    def small_memory(self, batch, *arguments):
-        if len(batch.rows) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batch, *arguments)
-
     clf = classifier(given.model).fit(given.X, given.y)
-    given.patch.setattr(TextClassifier, "logits", small_memory)
+    let_memory_suffice_for(given, lambda batch: len(batch.rows) == 1)
     yield lambda: clf.predict(["good", "a bad film"])
 
 

@@ -18,6 +18,7 @@ from skbert.engine.model.families import (
     family_of,
     heads_of,
     pretraining_heads,
+    word_embeddings,
 )
 from skbert.engine.model.heads import Head, head_logits
 from skbert.engine.model.onednn import drop_filling, fill_batch
@@ -28,8 +29,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class _EncoderNetwork:
+    """What a network says of its encoder."""
+
+    encoder: PreTrainedModel
+    precision: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return word_embeddings(self.encoder).weight.device
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether skbert computes the encoder, and not the forward of transformers."""
+        return family_of(self.encoder).padded is None
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
+        return is_replayable(self.encoder, self.device, self.precision)
+
+
 @dataclass(frozen=True)
-class TextClassifier:
+class TextClassifier(_EncoderNetwork):
     """An encoder, a pooling to one vector per text, and a head.
 
     Attributes
@@ -46,21 +69,6 @@ class TextClassifier:
     head: Head
     pooling: str
     precision: torch.dtype = torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.head.parameters()).device
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether skbert computes the encoder, and not the forward of transformers."""
-        return family_of(self.encoder).padded is None
-
-    @property
-    def is_replayable(self) -> bool:
-        """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
-        return is_replayable(self.encoder, self.device, self.precision)
 
     @property
     def n_layers(self) -> int:
@@ -105,7 +113,7 @@ class TextClassifier:
 
 
 @dataclass(frozen=True)
-class PretrainingNetwork:
+class PretrainingNetwork(_EncoderNetwork):
     """An encoder and its pre-training heads; all are modules of transformers.
 
     Attributes
@@ -136,21 +144,6 @@ class PretrainingNetwork:
         encoder = getattr(model, family.encoder)
         pooler = getattr(encoder, family.pooler_module) if family.has_next_sentence else None
         return cls(encoder, pretraining_heads(model), pooler, precision)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.word_bias.device
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether skbert computes the encoder, and not the forward of transformers."""
-        return family_of(self.encoder).padded is None
-
-    @property
-    def is_replayable(self) -> bool:
-        """Whether a CUDA graph can replay a step; see `encoder.is_replayable`."""
-        return is_replayable(self.encoder, self.device, self.precision)
 
     @property
     def word_bias(self) -> nn.Parameter:

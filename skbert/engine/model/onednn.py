@@ -7,8 +7,9 @@ weights are constant, with `constant_weights`.
 The gain depends on the processor. With oneDNN, predicting sentences went from 2.2 to 2.4 times the
 speed of transformers' pipeline on an AMD EPYC with AVX-512 (bench_predict.py before and after). On
 an Intel Xeon with AMX it makes no difference. Without AVX-512 it is slower, so skbert does not use
-it there: on an AMD EPYC with AVX2, `predict_proba` of 160 sentences with the shape of DistilBERT
-takes 1.15 times as long with oneDNN (median of 6 interleaved pairs), because its GELU is slower.
+it there: on an AMD EPYC with AVX2, `predict_proba` of 160 sentences takes 1.27 times as long with
+oneDNN for the shape of DistilBERT, and 1.16 times for that of RoBERTa (bench_predict.py --family,
+medians of 7 rounds), because its GELU is slower.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skbert.engine.model.device import computing_in, precision_name
+from skbert.engine.model.device import computing_in, precision_name, to_device
 from skbert.engine.model.encoder import encode
 from skbert.engine.model.families import result_settings, word_embeddings
 from skbert.engine.model.onednn import constant_weights
@@ -95,7 +95,7 @@ class TextEmbedder:
     def pool_all(self, batch: PackedBatch) -> Tensor:
         """Compute everything that the cache stores: (n_texts, n_kept * d_model)."""
         hidden = self.encode(batch)
-        first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)).to(hidden.device)
+        first = to_device(batch.cu_seqlens[:-1], hidden.device)
         poolings = {
             "cls": hidden.index_select(0, first),
             "mean": mean_of_tokens(hidden, batch.cu_seqlens),

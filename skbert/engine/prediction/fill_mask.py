@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbert.engine.model.device import computing_in
+from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.prediction.parts import compute_parts, token_budget
@@ -94,4 +94,4 @@ def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> 
 
 def to_indices(array: np.ndarray, like: Tensor) -> Tensor:
     """Copy integers to an int64 tensor on the device of `like`."""
-    return torch.from_numpy(array.astype(np.int64)).to(like.device)
+    return to_device(array.astype(np.int64), like.device)

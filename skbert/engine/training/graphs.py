@@ -1,6 +1,6 @@
 """Replay the training step of a small model as a CUDA graph.
 
-A step of MiniLM starts over a thousand kernels, most of which run for microseconds: the host needs
+A step of MiniLM starts about 700 kernels, most of which run for microseconds: the host needs
 longer to start them than the device to run them. A CUDA graph starts them all at once. It repeats
 the same kernels on the same memory, so it fits batches of one shape. For that, skbert rounds the
 number of tokens up with a filler text, which changes no gradient; see `packing.fill`.
