@@ -18,8 +18,15 @@ SIZES = {
 }
 
 
-def save_family(folder: Path, name: str, tokenizer_from: str, kind: str = "encoder_class") -> str:
-    """Write a checkpoint of a family with 64 tokens, and the tokenizer of another folder."""
+def save_family(
+    folder: Path,
+    name: str,
+    tokenizer_from: str,
+    kind: str = "encoder_class",
+    *,
+    n_positions: int = 64,
+) -> str:
+    """Write a checkpoint of a family that reads 64 tokens, and the tokenizer of another folder."""
     family, tokenizer = FAMILIES[name], transformers.AutoTokenizer.from_pretrained(tokenizer_from)
     own = {setting: 8 for setting in family.own_settings if setting == "embedding_size"}
     if "segments" in family.embedding_parts:
@@ -31,7 +38,7 @@ def save_family(folder: Path, name: str, tokenizer_from: str, kind: str = "encod
         **own,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=64 + first,
+        max_position_embeddings=n_positions + first,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
