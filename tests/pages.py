@@ -12,13 +12,14 @@
 
 import ast
 import doctest
+import inspect
 import io
 import re
 import shlex
 import shutil
 import tokenize
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,20 @@ class StandIns:
         (repository / "refs" / "main").write_text(commit)
         (repository / "snapshots").mkdir()
         return repository / "snapshots" / commit
+
+
+def default_setter(monkeypatch: Any) -> Callable[..., None]:
+    """Make a function that gives parameters of an estimator other defaults, for one test."""
+
+    def set_defaults(estimator: type, **values: Any) -> None:
+        init = estimator.__init__
+        positional = [p for p in inspect.signature(init).parameters.values() if p.kind.value == 1]
+        names = [p.name for p in positional if p.default is not p.empty]
+        defaults = dict(zip(names, init.__defaults__ or (), strict=True))
+        assert values.keys() <= {*defaults, *init.__kwdefaults__}, values
+        new = {name: values.get(name, default) for name, default in defaults.items()}
+        monkeypatch.setattr(init, "__defaults__", tuple(new.values()))
+        for name in values.keys() - new.keys():
+            monkeypatch.setitem(init.__kwdefaults__, name, values[name])
+
+    return set_defaults

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
+import joblib
 import pytest
 import sklearn
 
@@ -52,9 +53,11 @@ def own_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_code_of_a_page_runs(name, stand_in, own_folder):
-    with sklearn.config_context():
-        pages.Page(PAGES[name], stand_in=stand_in).run()
+def test_the_code_of_a_page_runs(name, stand_in, own_folder, monkeypatch):
+    given = {"stand_in": stand_in, "set_defaults": pages.default_setter(monkeypatch)}
+    # Processes for n_jobs take seconds to start; other tests have them.
+    with sklearn.config_context(), joblib.parallel_config(backend="sequential"):
+        pages.Page(PAGES[name], **given).run()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -204,3 +207,14 @@ def test_a_stand_in_is_found_under_its_name(stand_in, own_folder):
     assert clf.classes_.tolist() == ["1 star", "2 stars"]
     with pytest.raises(OSError, match="Could not find the model 'someone/else'"):
         BertSentimentClassifier.from_pretrained("someone/else")
+
+
+def test_smaller_defaults_end_with_the_test(monkeypatch):
+    from skbert import BertSentimentClassifier
+
+    before = BertSentimentClassifier().get_params()
+    with monkeypatch.context() as context:
+        pages.default_setter(context)(BertSentimentClassifier, model="someone/small", max_epochs=1)
+        changed = {"model": "someone/small", "max_epochs": 1}
+        assert BertSentimentClassifier().get_params() == before | changed
+    assert BertSentimentClassifier().get_params() == before
