@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.explanation import ExplainMixin
 from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.load_classifier import LoadClassifierMixin
@@ -45,7 +46,12 @@ from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 
 @fill_docstring
 class BertSentimentClassifier(
-    CallbackSupportMixin, TextInputMixin, AccuracyMixin, LoadClassifierMixin, BaseEstimator
+    CallbackSupportMixin,
+    TextInputMixin,
+    AccuracyMixin,
+    LoadClassifierMixin,
+    ExplainMixin,
+    BaseEstimator,
 ):
     """Fine-tune BERT on texts and their sentiments.
 

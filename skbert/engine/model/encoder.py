@@ -53,11 +53,28 @@ class HiddenStates:
     layer: int
 
 
+@dataclass(frozen=True)
+class WordVectors:
+    """What to take instead of the rows of the word embeddings; positions and segments are added.
+
+    Attributes
+    ----------
+    vectors : Tensor of shape (n_tokens, d)
+        As wide as the word embeddings, for the tokens of one batch.
+    """
+
+    vectors: Tensor
+
+
+#: Where `encode` starts; None starts from the ids of the batch.
+Start = HiddenStates | WordVectors | None
+
+
 def encode(
     model: PreTrainedModel,
     batch: PackedBatch | DeviceBatch,
     dropout: Dropout = no_dropout,
-    start: HiddenStates | None = None,
+    start: Start = None,
     n_layers: int | None = None,
 ) -> Tensor:
     """Compute the hidden states of the last layer for every token.
@@ -69,8 +86,8 @@ def encode(
     dropout : Dropout
         Applied where BERT applies its hidden dropout: after the embeddings and before each
         residual sum. skbert never drops attention probabilities.
-    start : HiddenStates or None
-        None starts from the embeddings, which is all that padded families can; see `padded`.
+    start : HiddenStates, WordVectors or None
+        None starts from the ids of the batch. Padded families cannot start from `HiddenStates`.
     n_layers : int or None
         Stop after this number of layers; None computes all.
 
@@ -80,10 +97,10 @@ def encode(
         Texts in the order of the batch.
     """
     if family_of(model).padded:
-        return padded_states(model, packed_of(batch), dropout, n_layers)
+        return padded_states(model, packed_of(batch), dropout, n_layers, _vectors_of(start))
     n_tokens = len(batch.ids)
     batch = on_device(model, fill_batch(batch) if start is None else batch)
-    start = start or _embedded(model, batch, dropout)
+    start = _embedded(model, batch, dropout, start)
     groups = _groups(model, batch)
     hidden = start.states
     for block in blocks_of(model)[start.layer : n_layers]:
@@ -95,7 +112,7 @@ def encode_first_token(
     model: PreTrainedModel,
     batch: PackedBatch | DeviceBatch,
     dropout: Dropout = no_dropout,
-    start: HiddenStates | None = None,
+    start: Start = None,
     n_layers: int | None = None,
 ) -> Tensor:
     """Compute the hidden state of the last layer for each text's [CLS] only.
@@ -109,11 +126,11 @@ def encode_first_token(
     """
     if family_of(model).padded:
         batch = on_device(model, batch)
-        hidden = padded_states(model, batch.packed, dropout, n_layers)
+        hidden = padded_states(model, batch.packed, dropout, n_layers, _vectors_of(start))
         return hidden.index_select(0, batch.first_tokens)
     n_texts = len(batch.rows)
     batch = on_device(model, fill_batch(batch) if start is None else batch)
-    start = start or _embedded(model, batch, dropout)
+    start = _embedded(model, batch, dropout, start)
     groups = _groups(model, batch)
     first = batch.first_tokens
     hidden = start.states
@@ -148,10 +165,19 @@ def _groups(model: PreTrainedModel, batch: DeviceBatch) -> Groups | VarlenTexts:
     return text_groups(batch.packed.cu_seqlens, batch.ids.device, position_bias_of(model))
 
 
-def _embedded(model: PreTrainedModel, batch: DeviceBatch, dropout: Dropout) -> HiddenStates:
+def _vectors_of(start: Start) -> Tensor | None:
+    return start.vectors if isinstance(start, WordVectors) else None
+
+
+def _embedded(
+    model: PreTrainedModel, batch: DeviceBatch, dropout: Dropout, start: Start
+) -> HiddenStates:
     """Compute word + position + segment embeddings, normalised and projected."""
+    if isinstance(start, HiddenStates):
+        return start
     embeddings, tensors = embeddings_of(model), batch.tensors
-    hidden = embeddings.words(batch.ids) + embeddings.positions(tensors["positions"])
+    words = embeddings.words(batch.ids) if start is None else start.vectors
+    hidden = words + embeddings.positions(tensors["positions"])
     if embeddings.segments is not None:
         hidden = hidden + embeddings.segments(tensors["segment_ids"])
     states = dropout(embeddings.norm(hidden))

@@ -11,7 +11,7 @@ from torch import nn
 from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import computing_in
 from skbert.engine.model.dropout import Dropout, no_dropout
-from skbert.engine.model.encoder import HiddenStates, encode, is_replayable
+from skbert.engine.model.encoder import Start, encode, is_replayable
 from skbert.engine.model.families import (
     Heads,
     block_modules,
@@ -79,7 +79,7 @@ class TextClassifier(_EncoderNetwork):
         self,
         batch: PackedBatch | DeviceBatch,
         dropout: Dropout = no_dropout,
-        start: HiddenStates | None = None,
+        start: Start = None,
     ) -> torch.Tensor:
         """Compute unnormalised scores, in the order of the batch: (n_texts, n_classes)."""
         # Fill before the encoder does, because the head's rounding depends on its number of rows.
@@ -92,7 +92,7 @@ class TextClassifier(_EncoderNetwork):
         self,
         batch: PackedBatch | DeviceBatch,
         dropout: Dropout = no_dropout,
-        start: HiddenStates | None = None,
+        start: Start = None,
     ) -> torch.Tensor:
         """Compute the vector of each text, in the order of the batch: (n_texts, d_model)."""
         with computing_in(self.precision, self.device):

@@ -160,10 +160,12 @@ def padded_states(
     batch: PackedBatch,
     dropout: Dropout = no_dropout,
     n_layers: int | None = None,
+    word_vectors: Tensor | None = None,
 ) -> Tensor:
     """Compute the hidden states of every token; the parameters are as in `encoder.encode`.
 
-    `dropout` takes the place of the module's own dropout of hidden states.
+    `dropout` takes the place of the module's own dropout of hidden states, and `word_vectors`, of
+    shape (n_tokens, d), that of the word embeddings.
 
     Returns
     -------
@@ -176,7 +178,12 @@ def padded_states(
     with _dropping(model, dropout), _possible_precision(model), without_cudnn(_device(model)):
         for group in _groups(model, lengths):
             start, stop = stop, stop + group.n_tokens
-            states.append(_group_states(model, batch, slice(start, stop), group, n_layers))
+            tokens = slice(start, stop)
+            inputs = _inputs(model, batch, tokens, group)
+            if word_vectors is not None:
+                del inputs["input_ids"]
+                inputs["inputs_embeds"] = _block(word_vectors[tokens], group, 0)
+            states.append(_group_states(model, inputs, group, n_layers))
     return F.pad(torch.cat(states), (0, 0, 0, len(batch.ids) - stop))
 
 
@@ -189,36 +196,41 @@ def _groups(model: PreTrainedModel, lengths: np.ndarray) -> list[LengthGroup]:
     return padded_groups(lengths, device)
 
 
-def _group_states(
-    model: PreTrainedModel,
-    batch: PackedBatch,
-    tokens: slice,
-    group: LengthGroup,
-    n_layers: int | None,
-) -> Tensor:
-    """Compute the states of one group: (n_tokens of the group, d_model)."""
-    mask = torch.ones(group.n_texts, group.max_length, device=_device(model), dtype=torch.int64)
+def _inputs(
+    model: PreTrainedModel, batch: PackedBatch, tokens: slice, group: LengthGroup
+) -> dict[str, Tensor]:
+    """Lay out the inputs of one group, each (n_texts, max_length)."""
+    device = _device(model)
+    mask = torch.ones(group.n_texts, group.max_length, device=device, dtype=torch.int64)
     if group.visible is not None:
         mask *= group.visible[:, 0, 0]
+    ids = to_device(batch.ids[tokens].astype(np.int64), device)
     inputs = {
-        "input_ids": _block(model, batch.ids[tokens], group, model.config.pad_token_id or 0),
+        "input_ids": _block(ids, group, model.config.pad_token_id or 0),
         "attention_mask": mask,
     }
     if has_segments(model.config):
-        inputs["token_type_ids"] = _block(model, batch.segment_ids[tokens], group, 0)
+        segments = to_device(batch.segment_ids[tokens].astype(np.int64), device)
+        inputs["token_type_ids"] = _block(segments, group, 0)
+    return inputs
+
+
+def _group_states(
+    model: PreTrainedModel, inputs: dict[str, Tensor], group: LengthGroup, n_layers: int | None
+) -> Tensor:
+    """Compute the states of one group: (n_tokens of the group, d_model)."""
     is_lower = n_layers is not None and n_layers < model.config.num_hidden_layers
     found = model(**inputs, output_hidden_states=is_lower)
     states = (found.hidden_states[n_layers] if is_lower else found.last_hidden_state).flatten(0, 1)
     return states if group.places is None else states.index_select(0, group.places)
 
 
-def _block(model: PreTrainedModel, ids: np.ndarray, group: LengthGroup, padding: int) -> Tensor:
-    """Lay out the ids of a group's tokens: (n_tokens,) -> (n_texts, max_length)."""
-    packed = to_device(ids.astype(np.int64), _device(model))
+def _block(packed: Tensor, group: LengthGroup, padding: int) -> Tensor:
+    """Lay out what a group's tokens have: (n_tokens, ...) -> (n_texts, max_length, ...)."""
     if group.places is not None:
-        flat = packed.new_full((group.n_texts * group.max_length,), padding)
-        packed = flat.index_copy_(0, group.places, packed)
-    return packed.view(group.n_texts, group.max_length)
+        flat = packed.new_full((group.n_texts * group.max_length, *packed.shape[1:]), padding)
+        packed = flat.index_copy(0, group.places, packed)
+    return packed.view(group.n_texts, group.max_length, *packed.shape[1:])
 
 
 def _device(model: PreTrainedModel) -> torch.device:

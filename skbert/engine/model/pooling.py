@@ -11,7 +11,7 @@ from torch import Tensor
 from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import to_device
 from skbert.engine.model.dropout import Dropout, no_dropout
-from skbert.engine.model.encoder import HiddenStates, encode, encode_first_token
+from skbert.engine.model.encoder import Start, encode, encode_first_token
 from skbert.engine.text.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def pooled_states(
     batch: PackedBatch | DeviceBatch,
     pooling: str,
     dropout: Dropout = no_dropout,
-    start: HiddenStates | None = None,
+    start: Start = None,
     n_layers: int | None = None,
 ) -> Tensor:
     """Compute one vector per text, in the order of the batch: (n_texts, d_model).

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 # Each emoji has a character of these. Digits are emoji only before U+20E3, which is one of them.
@@ -19,8 +20,17 @@ _MAY_BE_EMOJI = re.compile("[\u00a9\u00ae\u203c-\u3299\U0001f000-\U000e007f]")
 _SKIN_TONES = re.compile("(?:_(?:light|medium-light|medium|medium-dark|dark)_skin_tone)+")
 
 
-def with_emoji_names(text: str, is_known: Callable[[str], bool]) -> str:
-    """Replace each emoji that is not known by its English name, between spaces.
+@dataclass(frozen=True)
+class Replacement:
+    """The characters ``start:stop`` of a text, and what stands there instead."""
+
+    start: int
+    stop: int
+    name: str
+
+
+def emoji_replacements(text: str, is_known: Callable[[str], bool]) -> list[Replacement]:
+    """Find each emoji that is not known, and its English name between spaces.
 
     Parameters
     ----------
@@ -31,17 +41,46 @@ def with_emoji_names(text: str, is_known: Callable[[str], bool]) -> str:
 
     Returns
     -------
-    str
-        The same object if nothing is replaced.
+    list of Replacement
+        From left to right.
     """
     if text.isascii() or not _MAY_BE_EMOJI.search(text):
-        return text
+        return []
     import emoji
 
-    def replacement(found: str, data: dict[str, Any]) -> str:
-        if is_known(found):
-            return found
-        name = _SKIN_TONES.sub("", data["en"]).strip(":").replace("_", " ")
-        return f" {name} " if is_known(name) else found
+    found: list[Replacement] = []
 
-    return emoji.replace_emoji(text, replacement)
+    def note(char: str, data: dict[str, Any]) -> str:
+        name = _SKIN_TONES.sub("", data["en"]).strip(":").replace("_", " ")
+        if not is_known(char) and is_known(name):
+            found.append(Replacement(data["match_start"], data["match_end"], f" {name} "))
+        return char
+
+    emoji.replace_emoji(text, note)
+    return found
+
+
+def replace_all(text: str, replacements: list[Replacement]) -> str:
+    """Insert all names into a text, which stays the same object if there are none."""
+    parts, stop = [], 0
+    for replacement in replacements:
+        parts += [text[stop : replacement.start], replacement.name]
+        stop = replacement.stop
+    return "".join([*parts, text[stop:]]) if parts else text
+
+
+def original_places(text: str, replacements: list[Replacement]) -> list[tuple[int, int]]:
+    """Find the characters of a text that each character after `replace_all` stands for.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and stop in `text`. All characters of a name stand for its whole emoji.
+    """
+    places: list[tuple[int, int]] = []
+    stop = 0
+    for replacement in replacements:
+        places += [(i, i + 1) for i in range(stop, replacement.start)]
+        places += [(replacement.start, replacement.stop)] * len(replacement.name)
+        stop = replacement.stop
+    return places + [(i, i + 1) for i in range(stop, len(text))]

@@ -122,6 +122,10 @@ class Layout:
         """Return the parts of a row with one or two texts."""
         return self.single if n_segments == 1 else self.pair
 
+    def order(self, n_segments: int) -> list[int]:
+        """Return the texts of a row, 0 and 1, in the order in which the model reads them."""
+        return [piece.text for piece in self.pieces(n_segments) if piece.text is not None]
+
     def with_one_segment(self) -> Layout:
         """Return the layout with the segment id 0 everywhere."""
         single = tuple(replace(piece, segment_id=0) for piece in self.single)

@@ -79,11 +79,16 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Find the positions of the tokens of some texts, in the order of `rows`: int64."""
+        lengths = self.lengths[rows]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.offsets[rows] - before, lengths) + np.arange(lengths.sum())
+
     def take(self, rows: np.ndarray) -> Tokens:
         """Select some texts, in the order of `rows`."""
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        source = self.places(rows)
         return Tokens(
             self.ids[source],
             self.segment_ids[source],

@@ -16,9 +16,15 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from skbert.engine.text.emoji_names import with_emoji_names
+from skbert.engine.text.emoji_names import (
+    Replacement,
+    emoji_replacements,
+    original_places,
+    replace_all,
+)
 from skbert.engine.text.layout import Layout, share_room, truncate
 from skbert.engine.text.post_processor import read_layout
+from skbert.engine.text.spans import TextPieces
 from skbert.engine.text.tokens import BareTokens, Tokens
 
 # Space characters that separate words for BERT. `str.split()` would also split at \x0b, \x0c,
@@ -166,6 +172,44 @@ class WordPieceTokenizer:
             lengths.append(len(found))
         return BareTokens.of(ids, lengths)
 
+    def pieces(self, text: str) -> TextPieces:
+        """Find the pieces of one text, without special tokens and without truncation.
+
+        Their ids are those of `tokenize_bare`.
+        """
+        replacements = self._emoji_replacements(text)
+        encoding = self._backend.encode(
+            readable(replace_all(text, replacements)), add_special_tokens=False
+        )
+        places = original_places(text, replacements)
+        end = (len(text), len(text))
+        places += [end] * (1 + max((stop for _, stop in encoding.offsets), default=0) - len(places))
+        spans = [
+            (places[start][0], places[max(start, stop - 1)][1]) for start, stop in encoding.offsets
+        ]
+        return TextPieces.of(text, encoding.ids, encoding.tokens, spans, encoding.word_ids)
+
+    def kept_pieces(
+        self, row: Sequence[str], *, max_length: int, truncation: str
+    ) -> list[TextPieces]:
+        """Find the pieces that `__call__` keeps of the one or two texts of a row.
+
+        They come in the order in which the model reads the texts.
+        """
+        found = [self.pieces(text) for text in row]
+        room = self.layout.room(max_length, len(row))
+        n_of_each = share_room([len(pieces.ids) for pieces in found], room)
+        kept = [
+            pieces.take(truncate(range(len(pieces.ids)), n, truncation))
+            for pieces, n in zip(found, n_of_each, strict=True)
+        ]
+        return [kept[text] for text in self.layout.order(len(row))]
+
+    def _emoji_replacements(self, text: str) -> list[Replacement]:
+        if not self._names_emoji or self.unknown_id is None:
+            return []
+        return emoji_replacements(text, self._is_known)
+
     def _ids(self, text: str) -> Sequence[int]:
         """Compute the ids of one text, without special tokens."""
         if not self._words_are_independent:
@@ -186,8 +230,7 @@ class WordPieceTokenizer:
     def _encode(self, text: str) -> Sequence[int]:
         # `encode_batch` would start threads, and then print a warning each time joblib forks a
         # worker.
-        if self._names_emoji and self.unknown_id is not None:
-            text = with_emoji_names(text, self._is_known)
+        text = replace_all(text, self._emoji_replacements(text))
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
         except TypeError:  # a lone surrogate has no UTF-8
