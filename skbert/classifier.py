@@ -64,7 +64,7 @@ class BertSentimentClassifier(
     model : str or path, default="skbert/minilm-sentiment"
         The pretrained encoder, a BERT or one of its relatives; see :doc:`/encoders`. A folder with
         ``config.json``, ``model.safetensors`` and tokenizer files, or a name on the Hugging Face
-        Hub, as in "owner/name" or "owner/name@revision"; what is not in the local cache is
+        Hub, as in ``"owner/name"`` or ``"owner/name@revision"``; what is not in the local cache is
         downloaded. The default is
         "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
         contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
@@ -434,7 +434,7 @@ class BertSentimentClassifier(
         return logits_of(self, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits of the texts.
+        """Compute the logits of texts.
 
         Parameters
         ----------
@@ -451,7 +451,7 @@ class BertSentimentClassifier(
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the class probabilities.
+        """Compute the logarithms of the class probabilities.
 
         Parameters
         ----------

@@ -68,6 +68,13 @@ class TokenEmbeddings:
     tokens : list of str
         Word pieces, from "[CLS]" to "[SEP]". A piece that starts with "##" continues a word.
     vectors : ndarray of shape (n_tokens, d_model), float32
+
+    Examples
+    --------
+    >>> from skbert import BertEmbeddingTransformer
+    >>> text = BertEmbeddingTransformer().token_embeddings(["so dull"])[0]
+    >>> dict(zip(text.tokens, text.vectors, strict=True))["dull"].shape
+    (384,)
     """
 
     tokens: list[str]

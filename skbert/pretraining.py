@@ -83,6 +83,14 @@ class FilledText:
         a piece that starts with a space does not.
     probabilities : ndarray of shape (n_masks, top_k), float32
         Their probabilities among all word pieces.
+
+    Examples
+    --------
+    >>> from skbert import BertPretrainer
+    >>> pretrainer = BertPretrainer(next_sentence=False, max_epochs=0).fit(["so dull"])
+    >>> filled = pretrainer.fill_mask("That's [MASK] she [MASK]", top_k=3)
+    >>> [len(words) for words in filled.words], filled.probabilities.shape
+    ([3, 3], (2, 3))
     """
 
     text: str
@@ -366,14 +374,6 @@ class BertPretrainer(
         -----
         TruncationWarning
             If texts are longer than `max_length`; once after each `fit`.
-
-        Examples
-        --------
-        >>> from skbert import BertPretrainer
-        >>> pretrainer = BertPretrainer(next_sentence=False, max_epochs=0).fit(["so dull"])
-        >>> filled = pretrainer.fill_mask("That's [MASK] she [MASK]", top_k=3)
-        >>> [len(words) for words in filled.words]
-        [3, 3]
         """
         state = current_state(self)
         single = isinstance(texts, str)

@@ -29,11 +29,33 @@ _told: WeakKeyDictionary[Any, dict[tuple[Any, ...], float]] = WeakKeyDictionary(
 
 
 class TruncationWarning(UserWarning):
-    """Some texts are longer than `max_length` tokens and were truncated."""
+    """Some texts are longer than `max_length` tokens and were truncated.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbert import BertSentimentClassifier, TruncationWarning
+    >>> clf = BertSentimentClassifier(max_length=4, max_epochs=1)
+    >>> with warnings.catch_warnings(action="ignore", category=TruncationWarning):
+    ...     clf = clf.fit(["what a great joy", "so dull"], ["good", "bad"])
+    >>> clf.n_truncated_
+    1
+    """
 
 
 class UnknownTokenWarning(UserWarning):
-    """More than 3% of the tokens are unknown to the vocabulary of the model."""
+    """More than 3% of the tokens are unknown to the vocabulary of the model.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbert import BertSentimentClassifier, UnknownTokenWarning
+    >>> clf = BertSentimentClassifier(max_epochs=1)
+    >>> with warnings.catch_warnings(action="ignore", category=UnknownTokenWarning):
+    ...     clf = clf.fit(["หนังดีมาก", "so dull"], ["good", "bad"])
+    >>> clf.n_unknown_tokens_ > 0
+    True
+    """
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,14 @@ def free_pretrained() -> None:
     On CUDA devices this function also frees what earlier fits have left for the steps of later
     ones. The memory goes back to torch; ``torch.cuda.empty_cache()`` then gives it to other
     processes.
+
+    Examples
+    --------
+    >>> from skbert import BertSentimentClassifier, free_pretrained
+    >>> clf = BertSentimentClassifier.from_pretrained("skbert/minilm-sentiment")
+    >>> free_pretrained()
+    >>> clf.predict(["what a joy"])
+    array(['positive'], dtype='<U8')
     """
     _CACHE.clear()
     free_idle_memory()

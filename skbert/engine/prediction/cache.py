@@ -54,6 +54,15 @@ class CacheInfo:
         Number of vectors that were computed and added.
     size : int
         Number of vectors that the cache contains now.
+
+    Examples
+    --------
+    >>> from skbert import BertEmbeddingTransformer
+    >>> features = BertEmbeddingTransformer(cache="memory")
+    >>> features.fit_transform(["so dull", "what a joy", "so dull"]).shape
+    (3, 384)
+    >>> features.cache_info_
+    CacheInfo(hits=0, misses=2, size=2)
     """
 
     hits: int
