@@ -25,6 +25,7 @@ release = re.search(r'^__version__ = "(.+)"$', _init.read_text(encoding="utf-8")
 version = release
 
 extensions = [
+    "link_names",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
