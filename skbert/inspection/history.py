@@ -236,6 +236,8 @@ class TrainingHistoryDisplay:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if ax is axes[-1] or not ax.get_shared_x_axes().joined(ax, axes[-1]):
             ax.set_xlabel("Epoch")
+        if ax.get_xlim()[0] < 0.5:  # no tick for an epoch 0
+            ax.set_xlim(left=0.5, auto=None)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
         if "learning_rate" in plot.lines:
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

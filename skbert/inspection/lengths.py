@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
@@ -161,8 +162,9 @@ class TokenLengthDisplay:
         )
         texts = _texts_of(estimator, X)
         max_length = estimator.max_length if max_length is None else int(max_length)
-        check_max_length(max_length, longest_text(_config_of(estimator, cls)))
-        wordpiece = _wordpiece_of(estimator).naming_emoji(estimator.emoji_names)
+        model = _model_of(estimator, cls)
+        check_max_length(max_length, longest_text(model.config))
+        wordpiece = model.wordpiece.naming_emoji(estimator.emoji_names)
         wordpiece.layout.room(max_length, 1 if texts.second is None else 2)
         lengths = wordpiece.count_tokens(texts.first, texts.second)
         display = cls(lengths, max_length=max_length)
@@ -275,21 +277,24 @@ def _texts_of(estimator: Any, X: Any) -> Texts:
     return check_texts(estimator, X, reset=False)
 
 
-def _config_of(estimator: Any, display: type) -> Any:
-    """Find the configuration of the model; raise an error if there is no vocabulary yet."""
+@dataclass(frozen=True)
+class _Model:
+    """What the lengths depend on."""
+
+    config: Any
+    wordpiece: WordPieceTokenizer
+
+
+def _model_of(estimator: Any, display: type) -> _Model:
+    """Take the tokenizer of a fitted estimator, or read that of `model` without its weights."""
     if hasattr(estimator, "model_"):
-        return estimator.model_.config
+        return _Model(estimator.model_.config, estimator._wordpiece)
+    stored = estimator._stored_weights() if hasattr(estimator, "_stored_weights") else None
+    if stored:
+        return _Model(stored.config, stored.wordpiece)
     if not isinstance(estimator.model, str) and hasattr(estimator.model, "to_dict"):
         raise ValueError(
             f"{display.__name__} got a {type(estimator).__name__} whose model is a configuration "
             "and which is not fitted, but its vocabulary is learned by fit. Call fit first."
         )
-    return load_config(estimator.model)
-
-
-def _wordpiece_of(estimator: Any) -> WordPieceTokenizer:
-    """Find the tokenizer of a fitted estimator, or read that of `model`."""
-    if hasattr(estimator, "_wordpiece"):
-        return estimator._wordpiece
-    stored = estimator._stored_weights() if hasattr(estimator, "_stored_weights") else None
-    return stored.wordpiece if stored else load_wordpiece(estimator.model)
+    return _Model(load_config(estimator.model), load_wordpiece(estimator.model))
