@@ -10,6 +10,7 @@ from numpydoc.docscrape import FunctionDoc, NumpyDocString
 
 import skbert
 from skbert.datasets import load_movie_reviews
+from skbert.inspection import TokenLengthDisplay, TrainingHistoryDisplay
 from tests.offline import run_offline
 
 PACKAGE = Path(skbert.__file__).parent
@@ -23,6 +24,7 @@ FLOORS = [
     {"engine/files", "engine/prediction"},
     {"engine/training"},
     {"contract"},
+    {"inspection"},
     {""},  # the estimators and the data sets
 ]
 
@@ -124,6 +126,7 @@ def documented_and_actual(function, doc):
 CLASS = skbert.BertSentimentClassifier
 TRANSFORMER = skbert.BertEmbeddingTransformer
 PRETRAINER = skbert.BertPretrainer
+DISPLAYS = [TokenLengthDisplay, TrainingHistoryDisplay]
 METHODS = [
     *(
         getattr(CLASS, name)
@@ -149,6 +152,9 @@ METHODS = [
             for method in (TRANSFORMER.fit, TRANSFORMER.transform, TRANSFORMER.token_embeddings)
         ),
         (load_movie_reviews, FunctionDoc(load_movie_reviews)),
+        *((cls.__init__, NumpyDocString(inspect.getdoc(cls))) for cls in DISPLAYS),
+        *((cls.from_estimator, FunctionDoc(cls.from_estimator)) for cls in DISPLAYS),
+        *((cls.plot, FunctionDoc(cls.plot)) for cls in DISPLAYS),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
@@ -183,6 +189,20 @@ def test_public_names_are_imported_when_they_are_used(tmp_path):
         folder=tmp_path / "run",
     )
     assert done.stdout == "module 'skbert' has no attribute 'no_such_name'\n"
+
+
+def test_displays_import_matplotlib_when_they_plot(tmp_path):
+    done = run_offline(
+        "import skbert.inspection as inspection\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'numpy', 'matplotlib'} & {*sys.modules}\n"
+        "assert dir(inspection) == sorted(inspection.__all__) == sorted(inspection._MODULE_OF)\n"
+        "assert all(getattr(inspection, name) is not None for name in inspection.__all__)\n"
+        "assert not {'transformers', 'matplotlib'} & {*sys.modules} and not attempts\n"
+        "try:\n    inspection.no_such_name\n"
+        "except AttributeError as error:\n    print(error)\n",
+        folder=tmp_path / "run",
+    )
+    assert done.stdout == "module 'skbert.inspection' has no attribute 'no_such_name'\n"
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path):

@@ -232,6 +232,14 @@ def load_config(model: ModelName) -> PretrainedConfig:
     return read_config(find_model(model).config)
 
 
+def load_wordpiece(model: ModelName) -> WordPieceTokenizer:
+    """Read the tokenizer of a checkpoint without its weights; raises as `load_pretrained`."""
+    found = find_model(model)
+    config = read_config(found.config)
+    tokenizer = _read_tokenizer(found.folder)
+    return wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
+
+
 def load_pooling(model: ModelName) -> str:
     """Find the pooling with which a checkpoint was made; see `read_pooling`."""
     return read_pooling(find_model(model).folder)
@@ -247,8 +255,7 @@ def _read(found: FoundModel) -> Pretrained:
     check_folder(found.folder)
     check_modules(found.folder)
     config = read_config(found.config)
-    tokenizer = read_tokenizer(found.folder)
-    check_special_tokens(tokenizer)
+    tokenizer = _read_tokenizer(found.folder)
     family = family_of(config)
     stored = read_safetensors(found.weights, family)
     weights = encoder_weights(stored, found.weights, config)
@@ -264,6 +271,12 @@ def _read(found: FoundModel) -> Pretrained:
         pooling=read_pooling(found.folder),
         classifier=change.head if change else None,
     )
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = read_tokenizer(folder)
+    check_special_tokens(tokenizer)
+    return tokenizer
 
 
 def new_pretraining_model(pretrained: Pretrained, heads: HeadWeights) -> PreTrainedModel:

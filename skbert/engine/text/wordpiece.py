@@ -162,6 +162,26 @@ class WordPieceTokenizer:
         tokens = self.layout.surround(BareTokens.of(ids, n_kept), first, second)
         return replace(tokens, n_lost=np.array(n_lost, dtype=np.int64))
 
+    def count_tokens(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """Count the tokens of each row before truncation, special tokens included.
+
+        Parameters
+        ----------
+        texts, pairs
+            As in a call of the tokenizer. No more ids are in memory than those of one row.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,), int64
+        """
+        segments = [texts] if pairs is None else [texts, pairs]
+        self.layout.check(len(segments))
+        n_special = self.layout.n_special(len(segments))
+        rows = zip(*segments, strict=True)
+        return np.array(
+            [n_special + sum(len(self._ids(text)) for text in row) for row in rows], dtype=np.int64
+        )
+
     def tokenize_bare(self, texts: Sequence[str]) -> BareTokens:
         """Tokenise `texts` without special tokens and without truncation."""
         ids: list[int] = []
