@@ -1,7 +1,7 @@
 """Draw meanings.svg: how similar the vectors of one word are in four sentences."""
 
 import numpy as np
-from _style import HERE, GREY, plt, save
+from _style import GREY, plt, save
 
 from skbert import BertEmbeddingTransformer
 
