@@ -18,7 +18,7 @@ export MPLBACKEND ?= Agg
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining \
-	bench-few-labels sentiment-start fix lint types wheel docs-quick bench-smoke clean
+	bench-few-labels sentiment-start figures fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -46,6 +46,9 @@ check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everythi
 
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
+
+figures: $(VENV)/.installed-examples ## draw the figures of docs/what_is_bert.md again
+	@set -e; for script in docs/figures/[a-z]*.py; do $(BIN)/python "$$script"; done
 
 bench: $(VENV)/.installed-benchmarks ## time and memory against the rivals; ARGS="--rounds 3"
 	@set -e; for script in $(TIMED); do \

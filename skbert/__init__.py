@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skbert.classifier import BertSentimentClassifier
+    from skbert.contract.explanation import TextAttribution
     from skbert.contract.lost_tokens import TruncationWarning, UnknownTokenWarning
     from skbert.embedding import BertEmbeddingTransformer, TokenEmbeddings
     from skbert.engine.files.pretrained import free_pretrained
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "BertSentimentClassifier": "skbert.classifier",
     "CacheInfo": "skbert.engine.prediction.cache",
     "FilledText": "skbert.pretraining",
+    "TextAttribution": "skbert.contract.explanation",
     "TokenEmbeddings": "skbert.embedding",
     "TruncationWarning": "skbert.contract.lost_tokens",
     "UnknownTokenWarning": "skbert.contract.lost_tokens",
@@ -36,6 +38,7 @@ __all__ = [
     "BertSentimentClassifier",
     "CacheInfo",
     "FilledText",
+    "TextAttribution",
     "TokenEmbeddings",
     "TruncationWarning",
     "UnknownTokenWarning",

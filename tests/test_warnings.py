@@ -93,7 +93,7 @@ def texts_are_cut(given):
     yield lambda: clf.fit(given.X, given.y, X_val=LONG, y_val=y)
     new = classifier(given.model)
     yield lambda: new.partial_fit(LONG, y, classes=y)
-    for name in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+    for name in ("predict", "predict_proba", "predict_log_proba", "decision_function", "explain"):
         method = getattr(copy.deepcopy(given.clf), name)
         yield lambda method=method: method(LONG)
     yield lambda: given.clf.score(LONG, given.clf.classes_)
@@ -141,6 +141,10 @@ def training_diverges(given):
     yield lambda: clf.fit(given.X, given.y)
     pretrainer = BertPretrainer(given.model, max_length=32, learning_rate=1e30, random_state=0)
     yield lambda: pretrainer.fit([["good film", "so dull", "fun"]] * 40)
+
+
+def scores_do_not_add_up(given):
+    yield lambda: given.clf.explain(given.X, n_steps=1)
 
 
 def documents_have_one_sentence(given):
@@ -278,6 +282,7 @@ CASES = [
     ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
     ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
     ("contract/steps.py", steps_are_too_few, "10 optimizer steps", ConvergenceWarning),
+    ("contract/explanation.py", scores_do_not_add_up, "do not add up", ConvergenceWarning),
     ("contract/fitting.py", training_diverges, "not finite in step", ConvergenceWarning),
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),
     ("contract/persistence.py", random_state_is_an_instance, "cannot be saved", UserWarning),

@@ -214,10 +214,11 @@ def _explain(
         n_incomplete = int(np.count_nonzero(~found.is_complete(tokens)))
     ends = np.cumsum([len(reading.piece_words) for reading in read])[:-1]
     scores = np.split(found.scores[~tokens.is_special], ends)
+    labels = estimator.classes_.tolist()
     explained = [
         TextAttribution(
             text=row if len(row) == 2 else row[0],
-            target=estimator.classes_[targets[i]],
+            target=labels[targets[i]],
             method=method,
             logit=float(found.logits[i]),
             baseline_logit=float(found.baseline_logits[i]),

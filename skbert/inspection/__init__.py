@@ -8,15 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skbert.contract.explanation import TextAttribution
+    from skbert.inspection.attribution import TokenAttributionDisplay
     from skbert.inspection.history import TrainingHistoryDisplay
     from skbert.inspection.lengths import TokenLengthDisplay
 
 _MODULE_OF = {
+    "TextAttribution": "skbert.contract.explanation",
+    "TokenAttributionDisplay": "skbert.inspection.attribution",
     "TokenLengthDisplay": "skbert.inspection.lengths",
     "TrainingHistoryDisplay": "skbert.inspection.history",
 }
 
 __all__ = [
+    "TextAttribution",
+    "TokenAttributionDisplay",
     "TokenLengthDisplay",
     "TrainingHistoryDisplay",
 ]

@@ -224,7 +224,8 @@ class TrainingHistoryDisplay:
                 style = {"label": label if of_plot is axes[0] else None} | mark
                 self.best_epoch_lines_.append(of_plot.axvline(self.best_epoch, **style))
             self._label(of_plot, plot, axes)
-        axes[0].legend()  # for all plots: a line keeps its colour and its marker
+        # One legend for all plots: a line keeps its colour and its marker.
+        axes[0].legend(fontsize="small" if self.bounding_ax_ else None)
         self.figure_.align_ylabels([*axes])
         return self
 
