@@ -68,7 +68,7 @@ def test_each_block_of_a_page_names_its_language(name):
     opening = fences[::2]
     assert len(fences) % 2 == 0 and not any(fences[1::2]), "a block is not closed, or in another"
     directives = re.compile(
-        r"\{(toctree|eval-rst|image|figure|note|tip|warning|grid\S*|card\S*)\}.*"
+        r"\{(include|toctree|eval-rst|image|figure|note|tip|warning|grid\S*|card\S*)\}.*"
     )
     for language in opening:
         known = language in {"python", "output", "bash", *pages.SHOWN}
@@ -101,6 +101,7 @@ n = len(texts)
 n  # 2
 np.array(["good"])  # array(['good'], dtype='<U4')
 np.array(['b'])  # array(['b'])
+np.array(['b'])[0]  # 'b'
 list(range(9))  # [0, ..., 8]
 n + 1  # labels
 n + 1  # more than 5

@@ -31,8 +31,8 @@ def targets(inventories: Path) -> dict[str, str]:
         for short in module.__all__:
             value = getattr(module, short)
             full = f"{module.__name__}.{short}"
-            if not callable(value):
-                continue
+            if not callable(value) or short in found:
+                continue  # no class or function, or documented under its other name
             found[short] = found[full] = full
             for method in dir(value) if inspect.isclass(value) else ():
                 own = getattr(getattr(value, method), "__module__", "") or ""

@@ -72,6 +72,14 @@ class TextAttribution:
     baseline_logit : float
         The same for the text with all tokens hidden, which means replaced by the mask token. With
         "integrated_gradients", the scores add up to ``logit - baseline_logit``.
+
+    Examples
+    --------
+    >>> from skbert import BertSentimentClassifier
+    >>> clf = BertSentimentClassifier.from_pretrained("skbert/minilm-sentiment")
+    >>> (found,) = clf.explain(["so dull"], target="negative")
+    >>> found.words, found.word_spans.tolist()
+    (['so', 'dull'], [[0, 2], [3, 7]])
     """
 
     text: str | tuple[str, str]
