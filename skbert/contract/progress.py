@@ -157,7 +157,7 @@ class FitBar(FitProgress):
         self._bar = tqdm(
             total=self._total,
             desc=self._label(),
-            bar_format="{desc}:{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             mininterval=0,
             miniters=1,
             smoothing=0,  # the time left is that of all steps so far, with their validation
