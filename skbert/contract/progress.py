@@ -99,7 +99,7 @@ class FitProgress:
         """Show the record of an epoch that has ended."""
 
     def stop(self, by: str) -> None:
-        """Note that the fit ends after this epoch, and what stopped it: "early"."""
+        """Note that the fit ends after this epoch: "early" or "by a callback"."""
         self._stopped_by = by
 
     def keep(self, epoch: int) -> None:
