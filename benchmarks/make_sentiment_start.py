@@ -29,7 +29,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,19 +245,14 @@ def train(network: TwoHeads, tokens: Tokens, labels: np.ndarray, seed: int) -> d
     n_steps = -(-len(tokens) // OPTIONS.batch_size) * OPTIONS.max_epochs
     mean, start = MeanWeights(), time.perf_counter()
 
-    def averaged(batches: Iterable[np.ndarray], epoch: int) -> Iterable[np.ndarray]:
-        for batch in batches:
-            yield batch  # the trainer takes a step, then asks for the next batch
-            is_last = trainer.n_steps == n_steps
-            if is_last or (
-                trainer.n_steps >= n_steps / 2 and trainer.n_steps % AVERAGED_STEPS == 0
-            ):
-                mean.add(network.weights())
-            if is_last or trainer.n_steps % 50 == 0:
-                seconds = time.perf_counter() - start
-                print(
-                    f"run {seed}: step {trainer.n_steps} of {n_steps}, {seconds:.0f} s", flush=True
-                )
+    def averaged(n_steps_of_epoch: int, mean_loss: Callable[[], float]) -> None:
+        """Add the weights after some of the steps; the trainer calls this after each one."""
+        is_last = trainer.n_steps == n_steps
+        if is_last or (trainer.n_steps >= n_steps / 2 and trainer.n_steps % AVERAGED_STEPS == 0):
+            mean.add(network.weights())
+        if is_last or trainer.n_steps % 50 == 0:
+            seconds = time.perf_counter() - start
+            print(f"run {seed}: step {trainer.n_steps} of {n_steps}, {seconds:.0f} s", flush=True)
 
     for _ in range(OPTIONS.max_epochs):
         record = trainer.epoch(TwoPoolings(network, tokens, labels), averaged)

@@ -15,7 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.explanation import ExplainMixin
-from skbert.contract.finetuning import fine_tune, fine_tune_one_epoch, pretrain_encoder
+from skbert.contract.finetuning import (
+    fine_tune,
+    fine_tune_one_epoch,
+    planned_epochs,
+    pretrain_encoder,
+)
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.load_classifier import LoadClassifierMixin
 from skbert.contract.logits import logits_of
@@ -32,6 +37,7 @@ from skbert.contract.prepare_finetuning import (
     prepare_fit,
     pretrains,
 )
+from skbert.contract.progress import show_fit
 from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.find import ModelName
@@ -366,9 +372,12 @@ class BertSentimentClassifier(
             unlabelled = X_unlabelled if pretrains(self) else None
             given = check_input(self, X, y, sample_weight, X_val, y_val, unlabelled)
             prepared = prepare_fit(self, given)
-            pretraining_history = pretrain_encoder(self, prepared)
-            tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
-            history, best_epoch = fine_tune(self, prepared, pretraining_history, tasks)
+            with show_fit(self.verbose, planned_epochs(self, prepared)) as progress:
+                pretraining_history = pretrain_encoder(self, prepared, progress)
+                tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
+                history, best_epoch = fine_tune(
+                    self, prepared, pretraining_history, tasks, progress
+                )
             learned = prepared.start.fitted_attributes(prepared.classes, history) | {
                 "pretraining_history_": pretraining_history,
                 "best_epoch_": best_epoch,

@@ -28,7 +28,7 @@ from skbert.contract.parameters import (
     resolve_pooling,
 )
 from skbert.contract.persistence import migrate_state, stamp_state
-from skbert.contract.progress import show_batches
+from skbert.contract.progress import show_texts
 from skbert.contract.texts import check_texts
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.find import ModelName
@@ -130,7 +130,10 @@ class BertEmbeddingTransformer(
         it contains their SHA-256, and `transform` loads them by `model` again.
     {device}
     {precision}
-    {verbose}
+    verbose : int, default=0
+        0 shows nothing. 1 shows the progress of `transform` and `token_embeddings` on standard
+        error: a bar once they have computed for one second, or, where standard error is no
+        terminal, lines. Larger integers mean the same as 1.
 
     Attributes
     ----------
@@ -285,13 +288,14 @@ class BertEmbeddingTransformer(
         """
         pretrained, tokens = self._load_and_tokenize(X)
         embedder = self._embedder(pretrained)
-        progress = show_batches("embedding", self.verbose)
-        place = self._cache_place()
-        if place is None:
-            vectors = embed_texts(embedder, tokens, progress)
-        else:
-            with closing(open_cache(place)) as cache:
-                vectors = embed_texts_cached(embedder, tokens, cache, self._sha256(), progress)
+        place, n_texts = self._cache_place(), len(tokens)
+        with show_texts("embedding", n_texts, self.verbose) as part:
+            if place is None:
+                vectors = embed_texts(embedder, tokens, part(n_texts))
+            else:
+                with closing(open_cache(place)) as cache:
+                    sha256, progress = self._sha256(), part(n_texts)
+                    vectors = embed_texts_cached(embedder, tokens, cache, sha256, progress)
         return vectors if wants_tensors(self) else with_index_of(X, to_numpy(vectors), self)
 
     def token_embeddings(self, X: Any) -> list[TokenEmbeddings]:
@@ -317,8 +321,9 @@ class BertEmbeddingTransformer(
         (['[CLS]', 'so', 'dull', '[SEP]'], (4, 384))
         """
         pretrained, tokens = self._load_and_tokenize(X)
-        progress = show_batches("embedding", self.verbose)
-        vectors = embed_tokens(self._embedder(pretrained), tokens, progress)
+        embedder = self._embedder(pretrained)
+        with show_texts("embedding", len(tokens), self.verbose) as part:
+            vectors = embed_tokens(embedder, tokens, part(len(tokens)))
         strings = pretrained.tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
         return [
             TokenEmbeddings(strings[start : start + len(of_text)], of_text)

@@ -39,7 +39,7 @@ from skbert.contract.prepare_pretraining import (
     prepare_pretraining,
     tokenize_whole,
 )
-from skbert.contract.progress import show_epochs
+from skbert.contract.progress import plan_epochs, show_fit, show_texts
 from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.find import ModelName
@@ -325,8 +325,9 @@ class BertPretrainer(
                 return start.after(history, pairs_are_trained).fitted_attributes(history)
 
             tasks = EpochTasks(self, self.max_epochs, X, None)
-            progress = show_epochs("pre-training epoch", self.max_epochs, self.verbose)
-            history = EpochLoop(run, tasks, progress, learned).train(self.max_epochs, [])
+            epochs = plan_epochs("pre-training epoch", self.max_epochs, run.n_steps_per_epoch)
+            with show_fit(self.verbose, epochs) as progress:
+                history = EpochLoop(run, tasks, progress, learned).train(self.max_epochs, [])
             vars(self).update(learned(history))  # at once: no interruption comes between two
             tasks.end_fit()
         return self
@@ -384,7 +385,9 @@ class BertPretrainer(
         mask, mask_id = self.tokenizer_.mask_token, self.tokenizer_.mask_token_id
         pieces = [*self.tokenizer_.get_vocab().values()]
         no_pieces = np.setdiff1d(np.arange(self.model_.config.vocab_size), pieces)
-        guesses = guess_words(state.network, tokens, mask_id, top_k, no_pieces)
+        with show_texts("filling masks", len(tokens), self.verbose) as part:
+            progress = part(len(tokens))
+            guesses = guess_words(state.network, tokens, mask_id, top_k, no_pieces, progress)
         found = np.bincount(guesses.rows, minlength=len(given))
         for row, text in enumerate(given):
             if text.count(mask) == 0 or found[row] != text.count(mask):
@@ -442,9 +445,9 @@ class BertPretrainer(
         state = current_state(self)
         texts = check_pairs(pairs, "pairs")
         check_knows_next_sentence(state)
-        return next_sentence_probabilities(
-            state.network, self._one_text_each(texts.first, texts.second, state)
-        )
+        tokens = self._one_text_each(texts.first, texts.second, state)
+        with show_texts("predicting", len(tokens), self.verbose) as part:
+            return next_sentence_probabilities(state.network, tokens, part(len(tokens)))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Evaluate masked language modelling on texts; larger is better.
@@ -475,8 +478,10 @@ class BertPretrainer(
         check_length(self, self.model_.config)
         documents = check_documents(self, X, reset=False)
         tokens = tokenize_whole(self, documents, state.wordpiece, self.model_.config)
-        masking = Masking(vocabulary_of(state.tokenizer))
-        return -masked_loss(state.network, tokens, masking, np.random.default_rng(0))
+        masking, rng = Masking(vocabulary_of(state.tokenizer)), np.random.default_rng(0)
+        n_texts = len(documents.texts)
+        with show_texts("scoring", n_texts, self.verbose) as part:
+            return -masked_loss(state.network, tokens, masking, rng, part(n_texts))
 
     def transform(self, X: Any) -> np.ndarray:
         """Compute a vector for each text, the mean of the last hidden states of its tokens.
@@ -516,7 +521,8 @@ class BertPretrainer(
             normalize=False,
             precision=state.precision,
         )
-        return to_numpy(embed_texts(embedder, tokens))
+        with show_texts("embedding", len(tokens), self.verbose) as part:
+            return to_numpy(embed_texts(embedder, tokens, part(len(tokens))))
 
     def _one_text_each(
         self, first: Sequence[str], second: Sequence[str] | None, state: PretrainerState

@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
+from skbert.contract import progress
 
 callback = pytest.importorskip("sklearn.callback", reason="the protocol came with 1.9")
 
@@ -68,6 +69,17 @@ def test_a_callback_that_returns_true_stops_training(tiny_bert, toy_reviews):
     clf = BertSentimentClassifier(tiny_bert, max_epochs=5, **SETTINGS)
     clf.set_callbacks(Recorder(stop_after=2)).fit(*toy_reviews)
     assert clf.n_epochs_ == 2
+
+
+def test_progress_names_the_callback_and_not_its_predictions(
+    tiny_bert, toy_reviews, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    clf = BertSentimentClassifier(tiny_bert, max_epochs=4, verbose=1, **SETTINGS)
+    clf.set_callbacks(Recorder(stop_after=2)).fit(*toy_reviews)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1/4", "epoch 2/4"]
+    assert lines[-1] == "stopped by a callback after epoch 2 of 4"
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -380,6 +380,43 @@ def test_the_host_learns_of_a_failure_from_an_earlier_copy(like_cuda, monkeypatc
     assert log.failure().n_before == 0
 
 
+def test_the_host_knows_finished_steps_without_waiting(like_cuda, monkeypatch):
+    events = []
+
+    def event_now(device):
+        events.append(SimpleNamespace(is_over=False, query=lambda: events[-1].is_over))
+        return events[-1]
+
+    def record(*sums):
+        log.record(torch.tensor(sums, dtype=torch.float64), torch.tensor(1.0))
+        assert log.failure() is None
+
+    monkeypatch.setattr(step_log, "event_now", event_now)
+    log = StepLog(CPU)
+    record(3.0, 1.0)  # a copy begins
+    record(4.0, 1.0)  # while it is under way
+    assert log.finished is None
+    events[0].is_over = True
+    record(5.0, 1.0)  # the host reads the first copy, and begins another one
+    assert log.finished.n == 1 and log.finished.sums.tolist() == [3.0, 1.0]
+    events[1].is_over = True
+    record(6.0, 1.0)
+    assert log.finished.n == 3 and log.finished.sums.tolist() == [12.0, 3.0]
+    assert log.totals().tolist() == [18.0, 4.0]
+    log.begin_epoch()
+    assert log.finished is None
+
+
+def test_progress_of_finished_steps(like_cuda, tiny_bert):
+    classifier, tokens = new_classifier(tiny_bert)
+    trainer = Trainer(classifier, OPTIONS, lambda _: 1.0, np.random.SeedSequence(0))
+    objective, seen = Classification(classifier, labelled(tokens), OPTIONS), []
+    record = trainer.epoch(objective, lambda n, mean_loss: seen.append((n, mean_loss())))
+    n_steps = trainer.n_steps
+    assert [n for n, _ in seen] == [*range(1, n_steps)]  # each is known one step later
+    assert n_steps > 2 and record.train_loss == pytest.approx(seen[-1][1], rel=0.5)
+
+
 def test_clipping_without_reading_the_norm_is_clipping(like_cuda):
     for scale in (1e-3, 1e3):
         found = []

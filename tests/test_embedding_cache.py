@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skbert import BertEmbeddingTransformer, CacheInfo
+from skbert.contract import progress
 from skbert.engine.model import encoder
 from skbert.engine.model.encoder import _embedded
 from skbert.engine.prediction import cache as cache_module
@@ -310,10 +311,11 @@ def test_equal_tokens_share_a_vector(tiny_bert, encoded):
     assert len(encoded) == 4
 
 
-def test_progress_is_shown_where_there_is_some(tiny_bert, capsys):
+def test_progress_is_shown_where_there_is_some(tiny_bert, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     transformer = transformer_of(tiny_bert, cache="memory", verbose=1)
     transformer.transform(TEXTS)
-    assert "embedding: 100%" in capsys.readouterr().err
+    assert f"embedding: {len(TEXTS)} of {len(TEXTS)} texts" in capsys.readouterr().err
     transformer.transform(TEXTS)
     assert capsys.readouterr().err == ""
 

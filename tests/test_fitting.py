@@ -266,17 +266,9 @@ def test_only_what_is_kept_is_read(tiny_bert, truncation):
     np.testing.assert_allclose(found, clf.decision_function([kept[truncation]]), atol=1e-6)
 
 
-# Progress
+# Progress; tests/test_progress.py has the rest
 
 
-def test_progress_is_shown_on_request(tiny_bert, capsys):
-    classifier(tiny_bert, verbose=1).fit(["good", "bad"], [1, 0])
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "epoch 1/2: 100%" in captured.err
-    assert "epoch 2/2: 100%" in captured.err
-
-
-def test_nothing_is_shown_otherwise(tiny_bert, capfd):
+def test_nothing_is_shown_by_default(tiny_bert, capfd):
     classifier(tiny_bert).fit(["good", "bad"], [1, 0]).predict(["good"])
     assert capfd.readouterr() == ("", "")

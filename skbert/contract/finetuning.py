@@ -29,7 +29,7 @@ from skbert.contract.prepare_finetuning import (
     tokenize,
     with_pooling,
 )
-from skbert.contract.progress import show_epochs
+from skbert.contract.progress import FitProgress, PlannedEpoch, plan_epochs, show_fit
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
 from skbert.contract.weights import check_weights
@@ -41,13 +41,48 @@ from skbert.engine.training.classification import (
     TrainingRun,
     evaluate,
 )
-from skbert.engine.training.loop import Trainer, TrainingOptions, open_ended_trainer
+from skbert.engine.training.loop import (
+    Trainer,
+    TrainingOptions,
+    open_ended_trainer,
+    steps_per_epoch,
+)
 from skbert.engine.training.masked_lm import within_task_pretraining
 from skbert.engine.training.resume import restore_position
 from skbert.engine.training.stopping import EarlyStopping, way_back
 
 
-def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, Any]]:
+def planned_epochs(estimator: Any, prepared: PreparedFit) -> list[PlannedEpoch]:
+    """List the epochs that a fit is going to train, those of pre-training first."""
+    n_before = len(prepared.start.history)
+    n_steps = steps_per_epoch(len(prepared.training.tokens), prepared.options.batch_size)
+    epochs = plan_epochs("epoch", prepared.options.max_epochs, n_steps, n_before)
+    if prepared.kept and prepared.kept.saved:
+        position = prepared.kept.saved.position
+        return [] if position.stopped else epochs[len(position.history) - n_before :]
+    if prepared.pretraining_texts is None or prepared.pretrained is None:
+        return epochs
+    options = _pretraining_options(estimator, len(prepared.pretraining_texts))
+    n_steps = steps_per_epoch(len(prepared.pretraining_texts), options.batch_size)
+    return [*plan_epochs("pre-training epoch", options.max_epochs, n_steps), *epochs]
+
+
+def _pretraining_options(estimator: Any, n_texts: int) -> TrainingOptions:
+    """Collect the parameters of masked language modelling inside a fit."""
+    learning_rate = resolve_learning_rate(
+        estimator.learning_rate, n_texts, contains_classifier=False
+    )
+    return replace(
+        training_options(estimator, n_texts),
+        max_epochs=estimator.pretraining_epochs,
+        learning_rate=learning_rate,
+        n_frozen_layers=0,
+    )
+
+
+def pretrain_encoder(
+    estimator: Any, prepared: PreparedFit, progress: FitProgress
+) -> list[dict[str, Any]]:
     """Train the encoder in place by masked language modelling, and return the history.
 
     The history is empty if the fit does no masked language modelling.
@@ -56,26 +91,21 @@ def pretrain_encoder(estimator: Any, prepared: PreparedFit) -> list[dict[str, An
         return []
     if prepared.kept and prepared.kept.saved:
         return prepared.kept.saved.position.pretraining_history
-    network, n_epochs = prepared.start.network, estimator.pretraining_epochs
-    n_texts = len(prepared.pretraining_texts)
-    learning_rate = resolve_learning_rate(
-        estimator.learning_rate, n_texts, contains_classifier=False
-    )
+    network = prepared.start.network
+    options = _pretraining_options(estimator, len(prepared.pretraining_texts))
     run = within_task_pretraining(
         network.encoder,
         prepared.pretrained,
         prepared.pretraining_texts,
-        replace(
-            training_options(estimator, n_texts),
-            max_epochs=n_epochs,
-            learning_rate=learning_rate,
-            n_frozen_layers=0,
-        ),
+        options,
         prepared.seeds.pretraining,
         network.precision,
     )
-    progress = show_epochs("pre-training epoch", n_epochs, estimator.verbose)
-    return [run.epoch(progress).as_dict() for _ in range(n_epochs)]
+    history = []
+    for _ in range(options.max_epochs):
+        history.append(run.epoch(progress.after_step).as_dict())
+        progress.end_epoch(history[-1])
+    return history
 
 
 def fine_tune(
@@ -83,6 +113,7 @@ def fine_tune(
     prepared: PreparedFit,
     pretraining_history: list[dict[str, Any]],
     tasks: EpochTasks,
+    progress: FitProgress,
 ) -> tuple[list[dict[str, Any]], int]:
     """Train the network of `prepared.start` in place.
 
@@ -122,7 +153,7 @@ def fine_tune(
     loop = EpochLoop(
         run=run,
         tasks=tasks,
-        progress=show_epochs("epoch", n_epochs, estimator.verbose),
+        progress=progress,
         fitted_attributes=lambda history: start.fitted_attributes(prepared.classes, history),
         validate=validate,
         stopping=stopping,
@@ -138,7 +169,9 @@ def fine_tune(
     if stopping is None:
         return history, len(history)
     stopping.restore()
-    return history, len(start.history) + stopping.best_epoch
+    best_epoch = len(start.history) + stopping.best_epoch
+    progress.keep(best_epoch)
+    return history, best_epoch
 
 
 def fine_tune_one_epoch(
@@ -176,9 +209,14 @@ def fine_tune_one_epoch(
     if not is_first:
         transaction.undo.append(way_back(start.network))
     objective = Classification(start.network, training, options)
-    progress = show_epochs("epoch", options.max_epochs, estimator.verbose)
-    record = trainer.epoch(objective, progress)
-    history = [*start.history, record.as_dict() | {"epoch": len(start.history) + 1}]
+    n_before, n_steps = (
+        len(start.history),
+        steps_per_epoch(len(training.tokens), options.batch_size),
+    )
+    with show_fit(estimator.verbose, plan_epochs("epoch", 1, n_steps, n_before)) as progress:
+        record = trainer.epoch(objective, progress.after_step).as_dict() | {"epoch": n_before + 1}
+        progress.end_epoch(record)
+    history = [*start.history, record]
     learned = start.fitted_attributes(known, history)
     return learned | {
         "best_epoch_": len(history),

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from sklearn.exceptions import ConvergenceWarning
 
 from skbert.contract.callbacks import EpochTasks
-from skbert.engine.training.loop import DivergenceError, EpochProgress, EpochRecord, Trainer
+from skbert.contract.progress import FitProgress
+from skbert.engine.training.loop import DivergenceError, EpochRecord, StepProgress, Trainer
 from skbert.engine.training.stopping import EarlyStopping
 from skbert.engine.warn import warn_user
 
@@ -65,7 +66,7 @@ class EpochRun(Protocol):
 
     trainer: Trainer
 
-    def epoch(self, progress: EpochProgress) -> EpochRecord:
+    def epoch(self, progress: StepProgress | None) -> EpochRecord:
         """Train on every text once."""
 
 
@@ -78,7 +79,7 @@ class EpochLoop:
     run : EpochRun
     tasks : EpochTasks
         Tells scikit-learn's callbacks.
-    progress : EpochProgress
+    progress : FitProgress
     fitted_attributes : callable
         History so far -> the attributes that a copy of the estimator needs to predict.
     validate : callable or None
@@ -91,7 +92,7 @@ class EpochLoop:
 
     run: EpochRun
     tasks: EpochTasks
-    progress: EpochProgress
+    progress: FitProgress
     fitted_attributes: Callable[[list[dict[str, Any]]], dict[str, Any]]
     validate: Callable[[], dict[str, float]] | None = None
     stopping: EarlyStopping | None = None
@@ -103,11 +104,13 @@ class EpochLoop:
         for _ in range(n_epochs):
             self.tasks.begin_epoch()
             try:
-                record = self.run.epoch(self.progress).as_dict() | {"epoch": len(history) + 1}
+                record = self.run.epoch(self.progress.after_step).as_dict()
             except DivergenceError as error:
                 raise_or_warn(error, self.run.trainer)
                 break
+            record["epoch"] = len(history) + 1
             history.append(record | (self.validate() if self.validate else {}))
+            self.progress.end_epoch(history[-1])
             if self._ends(history):
                 break
         return history
@@ -115,7 +118,11 @@ class EpochLoop:
     def _ends(self, history: list[dict[str, Any]]) -> bool:
         """Finish an epoch; True if it is the last one."""
         stop = self.stopping is not None and self.stopping.should_stop(history[-1]["val_loss"])
-        stop |= self.tasks.end_epoch(lambda: self.fitted_attributes(list(history)))
+        if stop:
+            self.progress.stop("early")
+        if self.tasks.end_epoch(lambda: self.fitted_attributes(list(history))) and not stop:
+            self.progress.stop("by a callback")
+            stop = True
         if self.save:
             self.save(history, stop)
         return stop

@@ -11,6 +11,7 @@ from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.output import check_logits
 from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of, tokenize
+from skbert.contract.progress import show_texts
 from skbert.contract.texts import check_texts
 from skbert.engine.model.families import longest_text
 from skbert.engine.prediction.predict import predict_logits
@@ -40,10 +41,12 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     state = state_of(estimator, estimator.precision_)
     config = estimator.model_.config
     logits, lost = [], []
-    for texts in check_texts(estimator, X, reset=False).parts(TEXTS_AT_ONCE):
-        check_max_length(estimator.max_length, longest_text(config))
-        tokens = tokenize(estimator, texts, state.wordpiece)
-        logits.append(predict_logits(state.network, tokens))
-        lost.append(LostTokens.of(tokens, state.wordpiece))
+    given = check_texts(estimator, X, reset=False)
+    with show_texts("predicting", len(given), estimator.verbose) as part:
+        for texts in given.parts(TEXTS_AT_ONCE):
+            check_max_length(estimator.max_length, longest_text(config))
+            tokens = tokenize(estimator, texts, state.wordpiece)
+            logits.append(predict_logits(state.network, tokens, part(len(texts))))
+            lost.append(LostTokens.of(tokens, state.wordpiece))
     LostTokens.total(lost).warn(estimator, config)
     return check_logits(np.concatenate(logits))

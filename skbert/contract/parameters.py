@@ -64,7 +64,11 @@ precision : {"auto", "float32", "bfloat16"}, default="auto"
     and all results are float32 in any case.""",
     "verbose": """\
 verbose : int, default=0
-    1 shows progress bars.""",
+    0 shows nothing. 1 shows progress on standard error. `fit` shows one bar for all epochs, with
+    the loss and the time left. Methods that predict show a bar once they have computed for one
+    second. If standard error is no terminal, as in a file, a pipe or a process of ``n_jobs``,
+    `fit` writes one line per epoch instead, and the other methods write at most one line per
+    tenth of the texts and none in the first five seconds. Larger integers mean the same as 1.""",
     "tokenizer_": """\
 tokenizer_ : transformers.PreTrainedTokenizerBase
     The tokenizer of the model.""",

@@ -14,7 +14,7 @@ from typing import Any
 from sklearn.exceptions import ConvergenceWarning
 
 from skbert.engine.files.find import is_shipped
-from skbert.engine.training.loop import TrainingOptions
+from skbert.engine.training.loop import TrainingOptions, steps_per_epoch
 from skbert.engine.warn import warn_user
 
 #: The most training texts that are few.
@@ -150,4 +150,4 @@ def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> No
 
 
 def _n_steps(n_texts: int, batch_size: int, n_epochs: int) -> int:
-    return n_epochs * -(-n_texts // batch_size)
+    return n_epochs * steps_per_epoch(n_texts, batch_size)

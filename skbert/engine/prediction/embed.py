@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -23,16 +23,19 @@ from skbert.engine.model.families import result_settings, word_embeddings
 from skbert.engine.model.onednn import constant_weights
 from skbert.engine.model.pooling import max_of_tokens, mean_of_tokens, pooled_states
 from skbert.engine.prediction.cache import Cache, compute_once
-from skbert.engine.prediction.parts import Pieces, compute_parts, token_budget
+from skbert.engine.prediction.parts import (
+    BatchProgress,
+    Pieces,
+    compute_parts,
+    shown,
+    token_budget,
+)
 from skbert.engine.prediction.predict import fill_rows
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-#: Wraps all batches of one pass over the texts, to show its progress.
-BatchProgress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
 
 # One pass through the encoder computes all of these, and the cache stores all, so another pooling
 # needs no second pass. "pooler" is a function of "cls".
@@ -138,7 +141,7 @@ def embed_texts(
     pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with constant_weights(embedder.device, embedder.precision):
-        fill_rows(pooled, tokens, _show(parts, progress), embedder.pool)
+        fill_rows(pooled, tokens, shown(parts, progress), embedder.pool)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
     _check_finite(pooled, np.arange(len(tokens)))
@@ -166,13 +169,13 @@ def embed_texts_cached(
     keys = _content_keys(embedder, tokens, distinct, weights_sha256)
     pooled = np.empty((len(tokens), embedder.d_model), dtype=np.float32)
 
-    shown = iter([progress])  # only in the first round; later rounds wait for other processes
+    rounds = iter([progress])  # only the first is shown; later ones wait for other processes
 
     budget, pieces = token_budget(embedder.device), Pieces()
 
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
         parts = split_by_tokens(tokens.lengths[distinct], missing, budget)
-        return _show(parts, next(shown, None))
+        return shown(parts, next(rounds, None))
 
     def compute(missing: np.ndarray) -> np.ndarray:
         # The longest texts come first already, and `pack` sorts stably, so the order stays.
@@ -190,10 +193,6 @@ def embed_texts_cached(
         for i, vector in compute_once(cache, keys, batches, compute):
             pooled[distinct[i]] = embedder.select_pooling(vector)
     return embedder.finish(torch.from_numpy(pooled[stands_for]).to(embedder.device))
-
-
-def _show(parts: list[np.ndarray], progress: BatchProgress | None) -> Iterable[np.ndarray]:
-    return progress(parts) if progress else parts
 
 
 def _check_finite(vectors: Tensor, rows: np.ndarray) -> None:
@@ -258,7 +257,7 @@ def embed_tokens(
 
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with torch.inference_mode(), constant_weights(embedder.device, embedder.precision):
-        for _, (batch, states) in compute_parts(_show(parts, progress), compute_rows):
+        for _, (batch, states) in compute_parts(shown(parts, progress), compute_rows):
             ends = pairwise(batch.cu_seqlens.tolist())
             for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]

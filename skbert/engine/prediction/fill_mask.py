@@ -12,7 +12,7 @@ from torch import Tensor
 from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
 from skbert.engine.text.packing import budgeted_batches, pack, token_index
 from skbert.engine.text.sentences import IS_NEXT
 from skbert.engine.text.tokens import Tokens
@@ -38,7 +38,12 @@ class Guesses:
 
 
 def guess_words(
-    network: PretrainingNetwork, tokens: Tokens, mask_id: int, top_k: int, no_pieces: np.ndarray
+    network: PretrainingNetwork,
+    tokens: Tokens,
+    mask_id: int,
+    top_k: int,
+    no_pieces: np.ndarray,
+    progress: BatchProgress | None = None,
 ) -> Guesses:
     """Find the most probable word pieces at each [MASK] separately.
 
@@ -50,6 +55,8 @@ def guess_words(
     top_k : int
     no_pieces : ndarray of int64
         Ids that the model has, but the vocabulary does not. They are never predicted.
+    progress : callable or None
+        Shows progress; None shows nothing.
     """
     is_masked = (tokens.ids == mask_id) & ~tokens.is_special
     places = np.flatnonzero(is_masked)
@@ -69,12 +76,14 @@ def guess_words(
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for _, (where, best_ids, best) in compute_parts(parts, compute_rows):
+        for _, (where, best_ids, best) in compute_parts(shown(parts, progress), compute_rows):
             ids[where], probabilities[where] = best_ids, best
     return Guesses(np.searchsorted(tokens.offsets, places, side="right") - 1, ids, probabilities)
 
 
-def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> np.ndarray:
+def next_sentence_probabilities(
+    network: PretrainingNetwork, tokens: Tokens, progress: BatchProgress | None = None
+) -> np.ndarray:
     """Compute the probability that the second text follows the first: (n_pairs,), float32."""
     out = np.empty(len(tokens), dtype=np.float32)
 
@@ -87,7 +96,7 @@ def next_sentence_probabilities(network: PretrainingNetwork, tokens: Tokens) -> 
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for _, (rows, probabilities) in compute_parts(parts, compute_rows):
+        for _, (rows, probabilities) in compute_parts(shown(parts, progress), compute_rows):
             out[rows] = probabilities
     return out
 

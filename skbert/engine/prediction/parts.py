@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,10 +25,18 @@ _TOKEN_BUDGET_OF_ACCELERATORS = 32768
 
 Result = TypeVar("Result")
 
+#: Wraps all batches of one pass over the texts, to show its progress.
+BatchProgress = Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]]
+
 
 def token_budget(device: torch.device) -> int:
     """Return the maximum number of tokens in a batch, unless one text alone has more."""
     return TOKEN_BUDGET if device.type == "cpu" else _TOKEN_BUDGET_OF_ACCELERATORS
+
+
+def shown(batches: Sequence[np.ndarray], progress: BatchProgress | None) -> Iterable[np.ndarray]:
+    """Return the same batches, whose progress is shown unless `progress` is None."""
+    return progress(batches) if progress else batches
 
 
 @dataclass

@@ -15,12 +15,14 @@ import torch
 from skbert.engine.model.device import to_device
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import constant_weights
-from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
 
-def predict_logits(classifier: TextClassifier, tokens: Tokens) -> np.ndarray:
+def predict_logits(
+    classifier: TextClassifier, tokens: Tokens, progress: BatchProgress | None = None
+) -> np.ndarray:
     """Compute the logits of each text, without dropout and without gradients.
 
     Equal texts are computed once.
@@ -29,12 +31,14 @@ def predict_logits(classifier: TextClassifier, tokens: Tokens) -> np.ndarray:
     ----------
     classifier : TextClassifier
     tokens : Tokens
+    progress : callable or None
+        Shows progress; None shows nothing.
 
     Returns
     -------
     ndarray of shape (n_texts, n_classes), float32
     """
-    return _predict(classifier, tokens, classifier.logits, classifier.head.out_features)
+    return _predict(classifier, tokens, classifier.logits, classifier.head.out_features, progress)
 
 
 def predict_vectors(classifier: TextClassifier, tokens: Tokens) -> np.ndarray:
@@ -52,12 +56,13 @@ def _predict(
     tokens: Tokens,
     compute: Callable[[PackedBatch], torch.Tensor],
     width: int,
+    progress: BatchProgress | None = None,
 ) -> np.ndarray:
     distinct, stands_for = distinct_texts(tokens)
     rows = torch.empty(len(tokens), width, device=classifier.device, dtype=torch.float32)
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(classifier.device))
     with constant_weights(classifier.device, classifier.precision):
-        fill_rows(rows, tokens, parts, compute)
+        fill_rows(rows, tokens, shown(parts, progress), compute)
     return rows.cpu().numpy()[stands_for]
 
 

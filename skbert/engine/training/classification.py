@@ -20,8 +20,8 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
-    EpochProgress,
     EpochRecord,
+    StepProgress,
     TrainingOptions,
     planned_trainer,
 )
@@ -141,7 +141,7 @@ class TrainingRun:
         self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, embeddings)
         self._objective = Classification(classifier, data, options)
 
-    def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:
+    def epoch(self, progress: StepProgress | None = None) -> EpochRecord:
         """Train on every text once, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 

@@ -38,8 +38,9 @@ from skbert.engine.training.optimizer import (
 )
 from skbert.engine.training.step_log import StepLog
 
-#: Wraps the batches of an epoch, given its number from 1, to show its progress.
-EpochProgress = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
+#: Called after each optimizer step, to show the progress of an epoch, with the number of its steps
+#: that have ended, and a function that computes their mean loss.
+StepProgress = Callable[[int, Callable[[], float]], None]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class DivergenceError(ArithmeticError):
         )
 
 
+def steps_per_epoch(n_texts: int, batch_size: int) -> int:
+    """Count the optimizer steps of an epoch; the last batch may be smaller than the others."""
+    return -(-n_texts // batch_size)
+
+
 def planned_trainer(
     network: Network,
     n_texts: int,
@@ -111,7 +117,7 @@ def planned_trainer(
     embeddings: CompactEmbeddings | None = None,
 ) -> Trainer:
     """Make a trainer for ``options.max_epochs`` epochs of `n_texts` texts each."""
-    n_steps = options.max_epochs * -(-n_texts // options.batch_size)
+    n_steps = options.max_epochs * steps_per_epoch(n_texts, options.batch_size)
     schedule = partial(
         learning_rate_factor, n_steps=n_steps, warmup_fraction=options.warmup_fraction
     )
@@ -122,7 +128,7 @@ def open_ended_trainer(
     network: Network, n_texts: int, options: TrainingOptions, seed: np.random.SeedSequence
 ) -> Trainer:
     """Make a trainer for an unknown number of epochs; the first one has `n_texts` texts."""
-    n_steps = -(-n_texts // options.batch_size)
+    n_steps = steps_per_epoch(n_texts, options.batch_size)
     n_warmup = n_warmup_steps(n_steps, options.warmup_fraction)
     return Trainer(network, options, partial(constant_after_warmup, n_warmup=n_warmup), seed)
 
@@ -190,19 +196,15 @@ class Trainer:
         self.n_steps = self._n_epochs = self._first_step = 0
         self.was_interrupted = False
 
-    def epoch(self, objective: Objective, progress: EpochProgress | None = None) -> EpochRecord:
-        """Train on every text once, in a new order; show nothing if `progress` is None."""
+    def epoch(self, objective: Objective, progress: StepProgress | None = None) -> EpochRecord:
+        """Train on every text once, in a new order; tell `progress` about each step."""
         start = time.perf_counter()
         self.was_interrupted = True  # until the epoch has ended
         self._n_epochs += 1
         objective.begin_epoch()
-        batches: Iterable[np.ndarray] = shuffled_batches(
-            len(objective.lengths), self.options.batch_size, self._order
-        )
-        if progress:
-            batches = progress(batches, self._n_epochs)
+        batches = shuffled_batches(len(objective.lengths), self.options.batch_size, self._order)
         with self._steps_possible():
-            sums = self._take_steps(objective, batches)
+            sums = self._take_steps(objective, batches, progress)
         self.was_interrupted = False
         measures = objective.measures(sums)
         return EpochRecord(
@@ -253,7 +255,12 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return self.options.learning_rate * self._schedule(step)
 
-    def _take_steps(self, objective: Objective, batches: Iterable[np.ndarray]) -> np.ndarray:
+    def _take_steps(
+        self,
+        objective: Objective,
+        batches: Iterable[np.ndarray],
+        progress: StepProgress | None,
+    ) -> np.ndarray:
         """Take one optimizer step for each batch, and return the sums of the loss."""
         prepare = partial(self._prepare, objective)
         self._first_step = self.n_steps
@@ -264,6 +271,8 @@ class Trainer:
                 self.step(objective, prepared)
                 self.n_steps += 1
                 self._raise_if_failed(objective)
+                if progress and (finished := self._log.finished):
+                    progress(finished.n, partial(_mean_loss, objective, finished.sums))
             self._raise_if_failed(objective, wait=True)
             return self._log.totals()
         finally:
@@ -348,3 +357,7 @@ class Trainer:
         for step in range(self._first_step, self.n_steps):
             factor = 1 - self._learning_rate(step) * self.options.weight_decay
             self._embeddings.decay_absent(factor)
+
+
+def _mean_loss(objective: Objective, sums: np.ndarray) -> float:
+    return objective.measures(sums)["train_loss"]

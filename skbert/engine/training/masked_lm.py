@@ -26,7 +26,7 @@ from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch, stage
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
 from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,
@@ -38,10 +38,11 @@ from skbert.engine.text.packing import Filling, budgeted_batches, next_multiple,
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
-    EpochProgress,
     EpochRecord,
+    StepProgress,
     TrainingOptions,
     planned_trainer,
+    steps_per_epoch,
 )
 from skbert.engine.training.objective import Loss, loss_sums
 
@@ -276,6 +277,11 @@ class PretrainingRun:
     options : TrainingOptions
     seed : numpy.random.SeedSequence
         Determines pairs, masks, the order of the texts and the dropout.
+
+    Attributes
+    ----------
+    n_steps_per_epoch : int
+        Number of optimizer steps in each epoch.
     """
 
     def __init__(
@@ -290,9 +296,10 @@ class PretrainingRun:
         rng = np.random.default_rng(texts_seed)
         self._objective = Pretraining(network, texts, masking, rng)
         n_texts = len(self._objective.lengths)
+        self.n_steps_per_epoch = steps_per_epoch(n_texts, options.batch_size)
         self.trainer = planned_trainer(network, n_texts, options, training_seed)
 
-    def epoch(self, progress: EpochProgress | None = None) -> EpochRecord:
+    def epoch(self, progress: StepProgress | None = None) -> EpochRecord:
         """Train on every text once, with new masks and pairs, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 
@@ -330,7 +337,11 @@ def within_task_pretraining(
 
 
 def masked_loss(
-    network: PretrainingNetwork, tokens: Tokens, masking: Masking, rng: np.random.Generator
+    network: PretrainingNetwork,
+    tokens: Tokens,
+    masking: Masking,
+    rng: np.random.Generator,
+    progress: BatchProgress | None = None,
 ) -> float:
     """Compute the mean cross-entropy of masked tokens in nats, without dropout or gradients."""
     texts = draw_texts(tokens, masking, rng)
@@ -341,7 +352,7 @@ def masked_loss(
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        total = math.fsum(loss for _, loss in compute_parts(parts, compute_rows))
+        total = math.fsum(loss for _, loss in compute_parts(shown(parts, progress), compute_rows))
     return total / int(texts.n_masked.sum())
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skbert.engine.model.device import event_now, is_asynchronous, page_locked
 
-# Places in the report; the sums of the failed step follow.
+# Places in the report; the sums of the failed step and those of all other steps follow.
 _FAILED, _N_STEPS, _SUMS = 0, 1, 2
 
 
@@ -33,6 +33,22 @@ class FailedStep:
     """
 
     n_before: int
+    sums: np.ndarray
+
+
+@dataclass(frozen=True)
+class FinishedSteps:
+    """The steps of an epoch of which the host knows that they have ended.
+
+    Attributes
+    ----------
+    n : int
+        Their number.
+    sums : ndarray of shape (n_sums,)
+        The sums of their losses.
+    """
+
+    n: int
     sums: np.ndarray
 
 
@@ -54,14 +70,14 @@ class StepLog:
         self._is_asynchronous = is_asynchronous(device)
         self.failed = torch.zeros((), device=device, dtype=torch.float32)
         self._report: Tensor | None = None
-        self._totals: Tensor | None = None
         self._copy: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
+        self._known: np.ndarray | None = None
 
     def begin_epoch(self) -> None:
         """Forget all steps, and a failure, too."""
-        self._copied = None
-        for tensor in (self.failed, self._report, self._totals):
+        self._copied = self._known = None
+        for tensor in (self.failed, self._report):
             if tensor is not None:
                 tensor.zero_()
 
@@ -75,42 +91,48 @@ class StepLog:
         norm : Tensor of shape ()
             Norm of the gradients.
         """
-        if self._report is None or self._totals is None:
-            self._report = sums.new_zeros(_SUMS + len(sums))
-            self._totals = torch.zeros_like(sums)
+        if self._report is None:
+            self._report = sums.new_zeros(_SUMS + 2 * len(sums))
+        of_failed, totals = self._report[_SUMS:].chunk(2)
         is_bad = ~(torch.isfinite(sums).all() & torch.isfinite(norm))
         is_first = is_bad & (self.failed == 0)
         self.failed.add_(is_bad).clamp_(max=1)
-        self._report[_SUMS:].copy_(torch.where(is_first, sums, self._report[_SUMS:]))
+        of_failed.copy_(torch.where(is_first, sums, of_failed))
         self._report[_FAILED].copy_(self.failed)
         self._report[_N_STEPS].add_(1 - self.failed)
-        self._totals.add_(torch.where(self.failed > 0, torch.zeros_like(sums), sums))
+        totals.add_(torch.where(self.failed > 0, torch.zeros_like(sums), sums))
 
     def failure(self, wait: bool = False) -> FailedStep | None:
         """Find the first failed step, as far as the host knows; all of them if it may `wait`."""
         if self._report is None:
             return None
         if wait or not self._is_asynchronous:
-            return _failure_in(self._report.cpu())
+            return self._read(self._report.cpu())
         if self._copied is not None and not self._copied.query():
             return None  # the copy is still under way
-        known = None if self._copied is None else _failure_in(self._copy)
         if self._copy is None:
             self._copy = page_locked(len(self._report), self._report.dtype)
-        if known is None:
+        failed = None if self._copied is None else self._read(self._copy)
+        if failed is None:
             self._copy.copy_(self._report, non_blocking=True)
             self._copied = event_now(self._device)
-        return known
+        return failed
+
+    def _read(self, report: Tensor) -> FailedStep | None:
+        """Keep the numbers of a report on the host; return the failed step, if there is one."""
+        self._known = numbers = report.double().numpy().copy()
+        if not numbers[_FAILED]:
+            return None
+        return FailedStep(int(numbers[_N_STEPS]), np.split(numbers[_SUMS:], 2)[0])
+
+    @property
+    def finished(self) -> FinishedSteps | None:
+        """The steps that `failure` last knew of; None if it knew of none. The host never waits."""
+        if self._known is None or not self._known[_N_STEPS]:
+            return None
+        return FinishedSteps(int(self._known[_N_STEPS]), np.split(self._known[_SUMS:], 2)[1])
 
     def totals(self) -> np.ndarray:
         """Return the sums of all steps that did not fail: (n_sums,). The host waits for them."""
-        assert self._totals is not None
-        return self._totals.cpu().double().numpy()
-
-
-def _failure_in(report: Tensor | None) -> FailedStep | None:
-    assert report is not None
-    numbers = report.double().numpy()
-    if not numbers[_FAILED]:
-        return None
-    return FailedStep(int(numbers[_N_STEPS]), numbers[_SUMS:].copy())
+        assert self._report is not None
+        return self._report[_SUMS:].chunk(2)[1].cpu().double().numpy()
