@@ -239,7 +239,7 @@ def worth_as_base(
 
 
 def print_scratch(results: dict[str, dict[str, Any]]) -> None:
-    """Print the tables of docs/pretraining.md."""
+    """Print the tables of benchmarks/README.md."""
     for result in results.values():
         sizes = result["sizes"]
         print(
@@ -557,7 +557,7 @@ def with_kept_seeds(kept: dict[str, Any] | None, new: dict[str, Any]) -> dict[st
 
 
 def print_few_labels(source: str, results: dict[str, dict[str, Any]]) -> None:
-    """Print the table of docs/pretraining.md: mean and standard deviation over the seeds."""
+    """Print the table of benchmarks/README.md: mean and standard deviation over the seeds."""
     ways = [results[r.name] for r in RECIPES[source] if r.name in results]
     if not ways:
         return
