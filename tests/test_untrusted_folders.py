@@ -13,7 +13,6 @@ from safetensors.torch import load, load_file, save_file
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
 from skbert.engine.files.pretrained import free_pretrained
-from tests.offline import run_offline
 from tests.saved_folders import sign_again
 
 FILES = [
@@ -214,7 +213,7 @@ assert "evil" not in sys.modules and not attempts
 
 
 @pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "Evil"])
-def test_code_in_a_folder_is_never_run(folder, tmp_path, tokenizer_class):
+def test_code_in_a_folder_is_never_run(prepared, folder, tmp_path, tokenizer_class):
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'w').close()\nclass Evil: pass\n"
     for name in ("evil.py", "modeling_evil.py", "__init__.py", "sitecustomize.py"):
@@ -223,7 +222,7 @@ def test_code_in_a_folder_is_never_run(folder, tmp_path, tokenizer_class):
     changes = {"auto_map": REMOTE, "tokenizer_class": tokenizer_class}
     change_json(folder / "tokenizer_config.json", **changes)
     sign_again(folder)
-    run_offline(NO_CODE, str(folder), folder=tmp_path / "elsewhere")
+    prepared.run(NO_CODE, str(folder), folder=tmp_path / "elsewhere")
     assert not trace.exists()
 
 
