@@ -1,6 +1,8 @@
 """A BERT small enough for tests, with a vocabulary of its own, made on the spot."""
 
+import os
 import string
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model import onednn
 from skbert.engine.model.families import FAMILIES
 from tests.family_folders import save_family
+from tests.prepared import PreparedProcesses
 
 #: mypy reads this folder, and nobody runs it.
 collect_ignore = ["typing"]
@@ -66,6 +69,15 @@ def family_folders(tmp_path_factory, tiny_bert) -> dict[str, str]:
     """Folder of a small encoder of each packed family, with the tokenizer of `tiny_bert`."""
     place = tmp_path_factory.mktemp("families")
     return {name: save_family(place / name, name, tiny_bert) for name in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Iterator[PreparedProcesses]:
+    """Start processes that have imported skbert and computed nothing."""
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork on this system")
+    with PreparedProcesses(tmp_path_factory.mktemp("prepared")) as processes:
+        yield processes
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
 """Fit with a checkpoint_dir in child processes, kill them, and resume.
 
-test_resuming.py runs this: python kill_and_resume.py MODEL FOLDER N_KILLS. The children are forks
-of a process that has computed nothing, so each starts in milliseconds. A child writes a byte into a
-pipe when it begins a step, and another when it begins to write an epoch, so the script knows where
-it was killed. N_KILLS counts the kills after at least one step.
+test_resuming.py runs `main`, as does python kill_and_resume.py MODEL FOLDER N_KILLS. The children
+are forks of a process that has computed nothing, so each starts in milliseconds. A child writes a
+byte into a pipe when it begins a step, and another when it begins to write an epoch, so the script
+knows where it was killed. N_KILLS counts the kills after at least one step.
 """
 
 import json

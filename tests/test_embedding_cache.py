@@ -1,6 +1,7 @@
 """The caches compute each vector once, and survive writers that are killed."""
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -413,7 +414,7 @@ def test_a_killed_writer_leaves_a_good_cache(tmp_path):
     cache.close()
 
 
-def test_a_transformer_killed_midway_has_kept_what_it_did(tiny_bert, tmp_path):
+def test_a_transformer_killed_midway_has_kept_what_it_did(prepared, tiny_bert, tmp_path):
     script = textwrap.dedent(
         f"""
         import itertools
@@ -426,11 +427,9 @@ def test_a_transformer_killed_midway_has_kept_what_it_did(tiny_bert, tmp_path):
             print(" ".join(phrase), flush=True)
         """
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    ) as writer:
+    with prepared.start(script) as writer:
         written = [writer.stdout.readline().strip() for _ in range(30)]
-        writer.kill()
+        os.kill(writer.pid, signal.SIGKILL)
     assert is_intact(tmp_path)
     transformer = transformer_of(tiny_bert, cache=tmp_path)
     before = transformer.cache_info_
@@ -440,10 +439,12 @@ def test_a_transformer_killed_midway_has_kept_what_it_did(tiny_bert, tmp_path):
     assert transformer.cache_info_.misses == before.misses
 
 
-def test_processes_that_begin_a_folder_at_once(tiny_bert, tmp_path):
+def test_processes_that_begin_a_folder_at_once(prepared, tiny_bert, tmp_path):
     script = textwrap.dedent(
         f"""
+        import warnings
         from skbert import BertEmbeddingTransformer
+        warnings.simplefilter("error")
         texts = [f"{{a}} {{b}} film" for a in range(20) for b in range(10)]
         input()
         for start in range(0, len(texts), 20):
@@ -452,11 +453,12 @@ def test_processes_that_begin_a_folder_at_once(tiny_bert, tmp_path):
             ).transform(texts[start : start + 20])
         """
     )
-    command = [sys.executable, "-W", "error", "-c", script]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [prepared.start(script) for _ in range(3)]
     for process in processes:
         process.stdin.write("\n")
-        process.stdin.close()
-    assert [process.wait() for process in processes] == [0, 0, 0]
+        process.stdin.flush()
+    for process in processes:
+        with process:
+            assert process.wait() == 0
     info = transformer_of(tiny_bert, cache=Path(tmp_path) / "new").cache_info_
     assert info == CacheInfo(hits=400, misses=200, size=200)

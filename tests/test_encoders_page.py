@@ -1,8 +1,6 @@
 """docs/encoders.md: every cell of its table is a test of that family."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,14 +22,23 @@ LEGEND = {row[0]: re.findall(r"`(test_\w+\.py::\w+)`", row[2]) for row in rows_o
 FILES = sorted({test.split("::")[0] for tests in LEGEND.values() for test in tests})
 
 
+class Collected:
+    """A plugin that keeps the names of the collected tests, which pytest does not run."""
+
+    names: tuple[str, ...] = ()
+
+    def pytest_collection_finish(self, session):
+        self.names = tuple(item.nodeid for item in session.items)
+
+
 @pytest.fixture(scope="module")
 def known_tests():
     """For each test function of the page, the names of the families in its parameters."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    paths = [f"tests/{name}" for name in FILES]
-    found = subprocess.run([*command, *paths], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout
-    return re.findall(r"^tests/(test_\w+\.py::\w+)\[(.*)\]$", found.stdout, re.MULTILINE)
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    collected = Collected()
+    assert pytest.main([*options, *(f"{ROOT}/tests/{name}" for name in FILES)], [collected]) == 0
+    found = (re.match(r"tests/(test_\w+\.py::\w+)\[(.*)\]$", name) for name in collected.names)
+    return [match.groups() for match in found if match]
 
 
 def test_each_family_has_a_row():

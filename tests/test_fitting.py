@@ -14,7 +14,6 @@ import torch
 from sklearn.base import clone
 
 from skbert import BertPretrainer, BertSentimentClassifier, TruncationWarning
-from tests.offline import run_offline
 
 
 def classifier(model, **parameters):
@@ -101,7 +100,7 @@ print(state_hash(DRAWING[estimator](model, *json.loads(texts), random_state=3)))
 
 
 @pytest.mark.parametrize("estimator", DRAWING)
-def test_the_seed_decides_the_weights(tiny_bert, toy_reviews, tmp_path, estimator):
+def test_the_seed_decides_the_weights(prepared, tiny_bert, toy_reviews, tmp_path, estimator):
     """In a second fit, whatever torch drew in between, and in another process."""
     X, y = toy_reviews
     first = state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=3))
@@ -111,7 +110,7 @@ def test_the_seed_decides_the_weights(tiny_bert, toy_reviews, tmp_path, estimato
     other = state_hash(DRAWING[estimator](tiny_bert, X, y, random_state=4))
     assert first == again != other
     arguments = [estimator, tiny_bert, json.dumps([X, y.tolist()]), str(torch.get_num_threads())]
-    done = run_offline(FIT_WITH_SEED_3, *arguments, folder=tmp_path / "run")
+    done = prepared.run(FIT_WITH_SEED_3, *arguments, folder=tmp_path / "run")
     assert done.stdout.strip() == first
 
 

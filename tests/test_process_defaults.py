@@ -19,13 +19,15 @@ FILES = sorted((ROOT / "skbert").rglob("*.py"), key=str)
 # A fork ------------------------------------------------------------------------------------------
 
 FORK = """
-import os, threading
+import os, signal, threading
 import torch
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
+from skbert.engine.files import pretrained
+from skbert.engine.prediction.cache import shared_memory_cache
 
 X = ["good film", "dull bad plot", "it is the best film ever", "boring"] * 8
 torch.set_num_threads(2)
-model, task, where = sys.argv[1:]
+model = sys.argv[1]
 clf = BertSentimentClassifier(model, max_length=16, max_epochs=1, batch_size=32, random_state=0)
 clf.fit(X, [0, 1] * 16)
 clf.decision_function(X)
@@ -33,7 +35,7 @@ encoder = BertEmbeddingTransformer(model, max_length=16).fit(X)
 encoder.transform(X)
 torch.ones(10**6).exp_().sum()  # what the caller does starts the pool of threads, too
 
-def work():
+def work(task):
     torch.ones(10**6).exp_()
     if task == "predict":
         result = clf.decision_function(X)
@@ -44,48 +46,31 @@ def work():
     assert len(result) == len(X)
     os._exit(7 if torch.get_num_threads() == 1 else 8)
 
-child = os.fork()
-if child == 0:
-    try:
-        if where == "thread":
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
-        work()
-    finally:
-        os._exit(9)
-import time
-for _ in range(600):
-    pid, status = os.waitpid(child, os.WNOHANG)
-    if pid:
-        break
-    time.sleep(0.1)
-else:
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    print("hangs")
-    sys.exit()
-print(os.waitstatus_to_exitcode(status), torch.get_num_threads())
-"""
+def in_thread(task):
+    thread = threading.Thread(target=work, args=[task])
+    thread.start()
+    thread.join()
 
+def wait_for_locks():
+    embed = BertEmbeddingTransformer(model, max_length=16, cache="memory")
+    embed.fit(["good"]).transform(["good"])
+    os._exit(7 if shared_memory_cache.claim([b"of a thread"]) else 8)
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-@pytest.mark.parametrize(
-    ("task", "where"),
-    [("predict", "main"), ("transform", "main"), ("fit", "main"), ("predict", "thread")],
-)
-def test_a_forked_process_computes_on_one_thread(tiny_bert, tmp_path, task, where):
-    done = run_offline(FORK, tiny_bert, task, where, folder=tmp_path / "run", OMP_NUM_THREADS="2")
-    assert done.stdout == "7 2\n", done.stderr
+def forked(work, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)  # ends a process that hangs
+            work(*arguments)
+        finally:
+            os._exit(9)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(work.__name__, *arguments, code, torch.get_num_threads())
 
+for task in ("predict", "transform", "fit"):
+    forked(work, task)
+forked(in_thread, "predict")
 
-LOCKED = """
-import os, signal, threading
-from skbert import BertEmbeddingTransformer
-from skbert.engine.files import pretrained
-from skbert.engine.prediction.cache import shared_memory_cache
-
-encoder = BertEmbeddingTransformer(sys.argv[1], max_length=16, cache="memory").fit(["good"])
 shared_memory_cache.claim([b"of a thread"])
 held, done = threading.Event(), threading.Event()
 
@@ -97,20 +82,29 @@ def hold():
 thread = threading.Thread(target=hold)
 thread.start()
 held.wait()
-child = os.fork()
-if child == 0:
-    signal.alarm(60)  # ends a process that hangs
-    encoder.transform(["good"])
-    os._exit(7 if shared_memory_cache.claim([b"of a thread"]) else 8)
+forked(wait_for_locks)
 done.set()
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.fixture(scope="module")
+def forks(tiny_bert, tmp_path_factory) -> str:
+    """What forks of one process report; each has the state that the first has."""
+    folder = tmp_path_factory.mktemp("forks") / "run"
+    return run_offline(FORK, tiny_bert, folder=folder, OMP_NUM_THREADS="2").stdout
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_process_does_not_wait_for_threads_of_its_parent(tiny_bert, tmp_path):
-    done = run_offline(LOCKED, tiny_bert, folder=tmp_path / "run")
-    assert done.stdout == "7\n", done.stderr
+@pytest.mark.parametrize(
+    "task", ["work predict", "work transform", "work fit", "in_thread predict"]
+)
+def test_a_forked_process_computes_on_one_thread(forks, task):
+    assert f"{task} 7 2\n" in forks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(forks):
+    assert "wait_for_locks 7 2\n" in forks
 
 
 # Default device and dtype ------------------------------------------------------------------------

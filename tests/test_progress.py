@@ -351,6 +351,7 @@ def calls(tiny_bert, fitted, pretrained, X, y):
         "predict_proba": (fitted, "predicting", lambda: fitted.predict_proba(X)),
         "decision_function": (fitted, "predicting", lambda: fitted.decision_function(X)),
         "score": (fitted, "predicting", lambda: fitted.score(X, y)),
+        "explain": (fitted, "explaining", lambda: fitted.explain(X, method="occlusion")),
         "transform": (embed, "embedding", lambda: embed.transform(X)),
         "token_embeddings": (embed, "embedding", lambda: embed.token_embeddings(X)),
         "pretrainer.transform": (pretrained, "embedding", lambda: pretrained.transform(X)),

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +16,6 @@ from skbert import BertSentimentClassifier
 from skbert.contract import prepare_finetuning
 from skbert.contract.callbacks import EpochTasks
 from skbert.engine.training.loop import Trainer
-from tests.offline import ROOT, in_this_clone
 
 SKBERT = os.path.dirname(skbert.__file__)
 
@@ -55,18 +53,17 @@ def interrupt(monkeypatch):
     return after
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forked")
-def test_killed_twenty_times_it_ends_with_the_weights_of_an_uninterrupted_run(tiny_bert, tmp_path):
-    command = [sys.executable, "tests/kill_and_resume.py", tiny_bert, str(tmp_path), "20"]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=in_this_clone(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+KILL_AND_RESUME = """
+from tests.kill_and_resume import main
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+def test_killed_twenty_times_it_ends_with_the_weights_of_an_uninterrupted_run(
+    prepared, tiny_bert, tmp_path
+):
+    arguments = [tiny_bert, str(tmp_path), "20"]
+    done = prepared.run(KILL_AND_RESUME, *arguments, folder=tmp_path / "elsewhere")
     report = json.loads(done.stdout)
     assert report["kills"] == 20  # each after the first step of a child, before its end
     assert report["resumed"] >= 5  # children that found an epoch

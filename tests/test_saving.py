@@ -6,7 +6,6 @@ import os
 import pickle
 import pickletools
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,8 +27,8 @@ from transformers import BertConfig, pipeline
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine.files import folders
 from skbert.engine.model.device import resolve_device
-from tests.offline import ROOT, in_this_clone, run_offline
 from tests.old_pickles import format_0, format_0_with_weights, from_the_future
+from tests.share_weights import predict_mapped
 
 
 def fitted_on(model, X, y, **parameters):
@@ -281,18 +280,24 @@ def test_memory_mapped_weights_can_be_trained_on(clf, toy_reviews, tmp_path):
     assert logits_of(again, X) == logits_of(clf, X)
 
 
+SHARE_WEIGHTS = """
+import json
+from tests.share_weights import main
+main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+"""
+
+
 @pytest.mark.weights
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
-def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews, tmp_path):
+def test_eight_processes_share_one_copy_of_the_weights(
+    prepared, real_weights, toy_reviews, tmp_path
+):
     X, y = toy_reviews
     clf = fitted_on(real_weights, X[:8], y[:8], max_epochs=1)
     path = tmp_path / "clf.joblib"
     joblib.dump(clf, path)
-    command = [sys.executable, "tests/share_weights.py", path, "8", json.dumps(X[:8])]
-    done = subprocess.run(
-        command, cwd=ROOT, env=in_this_clone(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = [path, "8", json.dumps(X[:8])]
+    done = prepared.run(SHARE_WEIGHTS, *arguments, folder=tmp_path / "elsewhere")
     reports = json.loads(done.stdout)
     assert len({report["pid"] for report in reports}) == 8
     n_bytes = sum(weight.nbytes for weight in clf.model_.state_dict().values())
@@ -304,10 +309,6 @@ def test_eight_processes_share_one_copy_of_the_weights(real_weights, toy_reviews
         # No copy elsewhere. Other memory is 25 MiB. That it contains no weights is shown by
         # test_memory_mapped_weights_stay_in_the_file.
         assert report["anonymous"] < 0.5 * n_bytes
-
-
-def predict_mapped(path, X):
-    return joblib.load(path, mmap_mode="r").decision_function(X)
 
 
 @pytest.mark.slow
@@ -355,8 +356,8 @@ else:
 
 @pytest.mark.weights
 @pytest.mark.parametrize("way", ["clf.joblib", "folder"])
-def test_a_fresh_process_without_the_package_of_weights_and_a_network(
-    real_weights, toy_reviews, tmp_path, way
+def test_another_process_without_the_package_of_weights_and_a_network(
+    prepared, real_weights, toy_reviews, tmp_path, way
 ):
     X, y = toy_reviews
     clf = fitted_on(real_weights, X[:8], y[:8], max_epochs=1, pooling="cls")
@@ -365,7 +366,7 @@ def test_a_fresh_process_without_the_package_of_weights_and_a_network(
     else:
         joblib.dump(clf, tmp_path / way)
     arguments = [str(tmp_path / way), json.dumps(X)]
-    done = run_offline(WITHOUT_ITS_PACKAGE, *arguments, folder=tmp_path / "elsewhere")
+    done = prepared.run(WITHOUT_ITS_PACKAGE, *arguments, folder=tmp_path / "elsewhere")
     assert json.loads(done.stdout) == logits_of(clf, X)
 
 
@@ -380,13 +381,13 @@ print(json.dumps([clf.predict_proba(X).tolist() for clf in (loaded, read)]))
 
 
 def test_a_model_that_stopped_early_predicts_the_same_in_another_process(
-    tiny_bert, toy_reviews, tmp_path
+    prepared, tiny_bert, toy_reviews, tmp_path
 ):
     X, y = toy_reviews
     stopped = fitted_on(tiny_bert, X, y, max_epochs=4, early_stopping=True, n_iter_no_change=1)
     joblib.dump(stopped, tmp_path / "clf.joblib")
     stopped.save_pretrained(tmp_path / "model")
-    done = run_offline(STOPPED_EARLY, str(tmp_path), json.dumps(X), folder=tmp_path / "elsewhere")
+    done = prepared.run(STOPPED_EARLY, str(tmp_path), json.dumps(X), folder=tmp_path / "elsewhere")
     for found in json.loads(done.stdout):
         np.testing.assert_allclose(found, stopped.predict_proba(X), rtol=0, atol=1e-6)
 
@@ -592,10 +593,10 @@ def test_files_of_killed_writers_are_deleted_after_an_hour(clf, folder, tmp_path
     )
 
 
-def test_two_writers_leave_one_whole_folder(clf, tmp_path, toy_reviews):
+def test_two_writers_leave_one_whole_folder(prepared, clf, tmp_path, toy_reviews):
     X, _ = toy_reviews
     code = (
-        "import sys, joblib\nclf = joblib.load(sys.argv[1])\n"
+        "import joblib\nclf = joblib.load(sys.argv[1])\n"
         "for _ in range(15): clf.save_pretrained(sys.argv[2])"
     )
     other = copy.deepcopy(clf)
@@ -604,8 +605,7 @@ def test_two_writers_leave_one_whole_folder(clf, tmp_path, toy_reviews):
     writers = []
     for name, estimator in (("one", clf), ("two", other)):
         joblib.dump(estimator, tmp_path / name)
-        command = [sys.executable, "-c", code, tmp_path / name, folder]
-        writers.append(subprocess.Popen(command, cwd=ROOT, env=in_this_clone()))
+        writers.append(prepared.start(code, tmp_path / name, folder))
     allowed = (logits_of(clf, X), logits_of(other, X))
     n_read = 0
     while any(writer.poll() is None for writer in writers):
@@ -616,7 +616,10 @@ def test_two_writers_leave_one_whole_folder(clf, tmp_path, toy_reviews):
                 continue  # replaced while it was read, which the hashes detect
             assert logits_of(loaded, X) in allowed
             n_read += 1
-    assert [writer.returncode for writer in writers] == [0, 0] and n_read > 0
+    for writer in writers:
+        with writer:
+            assert writer.wait() == 0
+    assert n_read > 0
     assert logits_of(BertSentimentClassifier.from_pretrained(folder), X) in allowed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "one", "two"]
 
@@ -627,24 +630,18 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-def test_a_killed_writer_leaves_a_whole_folder(clf, folder, tmp_path, toy_reviews):
+def test_a_killed_writer_leaves_a_whole_folder(prepared, clf, folder, tmp_path, toy_reviews):
     X, _ = toy_reviews
     joblib.dump(clf, tmp_path / "clf.joblib")
     code = (
-        "import sys, joblib\nclf = joblib.load(sys.argv[1])\nprint('ready', flush=True)\n"
+        "import joblib\nclf = joblib.load(sys.argv[1])\nprint('ready', flush=True)\n"
         "while True: clf.save_pretrained(sys.argv[2])"
     )
     rng = np.random.default_rng(0)
-    writer = None
     for _ in range(2):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path / "clf.joblib", folder],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env=in_this_clone(),
-        )
-        assert writer.stdout.readline() == b"ready\n"
-        time.sleep(rng.uniform(0, 0.3))
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.communicate()
+        with prepared.start(code, tmp_path / "clf.joblib", folder) as writer:
+            assert writer.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.3))
+            os.kill(writer.pid, signal.SIGKILL)
+            assert writer.wait() == -signal.SIGKILL
         assert logits_of(BertSentimentClassifier.from_pretrained(folder), X) == logits_of(clf, X)

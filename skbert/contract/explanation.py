@@ -14,6 +14,7 @@ from skbert.contract.containers import shorten
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of, tokenize
+from skbert.contract.progress import show_texts
 from skbert.contract.texts import Texts, check_texts
 from skbert.engine.model.families import longest_text
 from skbert.engine.prediction.attribute import (
@@ -22,6 +23,7 @@ from skbert.engine.prediction.attribute import (
     integrated_gradients,
     occlusion,
 )
+from skbert.engine.prediction.parts import BatchProgress
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.spans import TextPieces
 from skbert.engine.text.wordpiece import WordPieceTokenizer
@@ -177,11 +179,13 @@ class ExplainMixin:
         column = None if target is None else _column_of(self.classes_, target)
         found: list[TextAttribution] = []
         lost, n_incomplete = [], 0
-        for texts in check_texts(self, X, reset=False).parts(_TEXTS_AT_ONCE):
-            part = _explain(self, texts, column, method, n_steps)
-            found += part.texts
-            lost.append(part.lost)
-            n_incomplete += part.n_incomplete
+        given = check_texts(self, X, reset=False)
+        with show_texts("explaining", len(given), self.verbose) as part:
+            for texts in given.parts(_TEXTS_AT_ONCE):
+                done = _explain(self, texts, column, method, n_steps, part(len(texts)))
+                found += done.texts
+                lost.append(done.lost)
+                n_incomplete += done.n_incomplete
         LostTokens.total(lost).warn(self, self.model_.config)
         if n_incomplete:
             _warn_of_incomplete(n_incomplete, len(found), n_steps)
@@ -198,7 +202,12 @@ class _Explained:
 
 
 def _explain(
-    estimator: Any, texts: Texts, column: int | None, method: str, n_steps: int | Literal["auto"]
+    estimator: Any,
+    texts: Texts,
+    column: int | None,
+    method: str,
+    n_steps: int | Literal["auto"],
+    progress: BatchProgress | None,
 ) -> _Explained:
     """Explain some texts; `column` is that of the target, or None for the predicted class."""
     check_max_length(estimator.max_length, longest_text(estimator.model_.config))
@@ -215,10 +224,10 @@ def _explain(
     if method == "occlusion":
         words = np.full(len(tokens.ids), -1)
         words[~tokens.is_special] = np.concatenate([reading.piece_words for reading in read])
-        found = occlusion(state.network, tokens, targets, neutral_id, words)
+        found = occlusion(state.network, tokens, targets, neutral_id, words, progress)
     else:
         steps = None if n_steps == "auto" else int(n_steps)
-        found = integrated_gradients(state.network, tokens, targets, neutral_id, steps)
+        found = integrated_gradients(state.network, tokens, targets, neutral_id, steps, progress)
         n_incomplete = int(np.count_nonzero(~found.is_complete(tokens)))
     ends = np.cumsum([len(reading.piece_words) for reading in read])[:-1]
     scores = np.split(found.scores[~tokens.is_special], ends)

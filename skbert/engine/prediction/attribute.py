@@ -16,7 +16,7 @@ from skbert.engine.model.device import gradients_on, to_device
 from skbert.engine.model.encoder import WordVectors
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.prediction.parts import compute_parts, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import budgeted_batches, pack
 from skbert.engine.text.tokens import Tokens
@@ -68,6 +68,7 @@ def integrated_gradients(
     targets: np.ndarray,
     neutral_id: int,
     n_steps: int | None = None,
+    progress: BatchProgress | None = None,
 ) -> Attributions:
     """Integrate the gradient of the target's logit on the way from neutral tokens to the text.
 
@@ -87,6 +88,8 @@ def integrated_gradients(
     n_steps : int or None
         Number of points of the way. None takes the first of `STEPS` for which the scores are
         complete, for each text.
+    progress : BatchProgress or None
+        Shows the progress of the first number of steps.
 
     Returns
     -------
@@ -98,7 +101,10 @@ def integrated_gradients(
     found = Attributions(np.zeros(len(tokens.ids)), logits, baseline)
     rows = np.arange(len(tokens))
     for steps in STEPS if n_steps is None else (n_steps,):
-        scores = _integrate(classifier, tokens.take(rows), targets[rows], neutral_id, steps)
+        scores = _integrate(
+            classifier, tokens.take(rows), targets[rows], neutral_id, steps, progress
+        )
+        progress = None
         found.scores[tokens.places(rows)] = scores
         rows = rows[~found.is_complete(tokens)[rows]]
         if not len(rows):
@@ -112,6 +118,7 @@ def occlusion(
     targets: np.ndarray,
     neutral_id: int,
     words: np.ndarray,
+    progress: BatchProgress | None = None,
 ) -> Attributions:
     """Measure by how much the target's logit falls if one word is replaced by neutral tokens.
 
@@ -125,6 +132,7 @@ def occlusion(
         As in `integrated_gradients`.
     words : ndarray of shape (n_tokens,), int64
         The word of each token, from 0 in each text; -1 for special tokens.
+    progress : BatchProgress or None
 
     Returns
     -------
@@ -141,7 +149,8 @@ def occlusion(
     word_of_token = np.where(is_piece, first_word[text] + words, -1)
     text_of_word = np.repeat(np.arange(len(tokens)), n_words)
     falls = np.zeros(len(text_of_word))
-    for part in budgeted_batches(tokens.lengths[text_of_word], _TOKENS_OF_OCCLUSION):
+    parts = budgeted_batches(tokens.lengths[text_of_word], _TOKENS_OF_OCCLUSION)
+    for part in shown(parts, progress):
         variants = tokens.take(text_of_word[part])
         hidden = np.repeat(part, variants.lengths)
         source = tokens.places(text_of_word[part])
@@ -158,7 +167,7 @@ def occlusion(
 
 
 # Variants of texts that are made at a time; prediction cuts them into batches.
-_TOKENS_OF_OCCLUSION = 2**16
+_TOKENS_OF_OCCLUSION = 2**14
 
 
 def _logits_of_targets(
@@ -181,6 +190,7 @@ def _integrate(
     targets: np.ndarray,
     neutral_id: int,
     n_steps: int,
+    progress: BatchProgress | None,
 ) -> np.ndarray:
     """Compute the attributions with `n_steps` points for each text: (n_tokens,), float64."""
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
@@ -212,6 +222,7 @@ def _integrate(
 
     is_cpu = classifier.device.type == "cpu"
     budget = TOKENS_WITH_GRADIENTS if is_cpu else token_budget(classifier.device) // 4
-    for _ in compute_parts(budgeted_batches(tokens.lengths[text_of_row], budget), add_up):
+    parts = budgeted_batches(tokens.lengths[text_of_row], budget)
+    for _ in compute_parts(shown(parts, progress), add_up):
         pass
     return scores
