@@ -105,19 +105,25 @@ for layer in layers:
 
 # %%
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-image = left.imshow(rest @ rest.T, vmin=-1, vmax=1, cmap="RdBu")
-left.set_yticks(range(12), sentences)
-left.set_xticks([])
-left.set_title("last layer, minus the mean vector")
-figure.colorbar(image, ax=left, shrink=0.8, label="cosine similarity")
-right.plot(layers, n_same, marker="o")
-right.axhline(12 * 5 / 11, color="gray", linestyle=":", label="chance, static table")
-right.set_ylim(0, 12.5)
-right.set_xlabel("layer")
-right.set_ylabel("vectors nearest to the same meaning (of 12)")
-right.set_title("meaning by layer")
-right.legend(loc="lower right")
-figure.suptitle('Vectors of "nails" in twelve sentences')
+# sphinx_gallery_thumbnail_number = 1
+figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+ax.plot(layers, n_same, marker="o")
+ax.axhline(12 * 5 / 11, color="gray", linestyle=":", label="chance, static table")
+ax.set(xlabel="layer", ylabel="vectors (of 12)", ylim=(0, 12.5))
+ax.set_title('"nails" nearest to the same meaning')
+ax.legend(loc="lower right")
+plt.show()
+
+# %%
+# Plot the similarities
+# ---------------------
+# Each row is the vector of "nails" in one sentence. The sentences of each meaning form a block.
+
+figure, ax = plt.subplots(figsize=(8, 5.6), layout="constrained")
+image = ax.imshow(rest @ rest.T, vmin=-1, vmax=1, cmap="RdBu")
+ax.set_yticks(range(12), sentences)
+ax.set_xticks([2.5, 8.5], ["on fingers", "in a wall"])
+ax.set_title('"nails", last layer minus the mean')
+figure.colorbar(image, ax=ax, shrink=0.8, label="cosine similarity")
 plt.savefig("contextual_words.png", dpi=150)
 plt.show()

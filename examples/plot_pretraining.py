@@ -54,6 +54,17 @@ for text, guesses in zip(texts, filled, strict=True):
         print("  " + ", ".join(f"{w} {p:.2f}" for w, p in zip(words, probabilities, strict=True)))
 
 # %%
+
+# sphinx_gallery_thumbnail_number = 1
+figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+bars = ax.barh(filled[1].words[0], filled[1].probabilities[0], color="C1")
+ax.bar_label(bars, fmt="%.2f", padding=4)
+ax.margins(x=0.15)
+ax.invert_yaxis()
+ax.set(xlabel="probability", title="I loved this [MASK] and ...")
+plt.show()
+
+# %%
 # Predict next sentences
 # ----------------------
 # We pair the beginning of each held-out document with its own continuation and with the
@@ -69,24 +80,11 @@ share = (follows > strange).mean()
 print(f"own continuation is more likely than another: {share:.0%} of {len(begins)}")
 
 # %%
-# Plot the results
-# ----------------
 
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
-epochs = [record["epoch"] for record in pretrainer.history_]
-left.plot(epochs, [record["masked_loss"] for record in pretrainer.history_], marker="o")
-left.axhline(-pretrainer.score(test), color="gray", linestyle=":", label="held-out documents")
-left.set(xlabel="epoch", ylabel="masked loss (nats)", xticks=epochs)
-left.legend()
-places = np.arange(5)
-middle.barh(places, filled[1].probabilities[0], color="C1")
-middle.set_yticks(places, filled[1].words[0])
-middle.invert_yaxis()
-middle.set(title="I loved this [MASK] and ...", xlabel="probability")
+figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
 bins = np.linspace(0, 1, 21)
-right.hist([follows, strange], bins=bins, label=["own continuation", "other document"])
-right.set(xlabel="probability of IsNext", ylabel="pairs")
-right.legend()
-plt.tight_layout()
+ax.hist([follows, strange], bins=bins, label=["own continuation", "another document"])
+ax.set(xlabel="predicted probability of the pair", ylabel="pairs")
+ax.legend()
 plt.savefig("pretraining.png", dpi=150)
 plt.show()
