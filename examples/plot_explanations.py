@@ -30,8 +30,10 @@ for text, probabilities in zip(texts, clf.predict_proba(texts), strict=True):
     print(f"{clf.classes_[probabilities.argmax()]} ({probabilities.max():.2f}): {text}")
 
 # %%
+# The second prediction is wrong, but its probability is near 0.5.
+#
 # `plot` draws the texts with matplotlib. Blue words speak for the predicted class, orange words
-# against it.
+# against it. In the second text, "Slow" alone outweighs all the praise that follows.
 
 # sphinx_gallery_thumbnail_number = 1
 figure, ax = plt.subplots(figsize=(5, 3.5))
@@ -55,14 +57,15 @@ for number in np.argsort(-np.abs(first.word_scores))[:4]:
     start, stop = first.word_spans[number]
     word, score = first.words[number], first.word_scores[number]
     print(f"{word:>10} {score:+.2f}  (characters {start} to {stop})")
-print(f"sum of all word scores:           {first.word_scores.sum():+.2f}")
-print(f"logit of {first.target!r} minus baseline: {first.logit - first.baseline_logit:+.2f}")
+print(f"sum of all word scores:    {first.word_scores.sum():+.2f}")
+print(f"logit minus the baseline:  {first.logit - first.baseline_logit:+.2f}")
 
 # %%
 # Explain the other class
 # -----------------------
 # `target` chooses the class. This is what speaks for "positive" in a text that is predicted as
-# "negative".
+# "negative". The two scores of a word are not exact opposites, because the logits of the classes
+# are not.
 
 (praise,) = clf.explain(texts[:1], target="positive")
 best = praise.word_scores.argmax()
@@ -82,10 +85,12 @@ for attribution in pair:
 # %%
 # Compare two methods
 # -------------------
-# "occlusion" hides one word at a time and measures how much the logit falls. It asks another
-# question than integrated gradients, and the answers can differ: if two words say the same, hiding
-# one of them changes little. Where both methods agree, the explanation is more reliable. An
-# explanation describes the model, not the world: it also shows what a wrong prediction is based on.
+# "occlusion" hides one word at a time and measures how much the logit falls. For both methods,
+# "boring" is the strongest word. They disagree about "but": without it, the two halves of the
+# sentence are no longer opposed, and the logit falls nearly as much as without "boring". The
+# reverse happens when two words say the same: hiding one of them changes little. Trust an
+# explanation more where both methods agree. It describes what the model does, and not whether the
+# model is right.
 
 (hidden,) = clf.explain(texts[:1], method="occlusion")
 
@@ -98,7 +103,7 @@ ax.barh(places + 0.2, hidden.word_scores, height=0.4, label="occlusion")
 ax.axvline(0, color="gray", linewidth=1)
 ax.set_yticks(places, first.words)
 ax.invert_yaxis()
-ax.set(xlabel=f"contribution to the logit of {first.target!r}")
+ax.set(xlabel=f"contribution to the logit of {first.target}")
 ax.legend()
 plt.savefig("explanations.png", dpi=150)
 plt.show()
