@@ -34,11 +34,9 @@ X_train, X_val, y_train, y_val = train_test_split(
 # ---------------------------
 # `fit` computes the loss and the accuracy of the validation texts after each epoch. With
 # `early_stopping`, it stops when the validation loss has not improved for `n_iter_no_change`
-# epochs, and restores the weights of the best epoch. The learning rate is higher than the default
-# for few texts, which makes the overfitting easier to see.
+# epochs, and restores the weights of the best epoch.
 
 clf = BertSentimentClassifier(
-    learning_rate=1e-4,
     max_epochs=10,
     early_stopping=True,
     n_iter_no_change=4,
