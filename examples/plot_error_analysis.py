@@ -7,6 +7,8 @@ probabilities. This example reads the most confident mistakes, searches for simi
 different labels, and calibrates the probabilities.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV, CalibrationDisplay
@@ -33,21 +35,24 @@ y_pred = clf.classes_[probabilities.argmax(axis=1)]
 print(f"accuracy on 1,000 test sentences: {accuracy_score(y_test, y_pred):.3f}")
 
 
-def excerpt(text, n_characters=88):
-    """Cut a long text for printing."""
-    return text if len(text) <= n_characters else text[: n_characters - 4] + " ..."
+def excerpt(text):
+    """Cut a long text and break it into lines, for printing."""
+    short = textwrap.shorten(text, width=170, placeholder=" ...")
+    return textwrap.fill(short, width=88, initial_indent="    ", subsequent_indent="    ")
 
 
 # %%
 # Most confident mistakes
 # -----------------------
 # We sort the mistakes by the probability of the wrong class and read the first ten. Look for
-# patterns: praise inside a bad review, irony, missing context, wrong labels.
+# patterns: praise inside a bad review, irony, missing context, wrong labels. Here, most of them
+# are bad reviews that begin with praise ("elegant, but ..."), and some are ironic.
+# The model gives all of them a probability near 1.
 
 confidence = probabilities.max(axis=1)
 mistakes = np.flatnonzero(y_pred != y_test)
 for i in mistakes[np.argsort(-confidence[mistakes])][:10]:
-    print(f"{y_pred[i]} ({confidence[i]:.2f}), label {y_test[i]}:\n    {excerpt(X_test[i])}")
+    print(f"{y_pred[i]} ({confidence[i]:.3f}), label {y_test[i]}:\n{excerpt(X_test[i])}")
 
 # %%
 # Similar texts with different labels
@@ -66,7 +71,7 @@ pairs = [(i, j) for i, j in enumerate(neighbour) if i < j or neighbour[j] != i]
 pairs.sort(key=lambda pair: -similarity[pair[0]])
 for i, j in [(i, j) for i, j in pairs if y[i] != y[j]][:6]:
     print(f"similarity {similarity[i]:.2f}")
-    print(f"    {y[i]}: {excerpt(X[i])}\n    {y[j]}: {excerpt(X[j])}")
+    print(f"{y[i]}:\n{excerpt(X[i])}\n{y[j]}:\n{excerpt(X[j])}")
 
 # %%
 # Read such pairs before you change a label. These are mostly two opinions about the same film or
@@ -76,7 +81,7 @@ for i, j in [(i, j) for i, j in pairs if y[i] != y[j]][:6]:
 
 i, j = pairs[0]
 print(f"similarity {similarity[i]:.2f}")
-print(f"    {y[i]}: {excerpt(X[i])}\n    {y[j]}: {excerpt(X[j])}")
+print(f"{y[i]}:\n{excerpt(X[i])}\n{y[j]}:\n{excerpt(X[j])}")
 
 # %%
 # Calibrate the probabilities
