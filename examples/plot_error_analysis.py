@@ -98,13 +98,13 @@ print(f"{'calibration':<11} {'accuracy':>9} {'confidence':>11} {'Brier score':>1
 for name, p in results.items():
     accuracy = accuracy_score(y_test, clf.classes_[p.argmax(axis=1)])
     brier = brier_score_loss(y_test, p[:, 1], pos_label="positive")
-    loss = log_loss(y_test, p, labels=clf.classes_)
+    loss = log_loss(y_test == "positive", p[:, 1])
     print(f"{name:<11} {accuracy:9.3f} {p.max(axis=1).mean():11.3f} {brier:12.4f} {loss:9.4f}")
 
 # %%
 # The confidence is the mean probability of the predicted class. If it is above the accuracy, the
-# model is overconfident. Lower is better for the Brier score and the log loss. Both also count the
-# mistakes, which calibration cannot remove.
+# model is overconfident, as it is here before the calibration. Lower is better for the Brier score
+# and the log loss. Both also count the mistakes, which calibration cannot remove.
 #
 # Each point of the plot is the mean of 100 test sentences, so it has a standard error of up to
 # 0.05. Points below the diagonal mean that the model predicts "positive" with too much confidence.
