@@ -107,7 +107,8 @@ for name, p in results.items():
 # and the log loss. Both also count the mistakes, which calibration cannot remove.
 #
 # Each point of the plot is the mean of 100 test sentences, so it has a standard error of up to
-# 0.05. Points below the diagonal mean that the model predicts "positive" with too much confidence.
+# 0.05. On the right, a point below the diagonal means that the model predicts "positive" with too
+# much confidence. On the left, a point above the diagonal means the same for "negative".
 
 figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for name, p in results.items():
