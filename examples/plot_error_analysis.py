@@ -7,6 +7,8 @@ probabilities. This example reads the most confident mistakes, searches for simi
 different labels, and calibrates the probabilities.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV, CalibrationDisplay
@@ -33,21 +35,24 @@ y_pred = clf.classes_[probabilities.argmax(axis=1)]
 print(f"accuracy on 1,000 test sentences: {accuracy_score(y_test, y_pred):.3f}")
 
 
-def excerpt(text, n_characters=88):
-    """Cut a long text for printing."""
-    return text if len(text) <= n_characters else text[: n_characters - 4] + " ..."
+def excerpt(text):
+    """Cut a long text and break it into lines, for printing."""
+    short = textwrap.shorten(text, width=170, placeholder=" ...")
+    return textwrap.fill(short, width=88, initial_indent="    ", subsequent_indent="    ")
 
 
 # %%
 # Most confident mistakes
 # -----------------------
 # We sort the mistakes by the probability of the wrong class and read the first ten. Look for
-# patterns: praise inside a bad review, irony, missing context, wrong labels.
+# patterns: praise inside a bad review, irony, missing context, wrong labels. Here, most of them
+# are bad reviews that begin with praise ("elegant, but ..."), and some are ironic.
+# The model gives all of them a probability near 1.
 
 confidence = probabilities.max(axis=1)
 mistakes = np.flatnonzero(y_pred != y_test)
 for i in mistakes[np.argsort(-confidence[mistakes])][:10]:
-    print(f"{y_pred[i]} ({confidence[i]:.2f}), label {y_test[i]}:\n    {excerpt(X_test[i])}")
+    print(f"{y_pred[i]} ({confidence[i]:.3f}), label {y_test[i]}:\n{excerpt(X_test[i])}")
 
 # %%
 # Similar texts with different labels
@@ -66,7 +71,7 @@ pairs = [(i, j) for i, j in enumerate(neighbour) if i < j or neighbour[j] != i]
 pairs.sort(key=lambda pair: -similarity[pair[0]])
 for i, j in [(i, j) for i, j in pairs if y[i] != y[j]][:6]:
     print(f"similarity {similarity[i]:.2f}")
-    print(f"    {y[i]}: {excerpt(X[i])}\n    {y[j]}: {excerpt(X[j])}")
+    print(f"{y[i]}:\n{excerpt(X[i])}\n{y[j]}:\n{excerpt(X[j])}")
 
 # %%
 # Read such pairs before you change a label. These are mostly two opinions about the same film or
@@ -76,7 +81,7 @@ for i, j in [(i, j) for i, j in pairs if y[i] != y[j]][:6]:
 
 i, j = pairs[0]
 print(f"similarity {similarity[i]:.2f}")
-print(f"    {y[i]}: {excerpt(X[i])}\n    {y[j]}: {excerpt(X[j])}")
+print(f"{y[i]}:\n{excerpt(X[i])}\n{y[j]}:\n{excerpt(X[j])}")
 
 # %%
 # Calibrate the probabilities
@@ -93,16 +98,17 @@ print(f"{'calibration':<11} {'accuracy':>9} {'confidence':>11} {'Brier score':>1
 for name, p in results.items():
     accuracy = accuracy_score(y_test, clf.classes_[p.argmax(axis=1)])
     brier = brier_score_loss(y_test, p[:, 1], pos_label="positive")
-    loss = log_loss(y_test, p, labels=clf.classes_)
+    loss = log_loss(y_test == "positive", p[:, 1])
     print(f"{name:<11} {accuracy:9.3f} {p.max(axis=1).mean():11.3f} {brier:12.4f} {loss:9.4f}")
 
 # %%
 # The confidence is the mean probability of the predicted class. If it is above the accuracy, the
-# model is overconfident. Lower is better for the Brier score and the log loss. Both also count the
-# mistakes, which calibration cannot remove.
+# model is overconfident, as it is here before the calibration. Lower is better for the Brier score
+# and the log loss. Both also count the mistakes, which calibration cannot remove.
 #
 # Each point of the plot is the mean of 100 test sentences, so it has a standard error of up to
-# 0.05. Points below the diagonal mean that the model predicts "positive" with too much confidence.
+# 0.05. On the right, a point below the diagonal means that the model predicts "positive" with too
+# much confidence. On the left, a point above the diagonal means the same for "negative".
 
 figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for name, p in results.items():
