@@ -132,8 +132,8 @@ def _unlink(app, what, name, member, options, lines):
 
 
 def _leave(app, name, source):
-    """Keep codeautolink from the pages of the gallery."""
-    if name.startswith("auto_examples/"):
+    """Keep codeautolink from the examples."""
+    if name.startswith("auto_examples/plot_"):
         source[0] = f".. autolink-skip:: file\n\n{source[0]}"
 
 

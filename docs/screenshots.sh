@@ -46,7 +46,7 @@ for page in "$@"; do
         echo "No page $page in $folder." >&2
         exit 1
     fi
-    name=$(basename "$page" .html)
+    name=$(echo "${page%.html}" | tr / -)
     printf '<body style="margin:0"><iframe src="file://%s" style="border:0;width:400px;height:1600px">' \
         "$folder/$page" >"$frame"
     for shot in "desktop 1400,1600 file://$folder/$page" "phone 400,1600 file://$frame"; do
