@@ -47,7 +47,7 @@ check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everythi
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
 
-figures: $(VENV)/.installed-examples ## draw the figures of docs/what_is_bert.md again
+figures: $(VENV)/.installed-examples ## draw the figures in docs/figures again
 	@set -e; for script in docs/figures/[a-z]*.py; do $(BIN)/python "$$script"; done
 
 bench: $(VENV)/.installed-benchmarks ## time and memory against the rivals; ARGS="--rounds 3"

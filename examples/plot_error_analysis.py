@@ -46,7 +46,7 @@ def excerpt(text):
 # -----------------------
 # We sort the mistakes by the probability of the wrong class and read the first ten. Look for
 # patterns: praise inside a bad review, irony, missing context, wrong labels. Here, most of them
-# are bad reviews that begin with praise ("elegant, but ..."), and some are ironic.
+# are bad reviews that begin with praise ("elegantly crafted but ..."), and some are ironic.
 # The model gives all of them a probability near 1.
 
 confidence = probabilities.max(axis=1)

@@ -54,8 +54,8 @@ plt.show()
 # Compare several values
 # ----------------------
 # A display of the same lengths with another `max_length` needs no new tokenisation. The last column
-# is the share of all tokens that the model reads. The time of `fit` and `predict` grows a little
-# faster than this share.
+# is the share of all tokens that the model reads. The time of `fit` and `predict` grows roughly in
+# proportion to it.
 
 print(f"{'max_length':>10} {'texts truncated':>16} {'tokens lost':>12} {'tokens read':>12}")
 for max_length in [64, 128, 256, 512]:
