@@ -33,7 +33,8 @@ for text, probabilities in zip(texts, clf.predict_proba(texts), strict=True):
 # The second prediction is wrong, but its probability is near 0.5.
 #
 # `plot` draws the texts with matplotlib. Blue words speak for the predicted class, orange words
-# against it. In the second text, "Slow" outweighs "funny", "warm", "surprisingly" and "moving" together.
+# against it. In the second text, "Slow" outweighs "funny", "warm", "surprisingly" and "moving"
+# together.
 
 # sphinx_gallery_thumbnail_number = 1
 figure, ax = plt.subplots(figsize=(5, 3.5))
