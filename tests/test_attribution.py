@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from skbert import BertSentimentClassifier, TruncationWarning
+from skbert.contract.explanation import _is_same
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES, n_segments, word_embeddings
 from skbert.engine.prediction import attribute
 from skbert.engine.text.spans import TextPieces
+from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.wordpiece import WordPieceTokenizer
 from tests.padded_folders import save_padded
 
 TEXTS = [
@@ -58,6 +62,51 @@ def test_a_word_never_contains_a_space():
     assert pieces.word_spans.tolist() == [[0, 2], [3, 6]]
     kept = pieces.take([2, 3])
     assert kept.words.tolist() == [0, 0] and kept.word_spans.tolist() == [[5, 6]]
+
+
+def test_white_space_and_shared_characters_make_no_words():
+    spans = [(0, 1), (1, 3), (3, 4), (4, 5), (4, 5), (5, 6)]
+    names = ["Ġ", "Ġa", "Ġ", "x", "y", "Ċ"]
+    pieces = TextPieces.of("  a 👍\n", range(6), names, spans, range(6))
+    assert pieces.words.tolist() == [0, 0, 1, 1, 1, 1]
+    assert pieces.word_spans.tolist() == [[2, 3], [4, 5]]
+    assert pieces.take([3]).word_spans.tolist() == [[4, 5]]
+    blank = TextPieces.of("  ", [1], ["ĠĠ"], [(0, 2)], [0])
+    assert blank.words.tolist() == [0] and blank.word_spans.tolist() == [[0, 2]]
+
+
+def test_surrogates_keep_the_places_of_words(clf):
+    (found,) = clf.explain(["\ud83d\ude00\ud83d\ude00 good 😡\ud83d bad"], method="occlusion")
+    assert found.words[-1] == "bad" and "good" in found.words
+    for word, (start, stop) in zip(found.words, found.word_spans.tolist(), strict=True):
+        assert found.text[start:stop] == word and word.strip() == word
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "unigram"])
+def test_words_of_other_tokenizers(kind):
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE() if kind == "byte_level" else tokenizers.models.Unigram()
+    )
+    text = "  good  film\n\nbad 👍👍 好\u3000x \t"
+    if kind == "byte_level":
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = tokenizers.trainers.BpeTrainer(
+            special_tokens=["[CLS]", "[SEP]"],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        trainer = tokenizers.trainers.UnigramTrainer(
+            special_tokens=["[CLS]", "[SEP]", "<unk>"], unk_token="<unk>", show_progress=False
+        )
+    backend.train_from_iterator([text, "good bad film x"], trainer)
+    pieces = WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]").pieces(text)
+    words = [text[start:stop] for start, stop in pieces.word_spans.tolist()]
+    assert all(word and not any(char.isspace() for char in word) for word in words)
+    assert pieces.words.tolist() == sorted(pieces.words.tolist())
+    assert np.all(pieces.word_spans[1:, 0] >= pieces.word_spans[:-1, 1])
+    assert "".join(words) == "".join(text.split())
 
 
 STRANGE = [
@@ -252,7 +301,7 @@ def test_auto_takes_more_steps_where_scores_do_not_add_up(clf, monkeypatch):
     taken = []
 
     def noting(classifier, tokens, *arguments, integrate=attribute._integrate):
-        taken.append((len(tokens), arguments[2]))
+        taken.append((len(tokens), arguments[-1]))
         return integrate(classifier, tokens, *arguments)
 
     monkeypatch.setattr(attribute, "_integrate", noting)
@@ -265,11 +314,21 @@ def test_auto_takes_more_steps_where_scores_do_not_add_up(clf, monkeypatch):
 
 def test_scores_that_do_not_add_up_are_reported(clf):
     message = (
-        "The scores of 4 of 4 texts do not add up to the difference of the logits within 1% with "
-        "1 steps. Increase n_steps, or use n_steps='auto', which takes up to 512."
+        "The scores of 4 of 4 texts do not add up to the difference of the logits within 1% or "
+        "0.001 with 1 steps. Increase n_steps, or use n_steps='auto', which takes up to 512."
     )
     with pytest.warns(ConvergenceWarning, match=f"^{re.escape(message)}$"):
         clf.explain(TEXTS, n_steps=1)
+
+
+def test_what_counts_as_complete():
+    tokens = Tokens(*(np.zeros(8, dtype=np.int32),) * 3, np.arange(0, 9, 2), np.zeros(4))
+    scores = np.array([0.4, 0.595, 0.4, 0.61, 0.011, 0.0, 0.012, 0.0])
+    found = attribute.Attributions(
+        scores, np.array([1.5, 2.0, 0.0, 0.0]), np.array([0.5, 1.02, -0.01, -0.01])
+    )
+    assert found.sums(tokens).tolist() == pytest.approx([0.995, 1.01, 0.011, 0.012])
+    assert found.is_complete(tokens).tolist() == [True, False, True, False]
 
 
 def test_it_explains_in_float32(tiny_bert, toy_reviews, monkeypatch):
@@ -304,7 +363,17 @@ def test_it_explains_in_float32(tiny_bert, toy_reviews, monkeypatch):
         ),
         (
             {"n_steps": 0},
-            "n_steps=0; it must be an int from 1 or 'auto'. Use 'auto' if in doubt.",
+            "n_steps=0; it must be 'auto' or an int from 1 to 1000. Use 'auto' if in doubt.",
+        ),
+        (
+            {"n_steps": np.array([1, 2])},
+            "n_steps=array([1, 2]); it must be 'auto' or an int from 1 to 1000. Use 'auto' if in "
+            "doubt.",
+        ),
+        (
+            {"method": np.array(["occlusion", "x"])},
+            "method=array(['occlusion', 'x'], dtype='<U9'); allowed are 'integrated_gradients' and "
+            "'occlusion'. Choose one of them.",
         ),
         (
             {"method": "occlusion", "n_steps": 9},
@@ -334,7 +403,11 @@ def test_labels_of_other_types(tiny_bert, toy_reviews):
         clf = fitted(tiny_bert, (texts, np.array(values)[(labels == "good").astype(int)]))
         for target in (values[1], clf.classes_[1]):
             (found,) = clf.explain(["so dull"], target, "occlusion")
-            assert found.target == values[1]
+            assert found.target == values[1] and type(found.target) is type(values[1])
+        for target in ("1", None if values[1] is True else True, [1]):
+            with pytest.raises(ValueError, match="is not a class of the classifier"):
+                clf.explain(["so dull"], target if target is not None else 1)
+    assert _is_same(1.0, 1) and _is_same(np.float32(2), 2) and not _is_same(1, True)
 
 
 def test_it_needs_a_fit():

@@ -142,6 +142,37 @@ def test_it_draws_into_a_given_axes():
     assert right.axison and figure.get_figheight() == plt.rcParams["figure.figsize"][1]
 
 
+def test_surrogates_and_missing_glyphs_are_drawn():
+    found = attribution("x\ud83d 👍 joy", ["x\ud83d", "👍", "joy"], [1, 2, 3], target="\udc00")
+    display = TokenAttributionDisplay([found]).plot()
+    assert [word.get_text() for word in display.words_[0]] == ["x\ufffd", "👍", "joy"]
+    shown = Spans(display._repr_html_().encode().decode())
+    assert shown.text == "\ufffd: logit 1.25, all words hidden -0.50" + "x\ufffd 👍 joy"
+
+
+def test_a_figure_shortens_what_is_cut():
+    cut = " ".join(f"w{i}" for i in range(3000))
+    display = TokenAttributionDisplay([attribution(f"good {cut} bad", ["good", "bad"], [1, 2])])
+    drawn = [text.get_text() for text in display.plot().ax_.texts]
+    assert "[2,980 more words not read]" in drawn and len(drawn) == 1 + 2 + 20 + 1
+    assert "w9" in drawn and "w10" not in drawn and "w2989" not in drawn and "w2990" in drawn
+    assert cut in Spans(display._repr_html_()).text
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("a joy", "'a joy' (str)"), (["a joy"], "['a joy'] (list)"), (None, "None (NoneType)")],
+)
+def test_what_is_no_list_of_attributions_is_refused(given, shown):
+    message = (
+        f"attributions is {shown}; a list of TextAttribution is required. Pass clf.explain(X), or "
+        "[attribution] for a single one."
+    )
+    for show in (TokenAttributionDisplay(given).plot, TokenAttributionDisplay(given)._repr_html_):
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+            show()
+
+
 def test_a_text_without_words():
     display = TokenAttributionDisplay([attribution("", [], [])])
     assert display.plot().words_ == [[]]
@@ -184,8 +215,11 @@ TEXT = "a film that is a great joy"
 
 
 @pytest.mark.filterwarnings("ignore")  # of numba, and of the versions of SHAP
-def test_shap_explains_the_classifier(clf):
-    shap = pytest.importorskip("shap", reason="SHAP has no wheel for these versions of Python")
+def test_shap_explains_the_classifier(clf, monkeypatch):
+    numba = pytest.importorskip("numba", reason="SHAP has no wheel for these versions of Python")
+    with monkeypatch.context() as patch:
+        patch.setattr(numba.config, "DISABLE_JIT", True)  # compiling takes longer than explaining
+        shap = pytest.importorskip("shap", reason="SHAP has no wheel for these versions of Python")
     explainer = shap.Explainer(clf.predict_proba, shap.maskers.Text(r"\W+"), seed=0)
     found = explainer([TEXT], silent=True)
     total = found.base_values[0] + found.values[0].sum(axis=0)

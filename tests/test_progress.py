@@ -376,7 +376,7 @@ def test_long_computations_are_shown(
     for module in ("predict", "embed", "fill_mask"):
         monkeypatch.setattr(f"skbert.engine.prediction.{module}.token_budget", lambda device: 64)
     monkeypatch.setattr("skbert.engine.training.masked_lm.token_budget", lambda device: 64)
-    monkeypatch.setattr("skbert.engine.prediction.attribute._TOKENS_OF_OCCLUSION", 256)
+    monkeypatch.setattr("skbert.contract.explanation._TEXTS_AT_ONCE", 10)
     estimator, phase, call = calls(tiny_bert, fitted, pretrained, *toy_reviews)[name]
     monkeypatch.setattr(estimator, "verbose", 1)
     on_file, on_terminal = io.StringIO(), Terminal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +19,13 @@ from skbert.contract.texts import Texts, check_texts
 from skbert.engine.model.families import longest_text
 from skbert.engine.prediction.attribute import (
     INCOMPLETE,
+    MOST_STEPS,
+    NEGLIGIBLE,
     STEPS,
     integrated_gradients,
     occlusion,
 )
-from skbert.engine.prediction.parts import BatchProgress
+from skbert.engine.prediction.parts import with_progress
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.spans import TextPieces
 from skbert.engine.text.wordpiece import WordPieceTokenizer
@@ -33,7 +35,7 @@ from skbert.engine.warn import warn_user
 METHODS = ("integrated_gradients", "occlusion")
 
 # Number of texts that are explained at once, so that the memory is bounded.
-_TEXTS_AT_ONCE = 256
+_TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,12 @@ class TextAttribution:
         How the scores were computed.
     words : list of str
         The words, as they stand in the text. The tokenizer of the model decides what a word is:
-        that of BERT separates punctuation, and an emoji is one word.
+        that of BERT separates punctuation. An emoji that is read as its name is one word.
     word_scores : ndarray of shape (n_words,), float64
         Contribution of each word to the logit. Positive scores speak for `target`.
     word_spans : ndarray of shape (n_words, 2), int64
-        Start and stop of each word: ``text[start:stop]``.
+        Start and stop of each word: ``text[start:stop]``, or ``text[number][start:stop]`` with the
+        number in `word_texts` for a pair.
     word_texts : ndarray of shape (n_words,), int64
         0 if the word is in a single text or the first text of a pair, 1 if it is in the second.
     pieces : list of str
@@ -66,14 +69,15 @@ class TextAttribution:
         Contribution of each token. Those of a word add up to its score. With "occlusion", they are
         equal.
     piece_spans : ndarray of shape (n_pieces, 2), int64
-        Start and stop of each token in the text.
+        Start and stop of each token, as in `word_spans`.
     piece_words : ndarray of shape (n_pieces,), int64
         The position in `words` of the word of each token.
     logit : float
         The logit of `target` for the text.
     baseline_logit : float
         The same for the text with all tokens hidden, which means replaced by the mask token. With
-        "integrated_gradients", the scores add up to ``logit - baseline_logit``.
+        "integrated_gradients", the scores add up to ``logit - baseline_logit``, to within 1% or
+        0.001.
 
     Examples
     --------
@@ -121,12 +125,12 @@ class ExplainMixin:
         method : {"integrated_gradients", "occlusion"}, default="integrated_gradients"
             "integrated_gradients" integrates the gradient of the logit on the way from a text of
             mask tokens to the text [1]_. The scores add up to the difference of the two logits, to
-            within 1%. "occlusion" replaces one word at a time by mask tokens and takes the fall of
-            the logit [2]_. It asks directly what the model does without the word, but words that
-            say the same hide each other.
+            within 1% or 0.001. "occlusion" replaces one word at a time by mask tokens and takes
+            the fall of the logit [2]_. It asks directly what the model does without the word, but
+            words that say the same hide each other.
         n_steps : int or "auto", default="auto"
-            Number of points at which integrated gradients compute the gradient. "auto" starts with
-            32, and takes up to 512 for texts whose scores do not add up. Only for
+            Number of points at which integrated gradients compute the gradient, from 1 to 1,000.
+            "auto" takes 32, and then 128 and 512 for texts whose scores do not add up. Only for
             "integrated_gradients".
 
         Returns
@@ -144,7 +148,8 @@ class ExplainMixin:
         Warns
         -----
         ConvergenceWarning
-            If the scores of a text do not add up to the difference of the logits within 1%.
+            If the scores of a text do not add up to the difference of the logits within 1% or
+            0.001.
         TruncationWarning, UnknownTokenWarning
             As in `predict`.
 
@@ -181,8 +186,8 @@ class ExplainMixin:
         lost, n_incomplete = [], 0
         given = check_texts(self, X, reset=False)
         with show_texts("explaining", len(given), self.verbose) as part:
-            for texts in given.parts(_TEXTS_AT_ONCE):
-                done = _explain(self, texts, column, method, n_steps, part(len(texts)))
+            for texts in with_progress([*given.parts(_TEXTS_AT_ONCE)], part(len(given))):
+                done = _explain(self, texts, column, method, n_steps)
                 found += done.texts
                 lost.append(done.lost)
                 n_incomplete += done.n_incomplete
@@ -207,7 +212,6 @@ def _explain(
     column: int | None,
     method: str,
     n_steps: int | Literal["auto"],
-    progress: BatchProgress | None,
 ) -> _Explained:
     """Explain some texts; `column` is that of the target, or None for the predicted class."""
     check_max_length(estimator.max_length, longest_text(estimator.model_.config))
@@ -224,10 +228,10 @@ def _explain(
     if method == "occlusion":
         words = np.full(len(tokens.ids), -1)
         words[~tokens.is_special] = np.concatenate([reading.piece_words for reading in read])
-        found = occlusion(state.network, tokens, targets, neutral_id, words, progress)
+        found = occlusion(state.network, tokens, targets, neutral_id, words)
     else:
         steps = None if n_steps == "auto" else int(n_steps)
-        found = integrated_gradients(state.network, tokens, targets, neutral_id, steps, progress)
+        found = integrated_gradients(state.network, tokens, targets, neutral_id, steps)
         n_incomplete = int(np.count_nonzero(~found.is_complete(tokens)))
     ends = np.cumsum([len(reading.piece_words) for reading in read])[:-1]
     scores = np.split(found.scores[~tokens.is_special], ends)
@@ -293,15 +297,18 @@ class _Reading:
 
 
 def _check_arguments(method: Any, n_steps: Any) -> None:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
-            f"method={method!r}; allowed are {METHODS[0]!r} and {METHODS[1]!r}. Choose one of them."
+            f"method={shorten(method)}; allowed are {METHODS[0]!r} and {METHODS[1]!r}. Choose one "
+            "of them."
         )
-    if n_steps == "auto":
+    if isinstance(n_steps, str) and n_steps == "auto":
         return
-    if not isinstance(n_steps, Integral) or isinstance(n_steps, bool) or n_steps < 1:
+    is_number = isinstance(n_steps, Integral) and not isinstance(n_steps, bool)
+    if not is_number or not 1 <= n_steps <= MOST_STEPS:
         raise ValueError(
-            f"n_steps={n_steps!r}; it must be an int from 1 or 'auto'. Use 'auto' if in doubt."
+            f"n_steps={shorten(n_steps)}; it must be 'auto' or an int from 1 to {MOST_STEPS}. Use "
+            "'auto' if in doubt."
         )
     if method == "occlusion":
         raise ValueError(
@@ -313,14 +320,22 @@ def _check_arguments(method: Any, n_steps: Any) -> None:
 def _column_of(classes: np.ndarray, target: Any) -> int:
     """Find the column of the logits of a class."""
     labels = classes.tolist()
-    value = target.item() if isinstance(target, np.generic) else target
     for column, label in enumerate(labels):
-        if type(value) is type(label) and value == label:
+        if _is_same(target, label):
             return column
     raise ValueError(
         f"target={shorten(target)} is not a class of the classifier; allowed are {labels}. Pass "
         "one of them, or None for the predicted class of each text."
     )
+
+
+def _is_same(target: Any, label: Any) -> bool:
+    """Compare a target with a label; 1 is 1.0, but not True."""
+    if isinstance(label, str):
+        return isinstance(target, str) and target == label
+    kinds = (bool, np.bool_)
+    is_number = isinstance(target, (Real, np.bool_))
+    return is_number and isinstance(target, kinds) == isinstance(label, kinds) and target == label
 
 
 def _neutral_id(tokenizer: Any) -> int:
@@ -342,6 +357,6 @@ def _warn_of_incomplete(n_incomplete: int, n_texts: int, n_steps: int | Literal[
         advice = f"Increase n_steps, or use n_steps='auto', which takes up to {STEPS[-1]}"
     warn_user(
         f"The scores of {n_incomplete} of {n_texts} texts do not add up to the difference of the "
-        f"logits within {INCOMPLETE:.0%} with {steps} steps. {advice}.",
+        f"logits within {INCOMPLETE:.0%} or {NEGLIGIBLE} with {steps} steps. {advice}.",
         ConvergenceWarning,
     )

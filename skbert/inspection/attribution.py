@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -11,6 +13,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from skbert.contract.containers import shorten
 from skbert.contract.explanation import ExplainMixin, TextAttribution
 from skbert.inspection.drawing import refused
 
@@ -20,6 +23,9 @@ _FOR, _AGAINST = (42, 111, 219), (222, 116, 9)
 # Opacity of the strongest word. Text keeps a contrast of at least 4.5 to 1 on light and on dark
 # ground.
 _STRONGEST = 0.55
+
+# How many words of a part that truncation cut a figure shows at most at each end.
+_MOST_CUT_WORDS = 10
 
 _ALLOWED = "a fitted BertSentimentClassifier"
 
@@ -128,6 +134,10 @@ class TokenAttributionDisplay:
     def plot(self, ax: Any = None) -> Self:
         """Draw the texts below each other, broken into lines.
 
+        A figure is for a few texts: it shows only the first and the last words of a longer part
+        that truncation cut. matplotlib warns if its font lacks a character, such as an emoji; the
+        HTML of a notebook shows them.
+
         Parameters
         ----------
         ax : matplotlib Axes, default=None
@@ -141,11 +151,15 @@ class TokenAttributionDisplay:
 
         Raises
         ------
+        TypeError
+            If `attributions` is not a list of `TextAttribution`.
         ImportError
             If matplotlib is not installed.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
+
+        _check_attributions(self.attributions)
 
         is_own = ax is None
         if is_own:
@@ -153,8 +167,10 @@ class TokenAttributionDisplay:
         ax.set_axis_off()
         ax.set(xlim=(0, 1), ylim=(0, 1))
         self.ax_, self.figure_ = ax, ax.figure
-        pen = _Pen(ax)
-        self.words_ = [self._draw(pen, found) for found in self.attributions]
+        with warnings.catch_warnings():  # matplotlib repeats them when it draws the figure
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            pen = _Pen(ax)
+            self.words_ = [self._draw(pen, found) for found in self.attributions]
         if is_own:
             # The same words on the same lines: only the height changes.
             height = self.figure_.get_figheight() * max(pen.used, 0.1)
@@ -163,10 +179,10 @@ class TokenAttributionDisplay:
         return self
 
     def _draw(self, pen: _Pen, found: TextAttribution) -> list[Any]:
-        pen.write(_title(found), weight="bold", size="small")
+        pen.write(_readable(_title(found)), weight="bold", size="small")
         pen.end_line()
         words = []
-        for text, number in _texts(found):
+        for number, text in enumerate(_texts(found)):
             for part in _parts(found, text, number):
                 if part.score is None:
                     pen.write_words(part.text, alpha=0.4 if part.is_cut else 1)
@@ -181,14 +197,29 @@ class TokenAttributionDisplay:
 
         All characters of the texts and of the labels are escaped.
         """
+        _check_attributions(self.attributions)
         shown = "".join(_html(found) for found in self.attributions)
         return f'<div class="skbert-attribution" style="line-height: 1.9">{shown}</div>'
 
 
-def _texts(found: TextAttribution) -> Iterator[tuple[str, int]]:
+def _check_attributions(attributions: Any) -> None:
+    is_list = isinstance(attributions, (list, tuple))
+    if not is_list or not all(isinstance(found, TextAttribution) for found in attributions):
+        raise TypeError(
+            f"attributions is {shorten(attributions)} ({type(attributions).__name__}); a list of "
+            "TextAttribution is required. Pass clf.explain(X), or [attribution] for a single one."
+        )
+
+
+def _readable(text: str) -> str:
+    """Replace surrogates, which neither a font nor UTF-8 has, one by one."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _texts(found: TextAttribution) -> list[str]:
+    """Return the one or two texts."""
     texts = (found.text,) if isinstance(found.text, str) else found.text
-    for number, text in enumerate(texts):
-        yield text, number
+    return [_readable(text) for text in texts]
 
 
 def _parts(found: TextAttribution, text: str, number: int) -> Iterator[_Part]:
@@ -228,10 +259,10 @@ def _title(found: TextAttribution) -> str:
 
 def _html(found: TextAttribution) -> str:
     texts = []
-    for text, number in _texts(found):
+    for number, text in enumerate(_texts(found)):
         spans = "".join(_html_of_part(found, part) for part in _parts(found, text, number))
         texts.append(f'<div dir="auto" style="white-space: pre-wrap">{spans}</div>')
-    title = html.escape(_title(found))
+    title = html.escape(_readable(_title(found)))
     return f'<div style="margin: 0 0 1em"><small><b>{title}</b></small>{"".join(texts)}</div>'
 
 
@@ -301,7 +332,12 @@ class _Pen:
             if "\n" in text:
                 self.end_line()
             return
-        for word in text.split():
+        words = text.split()
+        if len(words) > 2 * _MOST_CUT_WORDS:
+            n_left_out = len(words) - 2 * _MOST_CUT_WORDS
+            first, last = words[:_MOST_CUT_WORDS], words[-_MOST_CUT_WORDS:]
+            words = [*first, f"[{n_left_out:,} more words not read]", *last]
+        for word in words:
             self._x += self._gap
             self.write(word, alpha=alpha)
         self._x += self._gap

@@ -8,6 +8,7 @@ whose tokens are replaced by a neutral one. All computations are in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from skbert.engine.model.device import gradients_on, to_device
 from skbert.engine.model.encoder import WordVectors
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import TextClassifier
-from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
+from skbert.engine.prediction.parts import compute_parts, token_budget
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import budgeted_batches, pack
 from skbert.engine.text.tokens import Tokens
@@ -28,10 +29,13 @@ TOKENS_WITH_GRADIENTS = 512
 #: Numbers of steps that "auto" tries one after the other.
 STEPS = (32, 128, 512)
 
+#: The largest number of steps. The points of more are slow to find: their time grows as the cube.
+MOST_STEPS = 1000
+
 #: A sum of attributions is complete if it differs by at most this share of the difference of the
-#: logits, or by `_NEGLIGIBLE` logits, which is 1,000 times the rounding of a logit.
+#: logits, or by `NEGLIGIBLE` logits, which is 1,000 times the rounding of a logit.
 INCOMPLETE = 0.01
-_NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Attributions:
         """Tell for which texts the scores add up to the difference of the logits: (n_texts,)."""
         difference = self.logits - self.baseline_logits
         error = np.abs(self.sums(tokens) - difference)
-        return error <= np.maximum(INCOMPLETE * np.abs(difference), _NEGLIGIBLE)
+        return error <= np.maximum(INCOMPLETE * np.abs(difference), NEGLIGIBLE)
 
 
 def integrated_gradients(
@@ -68,7 +72,6 @@ def integrated_gradients(
     targets: np.ndarray,
     neutral_id: int,
     n_steps: int | None = None,
-    progress: BatchProgress | None = None,
 ) -> Attributions:
     """Integrate the gradient of the target's logit on the way from neutral tokens to the text.
 
@@ -88,23 +91,16 @@ def integrated_gradients(
     n_steps : int or None
         Number of points of the way. None takes the first of `STEPS` for which the scores are
         complete, for each text.
-    progress : BatchProgress or None
-        Shows the progress of the first number of steps.
 
     Returns
     -------
     Attributions
     """
     classifier = replace(classifier, precision=torch.float32)
-    logits = _logits_of_targets(classifier, tokens, targets)
-    baseline = _logits_of_targets(classifier, _neutral(tokens, neutral_id), targets)
-    found = Attributions(np.zeros(len(tokens.ids)), logits, baseline)
+    found = _without_scores(classifier, tokens, targets, neutral_id)
     rows = np.arange(len(tokens))
     for steps in STEPS if n_steps is None else (n_steps,):
-        scores = _integrate(
-            classifier, tokens.take(rows), targets[rows], neutral_id, steps, progress
-        )
-        progress = None
+        scores = _integrate(classifier, tokens.take(rows), targets[rows], neutral_id, steps)
         found.scores[tokens.places(rows)] = scores
         rows = rows[~found.is_complete(tokens)[rows]]
         if not len(rows):
@@ -118,7 +114,6 @@ def occlusion(
     targets: np.ndarray,
     neutral_id: int,
     words: np.ndarray,
-    progress: BatchProgress | None = None,
 ) -> Attributions:
     """Measure by how much the target's logit falls if one word is replaced by neutral tokens.
 
@@ -132,15 +127,13 @@ def occlusion(
         As in `integrated_gradients`.
     words : ndarray of shape (n_tokens,), int64
         The word of each token, from 0 in each text; -1 for special tokens.
-    progress : BatchProgress or None
 
     Returns
     -------
     Attributions
     """
     classifier = replace(classifier, precision=torch.float32)
-    logits = _logits_of_targets(classifier, tokens, targets)
-    baseline = _logits_of_targets(classifier, _neutral(tokens, neutral_id), targets)
+    found = _without_scores(classifier, tokens, targets, neutral_id)
     text = np.repeat(np.arange(len(tokens)), tokens.lengths)
     is_piece = words >= 0
     n_words = np.zeros(len(tokens), dtype=np.int64)
@@ -150,7 +143,7 @@ def occlusion(
     text_of_word = np.repeat(np.arange(len(tokens)), n_words)
     falls = np.zeros(len(text_of_word))
     parts = budgeted_batches(tokens.lengths[text_of_word], _TOKENS_OF_OCCLUSION)
-    for part in shown(parts, progress):
+    for part in parts:
         variants = tokens.take(text_of_word[part])
         hidden = np.repeat(part, variants.lengths)
         source = tokens.places(text_of_word[part])
@@ -159,15 +152,23 @@ def occlusion(
         without = _logits_of_targets(
             classifier, replace(variants, ids=ids.astype(np.int32)), targets[rows]
         )
-        falls[part] = logits[rows] - without
+        falls[part] = found.logits[rows] - without
     n_pieces = np.bincount(word_of_token[is_piece], minlength=len(falls))
-    scores = np.zeros(len(tokens.ids))
-    scores[is_piece] = (falls / np.maximum(n_pieces, 1))[word_of_token[is_piece]]
-    return Attributions(scores, logits, baseline)
+    found.scores[is_piece] = (falls / np.maximum(n_pieces, 1))[word_of_token[is_piece]]
+    return found
 
 
 # Variants of texts that are made at a time; prediction cuts them into batches.
 _TOKENS_OF_OCCLUSION = 2**14
+
+
+def _without_scores(
+    classifier: TextClassifier, tokens: Tokens, targets: np.ndarray, neutral_id: int
+) -> Attributions:
+    """Compute both logits of each text; the scores are zeros."""
+    logits = _logits_of_targets(classifier, tokens, targets)
+    baseline_logits = _logits_of_targets(classifier, _neutral(tokens, neutral_id), targets)
+    return Attributions(np.zeros(len(tokens.ids)), logits, baseline_logits)
 
 
 def _logits_of_targets(
@@ -183,6 +184,13 @@ def _neutral(tokens: Tokens, neutral_id: int) -> Tokens:
     return replace(tokens, ids=ids)
 
 
+@lru_cache(maxsize=8)
+def _points(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute where on the way from 0 to 1 the gradient is taken, and how much it counts."""
+    nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+    return (nodes + 1) / 2, weights / 2
+
+
 @gradients_on()
 def _integrate(
     classifier: TextClassifier,
@@ -190,11 +198,9 @@ def _integrate(
     targets: np.ndarray,
     neutral_id: int,
     n_steps: int,
-    progress: BatchProgress | None,
 ) -> np.ndarray:
     """Compute the attributions with `n_steps` points for each text: (n_tokens,), float64."""
-    nodes, weights = np.polynomial.legendre.leggauss(n_steps)
-    nodes, weights = (nodes + 1) / 2, weights / 2
+    nodes, weights = _points(n_steps)
     text_of_row = np.repeat(np.arange(len(tokens)), n_steps)
     step_of_row = np.tile(np.arange(n_steps), len(tokens))
     neutral_ids = _neutral(tokens, neutral_id).ids
@@ -223,6 +229,6 @@ def _integrate(
     is_cpu = classifier.device.type == "cpu"
     budget = TOKENS_WITH_GRADIENTS if is_cpu else token_budget(classifier.device) // 4
     parts = budgeted_batches(tokens.lengths[text_of_row], budget)
-    for _ in compute_parts(shown(parts, progress), add_up):
+    for _ in compute_parts(parts, add_up):
         pass
     return scores

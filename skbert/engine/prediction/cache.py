@@ -57,11 +57,12 @@ class CacheInfo:
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
     >>> from skbert import BertEmbeddingTransformer
-    >>> features = BertEmbeddingTransformer(cache="memory")
-    >>> features.fit_transform(["so dull", "what a joy", "so dull"]).shape
-    (3, 384)
-    >>> features.cache_info_
+    >>> with TemporaryDirectory() as folder:
+    ...     features = BertEmbeddingTransformer(cache=folder)
+    ...     _ = features.fit_transform(["so dull", "what a joy", "so dull"])
+    ...     features.cache_info_
     CacheInfo(hits=0, misses=2, size=2)
     """
 

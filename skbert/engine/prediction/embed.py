@@ -27,8 +27,8 @@ from skbert.engine.prediction.parts import (
     BatchProgress,
     Pieces,
     compute_parts,
-    shown,
     token_budget,
+    with_progress,
 )
 from skbert.engine.prediction.predict import fill_rows
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
@@ -141,7 +141,7 @@ def embed_texts(
     pooled = torch.empty(len(tokens), embedder.d_model, dtype=torch.float32, device=embedder.device)
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with constant_weights(embedder.device, embedder.precision):
-        fill_rows(pooled, tokens, shown(parts, progress), embedder.pool)
+        fill_rows(pooled, tokens, with_progress(parts, progress), embedder.pool)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
     _check_finite(pooled, np.arange(len(tokens)))
@@ -175,7 +175,7 @@ def embed_texts_cached(
 
     def batches(missing: np.ndarray) -> Iterable[np.ndarray]:
         parts = split_by_tokens(tokens.lengths[distinct], missing, budget)
-        return shown(parts, next(rounds, None))
+        return with_progress(parts, next(rounds, None))
 
     def compute(missing: np.ndarray) -> np.ndarray:
         # The longest texts come first already, and `pack` sorts stably, so the order stays.
@@ -257,7 +257,7 @@ def embed_tokens(
 
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(embedder.device))
     with torch.inference_mode(), constant_weights(embedder.device, embedder.precision):
-        for _, (batch, states) in compute_parts(shown(parts, progress), compute_rows):
+        for _, (batch, states) in compute_parts(with_progress(parts, progress), compute_rows):
             ends = pairwise(batch.cu_seqlens.tolist())
             for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]

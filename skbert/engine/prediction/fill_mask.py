@@ -12,7 +12,7 @@ from torch import Tensor
 from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, token_budget, with_progress
 from skbert.engine.text.packing import budgeted_batches, pack, token_index
 from skbert.engine.text.sentences import IS_NEXT
 from skbert.engine.text.tokens import Tokens
@@ -76,7 +76,9 @@ def guess_words(
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for _, (where, best_ids, best) in compute_parts(shown(parts, progress), compute_rows):
+        for _, (where, best_ids, best) in compute_parts(
+            with_progress(parts, progress), compute_rows
+        ):
             ids[where], probabilities[where] = best_ids, best
     return Guesses(np.searchsorted(tokens.offsets, places, side="right") - 1, ids, probabilities)
 
@@ -96,7 +98,7 @@ def next_sentence_probabilities(
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        for _, (rows, probabilities) in compute_parts(shown(parts, progress), compute_rows):
+        for _, (rows, probabilities) in compute_parts(with_progress(parts, progress), compute_rows):
             out[rows] = probabilities
     return out
 

@@ -34,7 +34,9 @@ def token_budget(device: torch.device) -> int:
     return TOKEN_BUDGET if device.type == "cpu" else _TOKEN_BUDGET_OF_ACCELERATORS
 
 
-def shown(batches: Sequence[np.ndarray], progress: BatchProgress | None) -> Iterable[np.ndarray]:
+def with_progress(
+    batches: Sequence[np.ndarray], progress: BatchProgress | None
+) -> Iterable[np.ndarray]:
     """Return the same batches, whose progress is shown unless `progress` is None."""
     return progress(batches) if progress else batches
 

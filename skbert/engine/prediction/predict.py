@@ -15,7 +15,7 @@ import torch
 from skbert.engine.model.device import to_device
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.onednn import constant_weights
-from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, token_budget, with_progress
 from skbert.engine.text.packing import PackedBatch, distinct_texts, pack, split_by_tokens
 from skbert.engine.text.tokens import Tokens
 
@@ -62,7 +62,7 @@ def _predict(
     rows = torch.empty(len(tokens), width, device=classifier.device, dtype=torch.float32)
     parts = split_by_tokens(tokens.lengths, distinct, token_budget(classifier.device))
     with constant_weights(classifier.device, classifier.precision):
-        fill_rows(rows, tokens, shown(parts, progress), compute)
+        fill_rows(rows, tokens, with_progress(parts, progress), compute)
     return rows.cpu().numpy()[stands_for]
 
 

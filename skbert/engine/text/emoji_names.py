@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 # Each emoji has a character of these. Digits are emoji only before U+20E3, which is one of them.
 _MAY_BE_EMOJI = re.compile("[\u00a9\u00ae\u203c-\u3299\U0001f000-\U000e007f]")
 
@@ -69,18 +71,19 @@ def replace_all(text: str, replacements: list[Replacement]) -> str:
     return "".join([*parts, text[stop:]]) if parts else text
 
 
-def original_places(text: str, replacements: list[Replacement]) -> list[tuple[int, int]]:
+def map_to_original(text: str, replacements: list[Replacement]) -> np.ndarray:
     """Find the characters of a text that each character after `replace_all` stands for.
 
     Returns
     -------
-    list of (int, int)
-        Start and stop in `text`. All characters of a name stand for its whole emoji.
+    ndarray of shape (n_characters + 1, 2), int64
+        Start and stop in `text`. All characters of a name stand for all that it replaces. The last
+        row is the end of the text.
     """
-    places: list[tuple[int, int]] = []
-    stop = 0
-    for replacement in replacements:
-        places += [(i, i + 1) for i in range(stop, replacement.start)]
-        places += [(replacement.start, replacement.stop)] * len(replacement.name)
+    runs, stop = [], 0
+    for replacement in [*replacements, Replacement(len(text), len(text), " ")]:
+        between = np.arange(stop, replacement.start, dtype=np.int64)
+        name = np.array([[replacement.start, replacement.stop]], dtype=np.int64)
+        runs += [np.stack([between, between + 1], axis=1), name.repeat(len(replacement.name), 0)]
         stop = replacement.stop
-    return places + [(i, i + 1) for i in range(stop, len(text))]
+    return np.concatenate(runs)

@@ -19,7 +19,7 @@ import tokenizers
 from skbert.engine.text.emoji_names import (
     Replacement,
     emoji_replacements,
-    original_places,
+    map_to_original,
     replace_all,
 )
 from skbert.engine.text.layout import Layout, share_room, truncate
@@ -197,16 +197,15 @@ class WordPieceTokenizer:
 
         Their ids are those of `tokenize_bare`.
         """
-        replacements = self._emoji_replacements(text)
-        encoding = self._backend.encode(
-            readable(replace_all(text, replacements)), add_special_tokens=False
-        )
-        places = original_places(text, replacements)
-        end = (len(text), len(text))
-        places += [end] * (1 + max((stop for _, stop in encoding.offsets), default=0) - len(places))
-        spans = [
-            (places[start][0], places[max(start, stop - 1)][1]) for start, stop in encoding.offsets
-        ]
+        names = self._emoji_replacements(text)
+        named = replace_all(text, names)
+        pairs = _surrogate_pairs(named)
+        encoding = self._backend.encode(readable(named), add_special_tokens=False)
+        in_text, in_named = map_to_original(text, names), map_to_original(named, pairs)
+        first, stop = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+        starts = in_text[in_named[first, 0], 0]
+        stops = in_text[np.maximum(in_named[np.maximum(stop - 1, first), 1] - 1, 0), 1]
+        spans = [*zip(starts.tolist(), np.maximum(starts, stops).tolist(), strict=True)]
         return TextPieces.of(text, encoding.ids, encoding.tokens, spans, encoding.word_ids)
 
     def kept_pieces(
@@ -267,6 +266,14 @@ class WordPieceTokenizer:
 def readable(text: str) -> str:
     """Replace lone surrogates, which have no UTF-8, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _surrogate_pairs(text: str) -> list[Replacement]:
+    """Find the pairs of surrogates that `readable` reads as one character."""
+    if text.isascii():
+        return []
+    found = re.finditer("[\ud800-\udbff][\udc00-\udfff]", text)
+    return [Replacement(*match.span(), readable(match[0])) for match in found]
 
 
 def _unknown_id(backend: tokenizers.Tokenizer, model: dict[str, Any]) -> int | None:

@@ -26,7 +26,7 @@ from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch, stage
 from skbert.engine.model.dropout import Dropout, no_dropout
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.model.networks import PretrainingNetwork
-from skbert.engine.prediction.parts import BatchProgress, compute_parts, shown, token_budget
+from skbert.engine.prediction.parts import BatchProgress, compute_parts, token_budget, with_progress
 from skbert.engine.text.masking import (
     NOT_MASKED,
     MaskedTokens,
@@ -352,7 +352,9 @@ def masked_loss(
 
     parts = budgeted_batches(tokens.lengths, token_budget(network.device))
     with torch.inference_mode():
-        total = math.fsum(loss for _, loss in compute_parts(shown(parts, progress), compute_rows))
+        total = math.fsum(
+            loss for _, loss in compute_parts(with_progress(parts, progress), compute_rows)
+        )
     return total / int(texts.n_masked.sum())
 
 
