@@ -5,8 +5,9 @@ used (SPEC 1, https://scientific-python.org/specs/spec-0001/). transformers foll
 estimator first builds a model.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skbert.engine.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from skbert.classifier import BertSentimentClassifier
@@ -46,15 +47,4 @@ __all__ = [
     "free_pretrained",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'skbert' has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF, __all__)

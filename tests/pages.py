@@ -1,7 +1,8 @@
 """Run the code of a Markdown page as a reader would: block after block, in one namespace.
 
 - A block of ``python`` runs. A comment that is itself a value must be the value of the expression
-  before it: ``clf.predict(texts)  # array(['good'])``. Other comments are free.
+  before it: ``clf.predict(texts)  # array(['good'])``. Elsewhere in the block, and not on a line of
+  its own, a value is an error. Other comments are free.
 - A block of ``output`` must be what the block before it prints. As in a notebook, the value of its
   last line counts as printed. ``...`` stands for anything.
 - ``<!-- invisible-code-block: python ... -->`` runs, and the reader does not see it.
@@ -93,6 +94,12 @@ class Page:
         if skipped:
             return
         values = values_in_comments(block.parsed, first_line)
+        compared = {node.end_lineno for node in tree.body if isinstance(node, ast.Expr)}
+        for line in values.keys() - compared:
+            raise AssertionError(
+                f"The comment of line {line} is a value, {values[line]}, but the line is not the "
+                "end of an expression whose value it could be."
+            )
         out = io.StringIO()
         with redirect_stdout(out):
             for node in tree.body:

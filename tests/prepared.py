@@ -10,17 +10,23 @@ The process that forks runs this file, and takes one request at a time from a so
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.offline import ROOT, block_network, offline_environment
 
 _MOST_BYTES = 2**20  # of a request
+
+#: A process may run for this number of seconds; the process that forks may take as long to answer.
+TIMEOUT = 300.0
 
 
 class PreparedProcess:
@@ -34,24 +40,43 @@ class PreparedProcess:
 
     def __init__(self, server: "PreparedProcesses", pid: int, stdin: int, stdout: int) -> None:
         self._server, self.pid, self._code = server, pid, None
+        self._deadline = time.monotonic() + server.timeout
         self.stdin, self.stdout = open(stdin, "w"), open(stdout, encoding="utf-8")
 
     def poll(self) -> int | None:
-        """Return the exit status, or None while the process runs."""
+        """Return the exit status, or None while the process runs.
+
+        A process that runs for too long is killed: a TimeoutError.
+        """
         if self._code is None:
             self._code = self._server.ask({"poll": self.pid})
+        if self._code is None and time.monotonic() > self._deadline:
+            self._kill()
+            self.wait()
+            raise TimeoutError(self._server.describe_timeout(self.pid))
         return self._code
 
     def wait(self) -> int:
         """Return the exit status when the process has ended."""
         if self._code is None:
-            self._code = self._server.ask({"wait": self.pid})
+            try:
+                self._code = self._server.wait(self.pid)
+            except TimeoutError:
+                self._code = -signal.SIGKILL
+                raise
         return self._code
+
+    def _kill(self) -> None:
+        if self._code is None:  # until the server has waited for it, its number is not used again
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def __enter__(self) -> "PreparedProcess":
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type | None, *error: Any) -> None:
+        if kind is not None:  # the process may wait for what the test no longer does
+            self._kill()
         self.stdin.close()
         self.stdout.close()
         self.wait()
@@ -64,7 +89,14 @@ class PreparedProcesses:
     ----------
     folder : Path
         For the hub cache.
+
+    Attributes
+    ----------
+    timeout : float
+        After this number of seconds, a process that runs is killed: a TimeoutError.
     """
+
+    timeout = TIMEOUT
 
     def __init__(self, folder: Path) -> None:
         self._socket, theirs = socket.socketpair()
@@ -78,8 +110,36 @@ class PreparedProcesses:
 
     def ask(self, request: dict[str, Any], files: tuple[int, ...] = ()) -> Any:
         """Send a request, and files to the new process; return the answer."""
-        socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], files)
-        return json.loads(self._socket.recv(_MOST_BYTES))
+        self._socket.settimeout(self.timeout)
+        with suppress(BrokenPipeError, ConnectionResetError):  # then there is no answer either
+            socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], files)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        answer = b""
+        with suppress(ConnectionResetError):
+            answer = self._socket.recv(_MOST_BYTES)
+        if not answer:
+            code = self._server.wait(self.timeout)
+            raise RuntimeError(
+                f"The process {self._server.pid}, which starts processes, has ended with the exit "
+                f"status {code}."
+            )
+        return json.loads(answer)
+
+    def wait(self, pid: int) -> int:
+        """Return the exit status when a process has ended; kill it if that takes too long."""
+        try:
+            return self.ask({"wait": pid})
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self._receive()  # the answer to the question above
+            raise TimeoutError(self.describe_timeout(pid)) from None
+
+    def describe_timeout(self, pid: int) -> str:
+        """Say which process was killed, and why."""
+        return f"The process {pid} has not ended within {self.timeout:g} s and was killed."
 
     def start(self, code: str, *arguments: str, folder: Path = ROOT) -> PreparedProcess:
         """Start a process that runs `code`; what it writes to stderr goes to that of the test.
@@ -107,7 +167,12 @@ class PreparedProcesses:
             with open(os.devnull) as nothing:
                 files = (nothing.fileno(), out.fileno(), err.fileno())
                 pid = self._start(code, arguments, folder, files)
-            returncode = self.ask({"wait": pid})
+            try:
+                returncode = self.wait(pid)
+            except TimeoutError as error:
+                err.seek(0)
+                error.add_note(err.read().decode())
+                raise
             written = []
             for file in (out, err):
                 file.seek(0)
@@ -119,14 +184,24 @@ class PreparedProcesses:
         self, code: str, arguments: tuple[str, ...], folder: Path, files: tuple[int, int, int]
     ) -> int:
         request = {"code": code, "argv": ["-c", *map(str, arguments)], "cwd": str(folder)}
-        return self.ask(request, files)
+        try:
+            return self.ask(request, files)
+        except TimeoutError:
+            self._server.kill()  # what it answers later would be taken for another answer
+            raise TimeoutError(
+                f"The process {self._server.pid}, which starts processes, has started none within "
+                f"{self.timeout:g} s and was killed."
+            ) from None
 
     def __enter__(self) -> "PreparedProcesses":
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._socket.close()
-        self._server.wait()
+        try:
+            self._server.wait(self.timeout)
+        finally:
+            self._server.kill()  # does nothing if it has ended
 
 
 def _child(request: dict[str, Any], files: list[int], attempts: list[tuple]) -> None:

@@ -522,8 +522,13 @@ def test_texts_that_an_estimator_refuses(tiny_bert, clf):
         "lengths contains 0 texts; a minimum of 1 is required. Pass the number of tokens of each "
         "text."
     )
+    empty = TokenLengthDisplay(np.array([]), max_length=8)
     with pytest.raises(ValueError, match=exactly(expected)):
-        TokenLengthDisplay(np.array([], dtype=int), max_length=8).plot()
+        empty.plot()
+    with pytest.raises(ValueError, match=exactly(expected)):
+        _ = empty.truncated_fraction
+    with pytest.raises(ValueError, match=exactly(expected)):
+        _ = empty.lost_fraction
 
 
 @pytest.mark.parametrize("max_length", [5, 128, 512])

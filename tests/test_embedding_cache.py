@@ -1,5 +1,6 @@
 """The caches compute each vector once, and survive writers that are killed."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -453,12 +454,11 @@ def test_processes_that_begin_a_folder_at_once(prepared, tiny_bert, tmp_path):
             ).transform(texts[start : start + 20])
         """
     )
-    processes = [prepared.start(script) for _ in range(3)]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        with process:
-            assert process.wait() == 0
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(prepared.start(script)) for _ in range(3)]
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.wait() for process in processes] == [0, 0, 0]
     info = transformer_of(tiny_bert, cache=Path(tmp_path) / "new").cache_info_
     assert info == CacheInfo(hits=400, misses=200, size=200)

@@ -22,22 +22,22 @@ LEGEND = {row[0]: re.findall(r"`(test_\w+\.py::\w+)`", row[2]) for row in rows_o
 FILES = sorted({test.split("::")[0] for tests in LEGEND.values() for test in tests})
 
 
-class Collected:
-    """A plugin that keeps the names of the collected tests, which pytest does not run."""
-
-    names: tuple[str, ...] = ()
-
-    def pytest_collection_finish(self, session):
-        self.names = tuple(item.nodeid for item in session.items)
+COLLECT = """
+import pytest
+assert pytest.main(sys.argv[1:]) == 0
+"""
 
 
 @pytest.fixture(scope="module")
-def known_tests():
+def known_tests(prepared, tmp_path_factory):
     """For each test function of the page, the names of the families in its parameters."""
-    options = ["--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    collected = Collected()
-    assert pytest.main([*options, *(f"{ROOT}/tests/{name}" for name in FILES)], [collected]) == 0
-    found = (re.match(r"tests/(test_\w+\.py::\w+)\[(.*)\]$", name) for name in collected.names)
+    # Assertions stay as they are written: pytest cannot rewrite what the process has imported.
+    options = ["--collect-only", "-q", "--assert=plain", "-p", "no:cacheprovider"]
+    options += ["--rootdir", str(ROOT)]
+    files = [f"{ROOT}/tests/{name}" for name in FILES]
+    done = prepared.run(COLLECT, *options, *files, folder=tmp_path_factory.mktemp("collect"))
+    names = done.stdout.splitlines()
+    found = (re.match(r"tests/(test_\w+\.py::\w+)\[(.*)\]$", name) for name in names)
     return [match.groups() for match in found if match]
 
 

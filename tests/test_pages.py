@@ -144,6 +144,9 @@ def test_a_right_page_runs(tmp_path):
 @pytest.mark.parametrize(
     ("right", "wrong", "error"),
     [
+        ("n = len(texts)", "n = 2  # 2", r"^The comment of line 11 is a value, 2, but the line is"),
+        ("n + 1  # labels", "if n:\n    n + 1  # 3", r"^The comment of line 18 is a value, 3, but"),
+        ("list(range(9))", "list(  # [0]\n    range(9))", r"^The comment of line 16 is a value, "),
         ("n  # 2", "n  # 3", r"^The page shows\n3\nand its code gives\n2\n"),
         ("array(['good'], dtype='<U4')", "array(['bad'])", "and its code gives\narray"),
         ("\n1.0\n", "\n1.5\n", r"and its code gives\n2 texts\n1.0\n"),

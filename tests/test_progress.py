@@ -1,5 +1,6 @@
 """What `verbose=1` shows: bars on a terminal, whole lines elsewhere, and nothing with 0."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -472,10 +473,43 @@ class Plain:
         pass
 
 
-@pytest.mark.parametrize("kind", ["none", "closed", "broken", "no file"])
-def test_a_fit_survives_a_stderr_that_fails(tiny_bert, toy_reviews, monkeypatch, kind):
+class BrokenTerminal(Terminal):
+    """It has failed `n_failures` times, in `write` or in `flush`."""
+
+    def __init__(self, error, method):
+        super().__init__()
+        self.n_failures = 0
+        setattr(self, method, self.fail)
+        self.error = error
+
+    def fail(self, *text):
+        self.n_failures += 1
+        raise self.error
+
+
+BROKEN_TERMINALS = {
+    f"{name} {method}": (error, method)
+    for name, error in {
+        "pipe": BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        "disk": OSError(errno.ENOSPC, "No space left on device"),
+        "detached": ValueError("underlying buffer has been detached"),
+    }.items()
+    for method in ("write", "flush")
+}
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "broken", "no file", *BROKEN_TERMINALS])
+def test_a_fit_survives_a_stderr_that_fails(tiny_bert, toy_reviews, monkeypatch, at_once, kind):
     closed = io.StringIO()
     closed.close()
     streams = {"none": None, "closed": closed, "broken": Broken(), "no file": Plain()}
+    streams |= {name: BrokenTerminal(*how) for name, how in BROKEN_TERMINALS.items()}
     monkeypatch.setattr(sys, "stderr", streams[kind])
-    assert classifier(tiny_bert).fit(*toy_reviews).n_epochs_ == 2
+    losing(monkeypatch, [0.4, 0.5])  # so that a line follows the bar
+    X, y = toy_reviews
+    clf = classifier(tiny_bert, early_stopping=True).fit(X, y)
+    assert clf.n_epochs_ == 2
+    n_failures = getattr(sys.stderr, "n_failures", 0)
+    assert clf.predict(X[:4]).shape == (4,)
+    if kind in BROKEN_TERMINALS:
+        assert 0 < n_failures < sys.stderr.n_failures  # the fit and predict wrote

@@ -1,5 +1,6 @@
 """Saving and loading: pickles, joblib files, and folders without pickle."""
 
+import contextlib
 import copy
 import json
 import os
@@ -602,23 +603,23 @@ def test_two_writers_leave_one_whole_folder(prepared, clf, tmp_path, toy_reviews
     other = copy.deepcopy(clf)
     other.head_.bias.data += 1.0
     folder = tmp_path / "model"
-    writers = []
-    for name, estimator in (("one", clf), ("two", other)):
-        joblib.dump(estimator, tmp_path / name)
-        writers.append(prepared.start(code, tmp_path / name, folder))
     allowed = (logits_of(clf, X), logits_of(other, X))
     n_read = 0
-    while any(writer.poll() is None for writer in writers):
-        if folder.exists():  # load it while they write
-            try:
-                loaded = BertSentimentClassifier.from_pretrained(folder)
-            except (OSError, ValueError):
-                continue  # replaced while it was read, which the hashes detect
-            assert logits_of(loaded, X) in allowed
-            n_read += 1
-    for writer in writers:
-        with writer:
-            assert writer.wait() == 0
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for name, estimator in (("one", clf), ("two", other)):
+            joblib.dump(estimator, tmp_path / name)
+            writer = prepared.start(code, tmp_path / name, folder)
+            writers.append(stack.enter_context(writer))
+        while any(writer.poll() is None for writer in writers):
+            if folder.exists():  # load it while they write
+                try:
+                    loaded = BertSentimentClassifier.from_pretrained(folder)
+                except (OSError, ValueError):
+                    continue  # replaced while it was read, which the hashes detect
+                assert logits_of(loaded, X) in allowed
+                n_read += 1
+        assert [writer.wait() for writer in writers] == [0, 0]
     assert n_read > 0
     assert logits_of(BertSentimentClassifier.from_pretrained(folder), X) in allowed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "one", "two"]

@@ -161,7 +161,7 @@ class FitBar(FitProgress):
             mininterval=0,
             miniters=1,
             smoothing=0,  # the time left is that of all steps so far, with their validation
-            **_width(),
+            **_place(),
         )
 
     def _label(self) -> str:
@@ -279,7 +279,7 @@ class TextsBar:
     """A bar for many texts."""
 
     def __init__(self, phase: str, n_texts: int) -> None:
-        self._bar = tqdm(total=n_texts, desc=phase, unit=" texts", delay=DELAY_SECONDS, **_width())
+        self._bar = tqdm(total=n_texts, desc=phase, unit=" texts", delay=DELAY_SECONDS, **_place())
 
     def advance(self, n_done: int) -> None:
         """Show that `n_done` texts are done."""
@@ -329,12 +329,34 @@ def _is_terminal(stream: Any) -> bool:
         return False
 
 
-def _width() -> dict[str, int | bool]:
-    """Let tqdm follow the width of the terminal; some terminals say that they have no columns."""
+class _Stderr:
+    """The stderr of now for tqdm; a full disk or a closed pipe must not end a fit."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> None:
+        """Write the text, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _place() -> dict[str, Any]:
+    """Say where tqdm draws, and let it follow the width of the terminal."""
+    if _is_notebook():
+        return {"dynamic_ncols": True}
     with suppress(OSError, ValueError):
-        if not _is_notebook() and os.get_terminal_size(sys.stderr.fileno()).columns == 0:
-            return {"ncols": 80}
-    return {"dynamic_ncols": True}
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:  # what some terminals say
+            return {"file": _Stderr(), "ncols": 80}
+    return {"file": _Stderr(), "dynamic_ncols": True}
 
 
 def _is_notebook() -> bool:
@@ -346,9 +368,9 @@ def write_line(text: str) -> None:
     """Write a line to stderr in one piece; in a process of a pool, with the name of the process."""
     if multiprocessing.parent_process() is not None:
         text = f"{multiprocessing.current_process().name}: {text}"
-    with suppress(OSError, ValueError):  # a full disk or a closed pipe must not end a fit
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    stderr = _Stderr()
+    stderr.write(f"{text}\n")
+    stderr.flush()
 
 
 def _measures(record: dict[str, Any]) -> list[str]:

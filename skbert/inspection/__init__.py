@@ -4,8 +4,9 @@
 is first used, and `plot` of a display imports matplotlib.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skbert.engine.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from skbert.contract.explanation import TextAttribution
@@ -27,15 +28,4 @@ __all__ = [
     "TrainingHistoryDisplay",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'skbert.inspection' has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF, __all__)

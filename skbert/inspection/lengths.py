@@ -45,7 +45,8 @@ class TokenLengthDisplay:
     Attributes
     ----------
     truncated_fraction : float
-        Share of the texts that are longer than `max_length`, in [0, 1].
+        Share of the texts that are longer than `max_length`, in [0, 1]. It and `lost_fraction`
+        raise a ValueError if `lengths` is empty.
     lost_fraction : float
         Share of all tokens that truncation removes, in [0, 1]. Special tokens count in the total,
         as in the `TruncationWarning`.
@@ -91,12 +92,12 @@ class TokenLengthDisplay:
     @property
     def truncated_fraction(self) -> float:
         """Share of the texts that are longer than `max_length`."""
-        return float(np.mean(np.asarray(self.lengths) > self.max_length))
+        return float(np.mean(self._lengths() > self.max_length))
 
     @property
     def lost_fraction(self) -> float:
         """Share of all tokens that truncation removes."""
-        lengths = np.asarray(self.lengths)
+        lengths = self._lengths()
         return float(np.maximum(lengths - self.max_length, 0).sum() / lengths.sum())
 
     @classmethod
@@ -211,12 +212,7 @@ class TokenLengthDisplay:
         from matplotlib.patches import Patch
         from matplotlib.ticker import MaxNLocator
 
-        lengths = np.asarray(self.lengths)
-        if not lengths.size:
-            raise ValueError(
-                "lengths contains 0 texts; a minimum of 1 is required. Pass the number of tokens "
-                "of each text."
-            )
+        lengths = self._lengths()
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
         limit = self._limit()
@@ -243,6 +239,16 @@ class TokenLengthDisplay:
         ax.legend(handles=[self.line_, summary])
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _lengths(self) -> np.ndarray:
+        """Return `lengths` as an array of at least one text."""
+        lengths = np.asarray(self.lengths)
+        if not lengths.size:
+            raise ValueError(
+                "lengths contains 0 texts; a minimum of 1 is required. Pass the number of tokens "
+                "of each text."
+            )
+        return lengths
 
     def _summary(self) -> str:
         texts, tokens = _percent(self.truncated_fraction), _percent(self.lost_fraction)
