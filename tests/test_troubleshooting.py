@@ -39,7 +39,7 @@ def strings_and_messages(path):
 FILES = {
     path.relative_to(PACKAGE).as_posix(): strings_and_messages(path)
     for path in PACKAGE.rglob("*.py")
-    if path.name != "__init__.py"  # its message about attributes is Python's own
+    if path.name != "lazy_names.py"  # its message about attributes is Python's own
 }
 STRINGS = [string for strings, _ in FILES.values() for string in strings]
 MESSAGES = sorted({(file, text) for file, (_, messages) in FILES.items() for text in messages})
