@@ -56,9 +56,9 @@ def encoded(monkeypatch):
     encoded = []
     plain = _embedded
 
-    def counting(model, batch, dropout):
+    def counting(model, batch, *arguments):
         encoded.extend(np.diff(batch.cu_seqlens).tolist())
-        return plain(model, batch, dropout)
+        return plain(model, batch, *arguments)
 
     monkeypatch.setattr(encoder, "_embedded", counting)
     return encoded
@@ -336,10 +336,10 @@ class CountingTransformer(BertEmbeddingTransformer):
     def transform(self, X):
         plain = encoder._embedded
 
-        def counting(model, batch, dropout):
+        def counting(model, batch, *arguments):
             with open(Path(self.model).with_name("encoded"), "a") as file:
                 file.write("".join(f"{n}\n" for n in np.diff(batch.cu_seqlens)))
-            return plain(model, batch, dropout)
+            return plain(model, batch, *arguments)
 
         encoder._embedded = counting
         try:

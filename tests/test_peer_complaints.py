@@ -258,7 +258,7 @@ COMPLAINTS = [
         "The constructor prints and opens a log, predict shows a progress bar",
         "charles9n/bert-sklearn@9cb510a",
         "tests/test_pretrained.py::test_a_fit_says_nothing_and_leaves_nothing "
-        "tests/test_fitting.py::test_nothing_is_shown_otherwise",
+        "tests/test_progress.py::test_nothing_is_shown_without_verbose",
     ),
     (
         "The network is asked for a model that is in the cache",
