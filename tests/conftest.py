@@ -17,8 +17,8 @@ from skbert.engine.model.families import FAMILIES
 from tests.family_folders import save_family
 from tests.prepared import PreparedProcesses
 
-#: mypy reads the folder, and nobody runs it. pages.py has no tests, and needs sybil, which the extra
-#: test lacks.
+#: mypy reads the folder, and nobody runs it. pages.py has no tests, and needs sybil, which only the
+#: extra dev has.
 collect_ignore = ["typing", "pages.py"]
 
 WORDS = (
