@@ -18,7 +18,7 @@ from skbert.contract.explanation import ExplainMixin
 from skbert.contract.finetuning import (
     fine_tune,
     fine_tune_one_epoch,
-    planned_epochs,
+    plan_fit,
     pretrain_encoder,
 )
 from skbert.contract.fitting import all_or_nothing
@@ -372,7 +372,7 @@ class BertSentimentClassifier(
             unlabelled = X_unlabelled if pretrains(self) else None
             given = check_input(self, X, y, sample_weight, X_val, y_val, unlabelled)
             prepared = prepare_fit(self, given)
-            with show_fit(self.verbose, planned_epochs(self, prepared)) as progress:
+            with show_fit(self.verbose, plan_fit(self, prepared)) as progress:
                 pretraining_history = pretrain_encoder(self, prepared, progress)
                 tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
                 history, best_epoch = fine_tune(

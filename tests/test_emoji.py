@@ -11,7 +11,8 @@ from transformers import BertConfig
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.text.emoji_names import emoji_replacements, replace_all
+from skbert.engine.text.emoji_names import emoji_replacements
+from skbert.engine.text.replacements import replace_all
 
 LOVE, HATE = "the new update 😍", "the new update 😡"
 TEXTS = [LOVE, HATE] * 4

@@ -159,7 +159,7 @@ class ExplainMixin:
 
         Notes
         -----
-        All computations are in float32, whatever `precision` is, in batches of bounded size.
+        Scores are computed in float32, whatever `precision` is, in batches of bounded size.
         Integrated gradients of a text cost about as much as training on it for `n_steps` epochs,
         occlusion about as much as predicting it once for each word. The scores describe the model,
         not the world: a word can have a high score for a reason that is not in the text.

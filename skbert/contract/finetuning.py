@@ -52,7 +52,7 @@ from skbert.engine.training.resume import restore_position
 from skbert.engine.training.stopping import EarlyStopping, way_back
 
 
-def planned_epochs(estimator: Any, prepared: PreparedFit) -> list[PlannedEpoch]:
+def plan_fit(estimator: Any, prepared: PreparedFit) -> list[PlannedEpoch]:
     """List the epochs that a fit is going to train, those of pre-training first."""
     n_before = len(prepared.start.history)
     n_steps = steps_per_epoch(len(prepared.training.tokens), prepared.options.batch_size)
@@ -209,10 +209,8 @@ def fine_tune_one_epoch(
     if not is_first:
         transaction.undo.append(way_back(start.network))
     objective = Classification(start.network, training, options)
-    n_before, n_steps = (
-        len(start.history),
-        steps_per_epoch(len(training.tokens), options.batch_size),
-    )
+    n_before = len(start.history)
+    n_steps = steps_per_epoch(len(training.tokens), options.batch_size)
     with show_fit(estimator.verbose, plan_epochs("epoch", 1, n_steps, n_before)) as progress:
         record = trainer.epoch(objective, progress.after_step).as_dict() | {"epoch": n_before + 1}
         progress.end_epoch(record)

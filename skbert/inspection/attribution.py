@@ -34,12 +34,16 @@ _ALLOWED = "a fitted BertSentimentClassifier"
 class _Part:
     """Characters of a text that belong to one word, or stand between words.
 
-    `score` is None between words. `is_cut` tells that truncation cut characters there.
+    `score` is None between words.
     """
 
     text: str
     score: float | None = None
-    is_cut: bool = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the model did not read these characters, and they are no white space."""
+        return self.score is None and not self.text.isspace()
 
 
 class TokenAttributionDisplay:
@@ -160,7 +164,6 @@ class TokenAttributionDisplay:
         import matplotlib.pyplot as plt
 
         _check_attributions(self.attributions)
-
         is_own = ax is None
         if is_own:
             _, ax = plt.subplots(layout="constrained")
@@ -185,7 +188,7 @@ class TokenAttributionDisplay:
         for number, text in enumerate(_texts(found)):
             for part in _parts(found, text, number):
                 if part.score is None:
-                    pen.write_words(part.text, alpha=0.4 if part.is_cut else 1)
+                    pen.write_between(part.text)
                 else:
                     words.append(pen.write(part.text, ground=_colour(found, part.score)))
             pen.end_line()
@@ -228,16 +231,13 @@ def _parts(found: TextAttribution, text: str, number: int) -> Iterator[_Part]:
     spans = found.word_spans[is_here].tolist()
     stop_before = 0
     for (start, stop), score in zip(spans, found.word_scores[is_here].tolist(), strict=True):
-        yield from _between(text[stop_before:start])
+        if start > stop_before:
+            yield _Part(text[stop_before:start])
         if stop > stop_before:  # two words never show the same characters
             yield _Part(text[max(start, stop_before) : stop], score)
         stop_before = max(stop, stop_before)
-    yield from _between(text[stop_before:])
-
-
-def _between(text: str) -> Iterator[_Part]:
-    if text:
-        yield _Part(text, is_cut=not text.isspace())
+    if text[stop_before:]:
+        yield _Part(text[stop_before:])
 
 
 def _share(found: TextAttribution, score: float) -> float:
@@ -268,7 +268,7 @@ def _html(found: TextAttribution) -> str:
 
 def _html_of_part(found: TextAttribution, part: _Part) -> str:
     text = html.escape(part.text)
-    if part.is_cut:
+    if part.is_unread:
         return f'<span style="opacity: 0.5" title="not read">{text}</span>'
     if part.score is None:
         return text
@@ -325,8 +325,8 @@ class _Pen:
         self._x += width
         return word
 
-    def write_words(self, text: str, alpha: float) -> None:
-        """Write what stands between two words: spaces, or what was cut."""
+    def write_between(self, text: str) -> None:
+        """Write what stands between two words: white space, or what was not read, in grey."""
         if text.isspace():
             self._x += self._gap
             if "\n" in text:
@@ -339,7 +339,7 @@ class _Pen:
             words = [*first, f"[{n_left_out:,} more words not read]", *last]
         for word in words:
             self._x += self._gap
-            self.write(word, alpha=alpha)
+            self.write(word, alpha=0.4)
         self._x += self._gap
 
     def end_line(self, height: float = 1.0) -> None:

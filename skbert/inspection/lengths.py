@@ -22,10 +22,11 @@ from skbert.inspection.drawing import check_estimator, mark_style, merge_style
 
 _ALLOWED = "a BertSentimentClassifier, BertEmbeddingTransformer or BertPretrainer"
 
-#: The number of bars for all but the longest 1% of the texts, about, and for all texts at most.
+#: About this number of bars shows all but the longest 1% of the texts; the most bars for all.
 _N_BARS, _MOST_BARS = 40, 400
 
-#: Texts longer than so many times `max_length`, and than 99% of the texts, share the last bar.
+#: Texts longer than this multiple of `max_length`, and of the length that 99% of the texts do not
+#: exceed, share the last bar.
 _FAR = 2
 
 

@@ -23,7 +23,7 @@ from skbert.engine.text.packing import budgeted_batches, pack
 from skbert.engine.text.tokens import Tokens
 
 #: Maximum number of tokens in a batch with derivatives on a CPU, unless one text alone has more:
-#: the activations of all layers are kept, about 120 MB for MiniLM and 500 MB for BERT-base.
+#: the activations of all layers are kept, which are about 84 MB for MiniLM.
 TOKENS_WITH_GRADIENTS = 512
 
 #: Numbers of steps that "auto" tries one after the other.
@@ -33,7 +33,7 @@ STEPS = (32, 128, 512)
 MOST_STEPS = 1000
 
 #: A sum of attributions is complete if it differs by at most this share of the difference of the
-#: logits, or by `NEGLIGIBLE` logits, which is 1,000 times the rounding of a logit.
+#: logits, or by `NEGLIGIBLE`, which is more than the rounding of logits in float32.
 INCOMPLETE = 0.01
 NEGLIGIBLE = 1e-3
 
@@ -142,13 +142,12 @@ def occlusion(
     word_of_token = np.where(is_piece, first_word[text] + words, -1)
     text_of_word = np.repeat(np.arange(len(tokens)), n_words)
     falls = np.zeros(len(text_of_word))
-    parts = budgeted_batches(tokens.lengths[text_of_word], _TOKENS_OF_OCCLUSION)
-    for part in parts:
-        variants = tokens.take(text_of_word[part])
-        hidden = np.repeat(part, variants.lengths)
-        source = tokens.places(text_of_word[part])
-        ids = np.where(word_of_token[source] == hidden, neutral_id, variants.ids)
+    for part in budgeted_batches(tokens.lengths[text_of_word], _TOKENS_OF_OCCLUSION):
         rows = text_of_word[part]
+        variants = tokens.take(rows)
+        hidden = np.repeat(part, variants.lengths)
+        is_hidden = word_of_token[tokens.places(rows)] == hidden
+        ids = np.where(is_hidden, neutral_id, variants.ids)
         without = _logits_of_targets(
             classifier, replace(variants, ids=ids.astype(np.int32)), targets[rows]
         )
@@ -158,7 +157,7 @@ def occlusion(
     return found
 
 
-# Variants of texts that are made at a time; prediction cuts them into batches.
+# Number of tokens of the variants that exist at a time; prediction cuts them into batches.
 _TOKENS_OF_OCCLUSION = 2**14
 
 

@@ -13,7 +13,7 @@ from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import encode_first_token
 from skbert.engine.model.networks import PretrainingNetwork
 from skbert.engine.prediction.parts import BatchProgress, compute_parts, token_budget, with_progress
-from skbert.engine.text.packing import budgeted_batches, pack, token_index
+from skbert.engine.text.packing import budgeted_batches, pack
 from skbert.engine.text.sentences import IS_NEXT
 from skbert.engine.text.tokens import Tokens
 
@@ -65,7 +65,7 @@ def guess_words(
 
     def compute_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         batch = pack(tokens, rows)
-        source = token_index(tokens, batch)
+        source = tokens.places(batch.rows)
         masked = np.flatnonzero(is_masked[source])
         hidden = network.hidden(batch)
         logits = network.word_logits(hidden.index_select(0, to_indices(masked, hidden)))

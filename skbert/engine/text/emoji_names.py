@@ -10,25 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from skbert.engine.text.replacements import Replacement
 
 # Each emoji has a character of these. Digits are emoji only before U+20E3, which is one of them.
 _MAY_BE_EMOJI = re.compile("[\u00a9\u00ae\u203c-\u3299\U0001f000-\U000e007f]")
 
 # Skin colours say nothing about the sentiment.
 _SKIN_TONES = re.compile("(?:_(?:light|medium-light|medium|medium-dark|dark)_skin_tone)+")
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """The characters ``start:stop`` of a text, and what stands there instead."""
-
-    start: int
-    stop: int
-    name: str
 
 
 def emoji_replacements(text: str, is_known: Callable[[str], bool]) -> list[Replacement]:
@@ -60,30 +50,3 @@ def emoji_replacements(text: str, is_known: Callable[[str], bool]) -> list[Repla
 
     emoji.replace_emoji(text, note)
     return found
-
-
-def replace_all(text: str, replacements: list[Replacement]) -> str:
-    """Insert all names into a text, which stays the same object if there are none."""
-    parts, stop = [], 0
-    for replacement in replacements:
-        parts += [text[stop : replacement.start], replacement.name]
-        stop = replacement.stop
-    return "".join([*parts, text[stop:]]) if parts else text
-
-
-def map_to_original(text: str, replacements: list[Replacement]) -> np.ndarray:
-    """Find the characters of a text that each character after `replace_all` stands for.
-
-    Returns
-    -------
-    ndarray of shape (n_characters + 1, 2), int64
-        Start and stop in `text`. All characters of a name stand for all that it replaces. The last
-        row is the end of the text.
-    """
-    runs, stop = [], 0
-    for replacement in [*replacements, Replacement(len(text), len(text), " ")]:
-        between = np.arange(stop, replacement.start, dtype=np.int64)
-        name = np.array([[replacement.start, replacement.stop]], dtype=np.int64)
-        runs += [np.stack([between, between + 1], axis=1), name.repeat(len(replacement.name), 0)]
-        stop = replacement.stop
-    return np.concatenate(runs)

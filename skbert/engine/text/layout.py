@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skbert.engine.text.tokens import BareTokens, Tokens
+from skbert.engine.text.tokens import BareTokens, Tokens, ranges
 
 #: The part of a longer text that is kept; see `truncate`.
 TRUNCATIONS = ("head", "tail", "head+tail")
@@ -238,15 +238,9 @@ class Layout:
                 else:
                     numbers = (first, second)[piece.text][rows]
                     n_of_each = texts.lengths[numbers]
-                    target = _ranges(places, n_of_each)
-                    ids[target] = texts.ids[_ranges(texts.offsets[numbers], n_of_each)]
+                    target = ranges(places, n_of_each)
+                    ids[target] = texts.ids[ranges(texts.offsets[numbers], n_of_each)]
                     segment_ids[target] = piece.segment_id
                     places = places + n_of_each
         n_lost = np.zeros(len(first), dtype=np.int64)
         return Tokens(ids, segment_ids, is_special, offsets, n_lost)
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenate the ranges ``start, ..., start + length - 1``."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())

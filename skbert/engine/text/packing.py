@@ -111,11 +111,6 @@ def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
     )
 
 
-def token_index(tokens: Tokens, batch: PackedBatch) -> np.ndarray:
-    """Find the positions of the batch's tokens in `tokens`; shape (n_tokens,)."""
-    return np.repeat(tokens.offsets[batch.rows], np.diff(batch.cu_seqlens)) + batch.positions
-
-
 def shuffled_batches(n_texts: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Permute the rows at random, and cut them into training batches of `batch_size` texts."""
     rows = rng.permutation(n_texts)

@@ -81,9 +81,7 @@ class Tokens:
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Find the positions of the tokens of some texts, in the order of `rows`: int64."""
-        lengths = self.lengths[rows]
-        before = np.cumsum(lengths) - lengths
-        return np.repeat(self.offsets[rows] - before, lengths) + np.arange(lengths.sum())
+        return ranges(self.offsets[rows], self.lengths[rows])
 
     def take(self, rows: np.ndarray) -> Tokens:
         """Select some texts, in the order of `rows`."""
@@ -96,6 +94,12 @@ class Tokens:
             offsets,
             self.n_lost[rows],
         )
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges ``start, ..., start + length - 1``."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:

@@ -16,14 +16,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from skbert.engine.text.emoji_names import (
-    Replacement,
-    emoji_replacements,
-    map_to_original,
-    replace_all,
-)
+from skbert.engine.text.emoji_names import emoji_replacements
 from skbert.engine.text.layout import Layout, share_room, truncate
 from skbert.engine.text.post_processor import read_layout
+from skbert.engine.text.replacements import Replacement, map_to_original, replace_all
 from skbert.engine.text.spans import TextPieces
 from skbert.engine.text.tokens import BareTokens, Tokens
 

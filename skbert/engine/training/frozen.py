@@ -18,7 +18,7 @@ from skbert.engine.model.device import computing_in, to_device
 from skbert.engine.model.encoder import HiddenStates, encode
 from skbert.engine.model.families import word_embeddings
 from skbert.engine.prediction.parts import compute_parts, token_budget
-from skbert.engine.text.packing import Filling, PackedBatch, budgeted_batches, pack, token_index
+from skbert.engine.text.packing import Filling, PackedBatch, budgeted_batches, pack
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.warn import warn_user
 
@@ -79,7 +79,7 @@ class FrozenLayers:
         """Find which stored states belong to the tokens of a batch; nothing if none are stored."""
         if self._states is None:
             return {}
-        kept = token_index(self._tokens, batch).astype(np.int32)
+        kept = self._tokens.places(batch.rows).astype(np.int32)
         if filling is not None:
             kept = np.pad(kept, (0, filling.n_tokens - len(kept)))
         return {"kept_states": kept}
@@ -103,7 +103,7 @@ class FrozenLayers:
         budget = max(_TOKEN_BUDGET, token_budget(weight.device))
         parts = budgeted_batches(self._tokens.lengths, budget)
         for _, (batch, computed) in compute_parts(parts, compute_rows):
-            index = to_device(token_index(self._tokens, batch), weight.device)
+            index = to_device(self._tokens.places(batch.rows), weight.device)
             states.index_copy_(0, index, computed)
         return states
 

@@ -34,7 +34,7 @@ from skbert.engine.text.masking import (
     mask_tokens,
     may_be_masked,
 )
-from skbert.engine.text.packing import Filling, budgeted_batches, next_multiple, pack, token_index
+from skbert.engine.text.packing import Filling, budgeted_batches, next_multiple, pack
 from skbert.engine.text.sentences import NO_PAIR, Sentences, draw_pairs, lay_out
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.loop import (
@@ -126,7 +126,7 @@ def masked_batch(
 ) -> HostBatch:
     """Collect what `batch_losses` reads of the texts `rows`."""
     packed = pack(texts.masked.tokens, rows)
-    targets = texts.masked.targets[token_index(texts.masked.tokens, packed)]
+    targets = texts.masked.targets[texts.masked.tokens.places(packed.rows)]
     places = np.flatnonzero(targets != NOT_MASKED)
     labels = texts.labels[packed.rows]
     pairs = np.flatnonzero(labels != NO_PAIR)
