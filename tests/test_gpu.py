@@ -404,6 +404,28 @@ def test_fits_in_several_threads_are_those_of_one(small_bert, toy_reviews):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_explanations_are_those_of_the_cpu(tiny_bert, toy_reviews, on_cpu, method):
+    X, _ = toy_reviews
+    on_device = pickle.loads(pickle.dumps(on_cpu)).set_params(device="cuda")
+    on_device = pickle.loads(pickle.dumps(on_device))
+    assert on_device.head_.weight.is_cuda
+    for found, expected in zip(
+        on_device.explain(X[:8], method=method), on_cpu.explain(X[:8], method=method), strict=True
+    ):
+        assert found.words == expected.words
+        np.testing.assert_allclose(found.word_scores, expected.word_scores, rtol=0, atol=1e-3)
+
+
+def test_a_progress_bar_changes_no_weight(tiny_bert, toy_reviews, capsys):
+    quiet, shown = (
+        BertSentimentClassifier(tiny_bert, **SETTINGS, verbose=verbose).fit(*toy_reviews)
+        for verbose in (0, 1)
+    )
+    assert "epoch" in capsys.readouterr().err
+    assert losses_of(quiet) == losses_of(shown)
+
+
 def test_a_pickle_predicts_on_a_machine_without_a_gpu_and_comes_back(
     tiny_bert, toy_reviews, tmp_path
 ):
