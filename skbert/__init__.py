@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skbert.engine.files.pretrained import free_pretrained
     from skbert.engine.prediction.cache import CacheInfo
     from skbert.pretraining import BertPretrainer, FilledText
+    from skbert.regressor import BertSentimentRegressor
 
 __version__ = "0.1.0.dev0"
 
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "BertEmbeddingTransformer": "skbert.embedding",
     "BertPretrainer": "skbert.pretraining",
     "BertSentimentClassifier": "skbert.classifier",
+    "BertSentimentRegressor": "skbert.regressor",
     "CacheInfo": "skbert.engine.prediction.cache",
     "FilledText": "skbert.pretraining",
     "TextAttribution": "skbert.contract.explanation",
@@ -37,6 +39,7 @@ __all__ = [
     "BertEmbeddingTransformer",
     "BertPretrainer",
     "BertSentimentClassifier",
+    "BertSentimentRegressor",
     "CacheInfo",
     "FilledText",
     "TextAttribution",

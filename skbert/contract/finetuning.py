@@ -14,12 +14,12 @@ import numpy as np
 from skbert.contract.callbacks import EpochTasks
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
-from skbert.contract.labels import check_classes, class_numbers
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import Seeds
 from skbert.contract.prepare_finetuning import (
     ClassifierState,
     PreparedFit,
+    TargetCheck,
     check_before_loading,
     check_for_model,
     copy_state,
@@ -32,7 +32,6 @@ from skbert.contract.prepare_finetuning import (
 from skbert.contract.progress import FitProgress, PlannedEpoch, plan_epochs, show_fit
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
-from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.model.device import precision_name
 from skbert.engine.training.classification import (
@@ -126,9 +125,11 @@ def fine_tune(
     """
     start, kept, options = prepared.start, prepared.kept, prepared.options
     n_epochs = options.max_epochs
+    criterion, seed = prepared.target.criterion, prepared.seeds.training
     if prepared.pretrained is not None and not (kept and kept.saved):
-        start_head(start.network, prepared.training, prepared.pretrained.classifier)
-    run = TrainingRun(start.network, prepared.training, options, prepared.seeds.training)
+        classifier = prepared.pretrained.classifier
+        start_head(start.network, prepared.training, classifier, criterion)
+    run = TrainingRun(start.network, prepared.training, options, seed, criterion)
     stopping = None
     if estimator.early_stopping:
         stopping = EarlyStopping(start.network, estimator.n_iter_no_change)
@@ -136,8 +137,8 @@ def fine_tune(
     def validate() -> dict[str, float]:
         if prepared.validation is None:
             return {}
-        found = evaluate(start.network, prepared.validation)
-        return {"val_loss": found.loss, "val_score": found.accuracy}
+        found = evaluate(start.network, prepared.validation, criterion)
+        return {"val_loss": found.loss, "val_score": found.score}
 
     def save(history: list[dict[str, Any]], stopped: bool) -> None:
         if kept:
@@ -154,7 +155,9 @@ def fine_tune(
         run=run,
         tasks=tasks,
         progress=progress,
-        fitted_attributes=lambda history: start.fitted_attributes(prepared.classes, history),
+        fitted_attributes=lambda history: (
+            start.fitted_attributes(history) | prepared.target.attributes
+        ),
         validate=validate,
         stopping=stopping,
         save=save,
@@ -175,31 +178,35 @@ def fine_tune(
 
 
 def fine_tune_one_epoch(
-    estimator: Any, X: Any, y: Any, classes: Any, sample_weight: Any, transaction: Transaction
+    estimator: Any,
+    check_targets: TargetCheck,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    transaction: Transaction,
 ) -> dict[str, Any]:
     """Train one epoch on more texts, and return the fitted attributes.
 
     The weights of a fitted estimator change in place; `transaction` restores them if the epoch
     fails.
     """
-    is_first = not hasattr(estimator, "classes_")
+    is_first = not hasattr(estimator, "head_")
     texts = check_texts(estimator, X, reset=is_first)
-    known = check_classes(classes, getattr(estimator, "classes_", None))
-    numbers = class_numbers(y, len(texts), known)
-    weights = check_weights(sample_weight, estimator.class_weight, known, numbers)
+    checked = check_targets(y, len(texts), sample_weight)
     seeds = Seeds.of(estimator.random_state)
     if is_first:
         check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         tokens = tokenize(estimator, texts, pretrained.wordpiece)
-        start = new_state(estimator, pretrained, known, seeds)
+        start = new_state(estimator, pretrained, checked.target, seeds)
     else:
         check_for_model(estimator, estimator.model_.config)
         start = with_pooling(state_of(estimator, estimator.precision), estimator.pooling)
         tokens = tokenize(estimator, texts, start.wordpiece)
     lost = LostTokens.of(tokens, start.wordpiece)
     lost.warn(estimator, start.network.encoder.config)
-    training = take_rows(LabelledTexts(tokens, numbers, weights), np.flatnonzero(weights))
+    labelled = LabelledTexts(tokens, checked.values, checked.weights)
+    training = take_rows(labelled, np.flatnonzero(checked.weights))
     trainer = getattr(estimator, "_trainer", None)
     options = _open_ended_options(estimator, len(training.tokens), trainer)
     if trainer is None or not _fits(trainer, options, estimator, start):
@@ -208,14 +215,14 @@ def fine_tune_one_epoch(
         trainer = open_ended_trainer(start.network, n_texts, options, seeds.training)
     if not is_first:
         transaction.undo.append(way_back(start.network))
-    objective = Classification(start.network, training, options)
+    objective = Classification(start.network, training, options, checked.target.criterion)
     n_before = len(start.history)
     n_steps = steps_per_epoch(len(training.tokens), options.batch_size)
     with show_fit(estimator.verbose, plan_epochs("epoch", 1, n_steps, n_before)) as progress:
         record = trainer.epoch(objective, progress.after_step).as_dict() | {"epoch": n_before + 1}
         progress.end_epoch(record)
     history = [*start.history, record]
-    learned = start.fitted_attributes(known, history)
+    learned = start.fitted_attributes(history) | checked.target.attributes
     return learned | {
         "best_epoch_": len(history),
         "batch_size_": options.batch_size,

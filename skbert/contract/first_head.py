@@ -1,4 +1,4 @@
-"""A first linear layer that already separates the training texts: a logistic regression.
+"""A first linear layer that already separates the training texts: a regression on their vectors.
 
 A random layer sends random gradients through the encoder until it has learned, and a few texts
 cannot repair what they change. So with few texts, `fit` starts with the logistic regression on the
@@ -17,17 +17,26 @@ classes are, and more texts can add to it.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from skbert.contract.steps import FEW_TEXTS
 from skbert.engine.files.low_rank import ClassifierHead
+from skbert.engine.model.heads import Head
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.predict import predict_vectors
 from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.criteria import (
+    CROSS_ENTROPY,
+    BinaryCrossEntropies,
+    Criterion,
+    CrossEntropy,
+    CumulativeLogits,
+    SquaredError,
+)
 
 #: The most training texts for which `fit` starts with a logistic regression. A fit of three epochs
 #: would spend about a tenth of its time on the vectors. With 1,000 tweets, it gained nothing.
@@ -37,18 +46,25 @@ MOST_TEXTS = FEW_TEXTS
 # sentences of films, and 3 for tweets with three classes.
 _C = 2.0
 
+# L2 penalty of the linear regression, on the same vectors, for numbers of variance 1.
+_ALPHA = 1.0
+
 # The constant feature that stands for the threshold of two classes. With 0.1, the threshold of the
 # classifier can hardly move; with 1, eight texts move it too far.
 _THRESHOLD = 0.3
 
 
 def start_head(
-    network: TextClassifier, data: LabelledTexts, classifier: ClassifierHead | None
+    network: TextClassifier,
+    data: LabelledTexts,
+    classifier: ClassifierHead | None,
+    criterion: Criterion = CROSS_ENTROPY,
 ) -> None:
-    """Set the linear layer to a logistic regression on the vectors of the encoder, in place.
+    """Set the head to a regression on the vectors of the encoder, in place.
 
-    The layer stays as it is if there are more than `MOST_TEXTS` texts, if a class has no text, or
-    if a vector is not finite, of which training itself will warn.
+    The head stays as it is if there are more than `MOST_TEXTS` texts, if a class has no text, or
+    if a vector is not finite, of which training itself will warn. The thresholds of an ordinal head
+    always start where the levels have their shares of the texts.
 
     Parameters
     ----------
@@ -57,9 +73,14 @@ def start_head(
         The training texts.
     classifier : ClassifierHead or None
         The classifier that the model contains. It is not used if its pooling is another.
+    criterion : Criterion
+        Decides whether the regression is logistic or linear.
     """
+    if isinstance(criterion, CumulativeLogits):
+        _set(network.head, thresholds=_thresholds(data, network.head.out_features))
+    is_class = isinstance(criterion, CrossEntropy)
     n_classes = network.head.out_features
-    if len(data.labels) > MOST_TEXTS or len(np.unique(data.labels)) < n_classes:
+    if len(data.labels) > MOST_TEXTS or (is_class and len(np.unique(data.labels)) < n_classes):
         return
     vectors = predict_vectors(network, data.tokens)
     norm = float(np.linalg.norm(vectors, axis=1).mean())
@@ -68,12 +89,44 @@ def start_head(
     features = _Features.of_vectors(vectors.shape[1], norm)
     if classifier is not None and classifier.pooling == network.pooling:
         features = features.with_logits(classifier)
-        if n_classes == 2:
+        if is_class and n_classes == 2:
             features = features.with_threshold()
-    weight, bias = _regression(features, vectors, data)
+    if is_class:
+        weight, bias = _regression(features, vectors, data)
+        _set(network.head, weight=weight, bias=bias)
+    elif isinstance(criterion, SquaredError):
+        weight, bias = _linear_regression(features, vectors, data)
+        _set(network.head, weight=weight, bias=bias)
+    elif isinstance(criterion, BinaryCrossEntropies):
+        weight, bias = _regression_per_column(features, vectors, data)
+        _set(network.head, weight=weight, bias=bias)
+    else:
+        is_above = data.labels[:, None] > np.arange(n_classes)
+        weight, bias = _regression_per_column(features, vectors, replace(data, labels=is_above))
+        _set(network.head, weight=weight.mean(axis=0, keepdims=True), thresholds=-bias)
+
+
+def _set(head: Head, **weights: np.ndarray) -> None:
+    """Overwrite parameters of a head."""
     with torch.no_grad():
-        network.head.weight.copy_(torch.from_numpy(weight))
-        network.head.bias.copy_(torch.from_numpy(bias))
+        for name, values in weights.items():
+            head.get_parameter(name).copy_(torch.from_numpy(values))
+
+
+def _thresholds(data: LabelledTexts, n_thresholds: int) -> np.ndarray:
+    """Compute the log-odds of not being above each level; shape (n_levels - 1,)."""
+    above = data.labels[:, None] > np.arange(n_thresholds)
+    return -_log_odds(above, data.weights)
+
+
+def _log_odds(is_true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the log-odds of each column: (n_texts, n_columns) -> (n_columns,).
+
+    Half a text is added on each side, so that a column of one value has finite log-odds.
+    """
+    n_true = weights @ is_true + 0.5
+    n_false = weights @ ~is_true + 0.5
+    return np.log(n_true / n_false)
 
 
 @dataclass(frozen=True)
@@ -137,3 +190,39 @@ def _regression(
     if len(totals) == 2:  # scikit-learn has one logit, the difference of the two here
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, bias + np.log(totals / totals.sum()) if features.has_threshold else bias
+
+
+def _regression_per_column(
+    features: _Features, vectors: np.ndarray, data: LabelledTexts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a logistic regression to each column of labels, which are 0 and 1.
+
+    Returns
+    -------
+    weight : ndarray of shape (n_columns, d_model)
+    bias : ndarray of shape (n_columns,)
+        The log-odds of the labels where a column has one value only.
+    """
+    is_true = data.labels > 0.5
+    inputs = vectors @ features.matrix.T + features.offset
+    weight = np.zeros((is_true.shape[1], vectors.shape[1]))
+    bias = _log_odds(is_true, data.weights.astype(np.float64))
+    for column, labels in enumerate(is_true.T):
+        if labels.all() or not labels.any():
+            continue
+        regression = LogisticRegression(C=_C, max_iter=1000)
+        regression.fit(inputs, labels, sample_weight=data.weights)
+        weight[column] = regression.coef_[0] @ features.matrix
+        bias[column] = regression.coef_[0] @ features.offset + regression.intercept_[0]
+    return weight, bias
+
+
+def _linear_regression(
+    features: _Features, vectors: np.ndarray, data: LabelledTexts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a ridge regression to standardised numbers; shapes (1, d_model), (1,)."""
+    regression = Ridge(alpha=_ALPHA)
+    inputs = vectors @ features.matrix.T + features.offset
+    regression.fit(inputs, data.labels, sample_weight=data.weights)
+    weight = regression.coef_[None] @ features.matrix
+    return weight, np.atleast_1d(regression.coef_ @ features.offset + regression.intercept_)

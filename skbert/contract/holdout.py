@@ -83,6 +83,18 @@ def hold_out(numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: in
     return _spare_at_random(numbers, n_taken, seed)
 
 
+def hold_out_any(n_texts: int, fraction: float, seed: int) -> Holdout:
+    """Split rows at random, for a y without classes; see `hold_out`."""
+    if n_texts < 2:
+        raise ValueError(
+            f"early_stopping=True sets validation_fraction={fraction:g} of the texts aside, but "
+            f"fit trains on {n_texts} text only. Add texts, {_REMEDY}"
+        )
+    n_validation = min(math.ceil(fraction * n_texts), n_texts - 1)
+    rows = np.random.default_rng(seed).permutation(n_texts)
+    return Holdout(np.sort(rows[n_validation:]), np.sort(rows[:n_validation]))
+
+
 def _stratify(
     rows: np.ndarray, numbers: np.ndarray, n_validation: int, seed: int
 ) -> Holdout | None:

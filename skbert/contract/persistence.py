@@ -14,12 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import ClassifierMixin
+from torch import nn
 
+from skbert.contract.targets import Levels, Numbers, one_class, several_labels
 from skbert.engine.files.config import config_of
 from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.tokenizer_files import pack_tokenizer
+from skbert.engine.files.weights import linear_of
 from skbert.engine.model.device import DeviceName, resolve_device
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES
+from skbert.engine.model.heads import Head, OrdinalHead
 from skbert.engine.warn import warn_user
 
 #: Format of pickled states. Format 0 has no stamp and stores tokenizers as transformers objects.
@@ -130,14 +135,14 @@ def warn_of_own_form(clf: Any) -> None:
     if model_type in PADDED_FAMILIES:
         warn_user(
             f"skbert saves the head of a {model_type!r} in a form of its own, so only "
-            "BertSentimentClassifier.from_pretrained can use this folder as a classifier; "
+            f"{type(clf).__name__}.from_pretrained can use this folder as a whole; "
             f"transformers loads the encoder. Choose a model with model_type in {[*FAMILIES]} for "
             "a folder that transformers can use."
         )
     elif clf.pooling_ != "cls":
         warn_user(
             f"transformers does not support pooling={clf.pooling_!r} in a classifier, so only "
-            "BertSentimentClassifier.from_pretrained can use this folder. Use pooling='cls' "
+            f"{type(clf).__name__}.from_pretrained can use this folder. Use pooling='cls' "
             "for a folder that transformers can use."
         )
 
@@ -147,13 +152,32 @@ def settings_of(clf: Any) -> dict[str, Any]:
     return {
         "versions": versions(),
         "parameters": _saved_parameters(clf) | {"checkpoint_dir": None},
-        "classes": {"dtype": clf.classes_.dtype.str, "values": clf.classes_.tolist()},
+        **_settings_of_y(clf),
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
         "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
         "n_columns": getattr(clf, "_n_columns", None),
         **_settings_of_columns(clf),
+    }
+
+
+def _settings_of_y(estimator: Any) -> dict[str, Any]:
+    if hasattr(estimator, "classes_"):
+        classes = estimator.classes_
+        return {
+            "classes": {"dtype": classes.dtype.str, "values": classes.tolist()},
+            "multilabel": estimator.multilabel_,
+        }
+    levels = estimator.levels_
+    return {
+        "numbers_of_y": {
+            "smallest": estimator.y_min_,
+            "largest": estimator.y_max_,
+            "levels": None if levels is None else levels.tolist(),
+            "center": getattr(estimator, "_center", None),
+            "scale": getattr(estimator, "_scale", None),
+        }
     }
 
 
@@ -207,8 +231,8 @@ def _plain(value: Any) -> Any:
 
 
 def restore_estimator(
-    cls: type, settings: dict[str, Any], n_classes: int, changed: dict[str, Any]
-) -> tuple[Any, np.ndarray]:
+    cls: type, settings: dict[str, Any], n_outputs: int, changed: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """Create an estimator from its settings: parameters, and what `fit` learned of X and y.
 
     Parameters
@@ -217,41 +241,81 @@ def restore_estimator(
         The estimator's class.
     settings : dict
         From `settings_of`. A folder that anyone wrote may contain any other value.
-    n_classes : int
-        Number of classes that the weights have.
+    n_outputs : int
+        Number of outputs that the weights have.
     changed : dict
         Parameters that replace the saved ones.
 
     Returns
     -------
-    clf : estimator
+    estimator : estimator
         Without its weights.
-    classes : ndarray of shape (n_classes,)
-        With the dtype of `fit`.
+    attributes : dict of str to object
+        The fitted attributes that describe y, as in `Target`.
 
     Raises
     ------
     ValueError
         If `settings_of` cannot have written the settings.
     """
+    _check_kind(cls, settings)
     try:
         parameters = dict(settings["parameters"])
-        if isinstance(parameters["class_weight"], dict):
+        if isinstance(parameters.get("class_weight"), dict):
             parameters["class_weight"] = dict(parameters["class_weight"]["items"])
-        clf = cls(**_BEFORE | parameters)
-        classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
-        _restore_columns(clf, settings)
+        estimator = cls(**_BEFORE | parameters)
+        attributes = _attributes_of_y(settings)
+        _restore_columns(estimator, settings)
         settings["history"] = [dict(record) for record in settings["history"]]
     except _INVALID as error:
         raise _invalid_settings(cls, error) from error
-    clf.set_params(**changed)
-    clf._validate_params()
-    if classes.shape != (n_classes,) or len(set(classes.tolist())) != n_classes:
+    estimator.set_params(**changed)
+    estimator._validate_params()
+    _check_outputs(cls, attributes, n_outputs)
+    return estimator, attributes
+
+
+def _check_kind(cls: type, settings: dict[str, Any]) -> None:
+    kind = "classifier" if issubclass(cls, ClassifierMixin) else "regressor"
+    saved = "regressor" if "numbers_of_y" in settings else "classifier"
+    if kind != saved:
+        name = f"BertSentiment{saved.capitalize()}"
         raise ValueError(
-            f"The saved {cls.__name__} has weights for {n_classes} classes, but labels "
-            f"{classes.tolist()}. Save the model again."
+            f"The folder contains a {saved}, but {cls.__name__} is a {kind}. Load it with "
+            f"{name}.from_pretrained."
         )
-    return clf, classes
+
+
+def _attributes_of_y(settings: dict[str, Any]) -> dict[str, Any]:
+    if "numbers_of_y" not in settings:
+        classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
+        if settings.get("multilabel", False):
+            return several_labels(classes, np.ones(len(classes))).attributes
+        return one_class(classes).attributes
+    about = settings["numbers_of_y"]
+    if about["levels"] is not None:
+        return Levels(np.array(about["levels"], dtype=np.float64)).target().attributes
+    names = ("center", "scale", "smallest", "largest")
+    return Numbers(*(float(about[name]) for name in names)).target().attributes
+
+
+def _check_outputs(cls: type, attributes: dict[str, Any], n_outputs: int) -> None:
+    """Compare what the settings say of y with the number of outputs of the weights."""
+    if "classes_" in attributes:
+        classes = attributes["classes_"]
+        if classes.shape != (n_outputs,) or len(set(classes.tolist())) != n_outputs:
+            raise ValueError(
+                f"The saved {cls.__name__} has weights for {n_outputs} classes, but labels "
+                f"{classes.tolist()}. Save the model again."
+            )
+        return
+    levels = attributes["levels_"]
+    expected = 1 if levels is None else len(levels) - 1
+    if n_outputs != expected:
+        raise ValueError(
+            f"The saved {cls.__name__} has {n_outputs} outputs, but its settings describe "
+            f"{expected}. Save the model again."
+        )
 
 
 #: What settings that `settings_of` did not write may raise.
@@ -263,6 +327,37 @@ def _invalid_settings(cls: type, error: Exception) -> ValueError:
         f"The settings of the saved {cls.__name__} are invalid ({error!r}). Save the model "
         "again with the installed skbert."
     )
+
+
+def head_in_numbers(regressor: Any) -> nn.Linear:
+    """Convert the head of a regressor to a linear layer that needs no other numbers.
+
+    Its outputs are predictions, or the logits of being above each level.
+    """
+    weight, scale = regressor.head_.weight.detach(), 1.0
+    if regressor.levels_ is not None:
+        bias = -regressor.head_.thresholds.detach()
+        weight = weight.expand(len(bias), -1)
+    else:
+        scale = regressor._scale
+        bias = regressor.head_.bias.detach() * scale + regressor._center
+    return linear_of(weight * scale, bias)
+
+
+def head_of_numbers(layer: nn.Linear, attributes: dict[str, Any]) -> Head:
+    """Convert the linear layer of `head_in_numbers` back.
+
+    Parameters
+    ----------
+    layer : torch.nn.Linear
+    attributes : dict
+        Those of `Target` for the numbers of the regressor.
+    """
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    if attributes["levels_"] is not None:
+        return OrdinalHead(weight[:1].clone(), -bias)
+    center, scale = attributes["_center"], attributes["_scale"]
+    return linear_of(weight / scale, (bias - center) / scale)
 
 
 def restore_pretrainer(

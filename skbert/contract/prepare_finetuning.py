@@ -8,14 +8,14 @@ network to the device. Nothing is trained here.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from skbert.contract.holdout import hold_out
-from skbert.contract.labels import check_labels, class_numbers
+from skbert.contract.holdout import hold_out, hold_out_any
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import (
@@ -26,15 +26,14 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.steps import training_options, warn_few_steps
+from skbert.contract.targets import CheckedTargets, Target
 from skbert.contract.texts import Texts, check_texts
-from skbert.contract.weights import check_weights
 from skbert.engine.files.pretrained import (
     Pretrained,
     load_config,
     load_pooling,
     load_pretrained,
 )
-from skbert.engine.files.scratch import random_head
 from skbert.engine.model.device import precision_name, resolve_device, resolve_precision
 from skbert.engine.model.families import longest_text
 from skbert.engine.model.networks import TextClassifier
@@ -51,10 +50,10 @@ _NOT_OF_A_RUN = ("checkpoint_dir", "verbose", "random_state")
 
 @dataclass(frozen=True)
 class LabelledInput:
-    """Texts and the class number of each; shape (n_texts,), int64."""
+    """Texts and the value of y of each, as in `LabelledTexts.labels`."""
 
     texts: Texts
-    numbers: np.ndarray
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class TrainingInput:
     labelled : LabelledInput
     weights : ndarray of shape (n_texts,), float64
         How much each text counts, at most 1.
-    classes : ndarray of shape (n_classes,)
+    target : Target
+        What y is.
     validation : LabelledInput or None
     unlabelled : Texts or None
         More texts for masked language modelling.
@@ -74,13 +74,24 @@ class TrainingInput:
 
     labelled: LabelledInput
     weights: np.ndarray
-    classes: np.ndarray
+    target: Target
     validation: LabelledInput | None
     unlabelled: Texts | None
 
 
+#: Checks y for an estimator: (y, number of texts, sample weights) -> CheckedTargets.
+TargetCheck = Callable[[Any, int, Any], CheckedTargets]
+
+
 def check_input(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, X_unlabelled: Any
+    estimator: Any,
+    check_targets: TargetCheck,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    X_val: Any,
+    y_val: Any,
+    X_unlabelled: Any,
 ) -> TrainingInput:
     """Check the arguments of `fit`; nothing of the model is needed.
 
@@ -90,12 +101,12 @@ def check_input(
         As documented in `BertSentimentClassifier.fit`.
     """
     texts = check_texts(estimator, X, reset=True)
-    classes, numbers = check_labels(y, len(texts))
+    checked = check_targets(y, len(texts), sample_weight)
     return TrainingInput(
-        labelled=LabelledInput(texts, numbers),
-        weights=check_weights(sample_weight, estimator.class_weight, classes, numbers),
-        classes=classes,
-        validation=_check_validation(estimator, X_val, y_val, classes),
+        labelled=LabelledInput(texts, checked.values),
+        weights=checked.weights,
+        target=checked.target,
+        validation=_check_validation(estimator, X_val, y_val, checked.target),
         unlabelled=(
             None
             if X_unlabelled is None
@@ -105,7 +116,7 @@ def check_input(
 
 
 def _check_validation(
-    estimator: Any, X_val: Any, y_val: Any, classes: np.ndarray
+    estimator: Any, X_val: Any, y_val: Any, target: Target
 ) -> LabelledInput | None:
     if X_val is None and y_val is None:
         return None
@@ -115,8 +126,8 @@ def _check_validation(
             f"{missing} is None, but the other of X_val and y_val is given. Pass both or neither."
         )
     texts = check_texts(estimator, X_val, reset=False, name="X_val")
-    numbers = class_numbers(y_val, len(texts), classes, name="y_val", texts="X_val")
-    return LabelledInput(texts, numbers)
+    values = target.read(y_val, len(texts), name="y_val", texts="X_val")
+    return LabelledInput(texts, values)
 
 
 @dataclass(frozen=True)
@@ -138,12 +149,9 @@ class ClassifierState:
     wordpiece: WordPieceTokenizer
     history: list[dict[str, Any]]
 
-    def fitted_attributes(
-        self, classes: np.ndarray, history: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Attributes with which an estimator can predict."""
+    def fitted_attributes(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """Attributes with which an estimator can predict, besides those of `Target`."""
         return {
-            "classes_": classes,
             "model_": self.network.encoder,
             "head_": self.network.head,
             "tokenizer_": self.tokenizer,
@@ -176,12 +184,12 @@ def with_pooling(state: ClassifierState, pooling: str) -> ClassifierState:
 
 
 def new_state(
-    estimator: Any, pretrained: Pretrained, classes: np.ndarray, seeds: Seeds
+    estimator: Any, pretrained: Pretrained, target: Target, seeds: Seeds
 ) -> ClassifierState:
     """Copy a pretrained model, put a new head on it, and move both to the device."""
     config = pretrained.config
     rng = np.random.default_rng(seeds.new_weights)
-    head = random_head(config.hidden_size, len(classes), config.initializer_range, rng)
+    head = target.new_head(config.hidden_size, config.initializer_range, rng)
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
     pooling = resolve_pooling(estimator.pooling, pretrained.pooling)
@@ -199,7 +207,8 @@ class PreparedFit:
         The network before the first step.
     pretrained : Pretrained or None
         None if the fit continues an earlier one.
-    classes : ndarray of shape (n_classes,)
+    target : Target
+        What y is.
     training : LabelledTexts
     validation : LabelledTexts or None
     pretraining_texts : Tokens or None
@@ -217,7 +226,7 @@ class PreparedFit:
 
     start: ClassifierState
     pretrained: Pretrained | None
-    classes: np.ndarray
+    target: Target
     training: LabelledTexts
     validation: LabelledTexts | None
     pretraining_texts: Tokens | None
@@ -230,7 +239,7 @@ class PreparedFit:
 
 def continues_fit(estimator: Any) -> bool:
     """Whether `fit` starts from the weights of the last `fit`."""
-    return estimator.warm_start and hasattr(estimator, "classes_")
+    return estimator.warm_start and hasattr(estimator, "head_")
 
 
 def pretrains(estimator: Any) -> bool:
@@ -251,7 +260,6 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     seeds = Seeds.of(estimator.random_state)
     pretrained = None
     if continues_fit(estimator):
-        _check_same_classes(given.classes, estimator.classes_)
         check_for_model(estimator, estimator.model_.config)
         start = copy_state(state_of(estimator, estimator.precision))
         start = with_pooling(start, estimator.pooling)
@@ -260,18 +268,18 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
-        start = new_state(estimator, pretrained, given.classes, seeds)
-    kept = _find_kept_run(estimator, start, data, given.classes, seeds)
+        start = new_state(estimator, pretrained, given.target, seeds)
+    kept = _find_kept_run(estimator, start, data, given.target, seeds)
     if kept and kept.saved:
         seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
-    parts = split(estimator, data, given.classes, seeds)
+    parts = split(estimator, data, given.target, seeds)
     options = training_options(estimator, len(parts.training.tokens))
     if pretrained is not None:
         warn_few_steps(estimator, len(parts.training.tokens), options)
     return PreparedFit(
         start=start,
         pretrained=pretrained,
-        classes=given.classes,
+        target=given.target,
         training=parts.training,
         validation=parts.validation,
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
@@ -291,15 +299,6 @@ def check_before_loading(estimator: Any) -> None:
     if pretrains(estimator):
         check_has_heads(config)
     resolve_pooling(estimator.pooling, load_pooling(estimator.model))
-
-
-def _check_same_classes(classes: np.ndarray, known: np.ndarray) -> None:
-    if not np.array_equal(classes, known):
-        raise ValueError(
-            f"y has the classes {classes.tolist()}, but with warm_start=True they must be "
-            f"those of the last fit, {known.tolist()}. Pass texts of all these "
-            "classes, or set warm_start=False."
-        )
 
 
 def check_for_model(estimator: Any, config: Any) -> None:
@@ -362,14 +361,14 @@ def tokenize_input(
         held_out = tokenize(estimator, given.validation.texts, wordpiece)
         lost.append(LostTokens.of(held_out, wordpiece))
         ones = np.ones(len(held_out), dtype=np.float32)
-        validation = LabelledTexts(held_out, given.validation.numbers, ones)
+        validation = LabelledTexts(held_out, given.validation.values, ones)
     pretraining = None
     if pretrains(estimator):
         pretraining = _tokenize_for_pretraining(estimator, given, tokens, wordpiece)
         lost.append(LostTokens.of(pretraining.unlabelled, wordpiece))
     forget_warnings(estimator)
     LostTokens.total(lost).warn(estimator, config)
-    labelled = LabelledTexts(tokens, given.labelled.numbers, given.weights)
+    labelled = LabelledTexts(tokens, given.labelled.values, given.weights)
     return TokenizedInput(labelled, validation, pretraining)
 
 
@@ -416,13 +415,17 @@ class Split:
     validation: LabelledTexts | None
 
 
-def split(estimator: Any, data: TokenizedInput, classes: np.ndarray, seeds: Seeds) -> Split:
+def split(estimator: Any, data: TokenizedInput, target: Target, seeds: Seeds) -> Split:
     """Leave out texts of weight 0, and set validation texts aside where they are needed."""
     labelled, validation = data.labelled, data.validation
     rows = np.flatnonzero(labelled.weights)
     if estimator.early_stopping and validation is None:
         seed = int(seeds.validation_split.generate_state(1)[0])
-        parts = hold_out(labelled.labels[rows], classes, estimator.validation_fraction, seed)
+        fraction = estimator.validation_fraction
+        if target.strata is None:
+            parts = hold_out_any(len(rows), fraction, seed)
+        else:
+            parts = hold_out(labelled.labels[rows], target.strata, fraction, seed)
         validation = take_rows(labelled, rows[parts.validation])
         rows = rows[parts.training]
     return Split(rows, take_rows(labelled, rows), validation)
@@ -440,7 +443,7 @@ def _find_kept_run(
     estimator: Any,
     start: ClassifierState,
     data: TokenizedInput,
-    classes: np.ndarray,
+    target: Target,
     seeds: Seeds,
 ) -> KeptRun | None:
     """Look in `checkpoint_dir` for this run, and load its weights into the network of `start`."""
@@ -453,7 +456,7 @@ def _find_kept_run(
         parameters=parameters,
         precision=precision_name(start.network.precision),
         device=start.network.device.type,
-        classes=classes.tolist(),
+        classes=target.identity,
         entropy=None if estimator.random_state is None else seeds.root.entropy,
         versions=versions(),
         n_epochs_before=len(start.history),

@@ -1,14 +1,16 @@
-"""The accuracy of a classifier, with labels that are read as `fit` reads them."""
+"""The scores of a classifier and of a regressor, with a y that is read as `fit` reads it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
 
 from skbert.contract.containers import shorten
 from skbert.contract.label_values import read_labels
+from skbert.contract.numbers import read_numbers
+from skbert.contract.several_labels import arrange, has_several_labels, read_label_table
 
 
 class AccuracyMixin(ClassifierMixin):
@@ -18,9 +20,10 @@ class AccuracyMixin(ClassifierMixin):
     """
 
     classes_: Any
+    multilabel_: bool
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy of the predictions.
+        """Accuracy of the predictions; with several labels, of all labels of a text together.
 
         Parameters
         ----------
@@ -34,7 +37,7 @@ class AccuracyMixin(ClassifierMixin):
         Returns
         -------
         float
-            Share of the texts whose label is predicted, in [0, 1].
+            Share of the texts whose label, or set of labels, is predicted, in [0, 1].
 
         Raises
         ------
@@ -42,6 +45,10 @@ class AccuracyMixin(ClassifierMixin):
             If a label is missing or not allowed, or is a string where `classes_` are numbers.
         """
         predicted = self.predict(X)  # type: ignore[attr-defined]
+        if self.multilabel_ and has_several_labels(y, len(predicted)):
+            table = read_label_table(y, "y", len(predicted))
+            values = arrange(table, self.classes_, "y").astype(int)
+            return float(accuracy_score(values, predicted, sample_weight=sample_weight))
         labels = read_labels(y, "y", len(predicted))
         label, known = labels.tolist()[0], self.classes_.tolist()
         if isinstance(label, str) != isinstance(known[0], str):
@@ -51,3 +58,33 @@ class AccuracyMixin(ClassifierMixin):
                 "with labels of that type."
             )
         return float(accuracy_score(labels, predicted, sample_weight=sample_weight))
+
+
+class R2Mixin(RegressorMixin):
+    """scikit-learn's mixin of regressors, with a `score` for numbers in every container."""
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X : sequence of str, of length n_texts
+            As in `fit`.
+        y : array-like of shape (n_texts,)
+            Numbers, as in `fit`.
+        sample_weight : array-like of shape (n_texts,), default=None
+            Weights of the texts.
+
+        Returns
+        -------
+        float
+            R2 of `predict`. The best is 1. Predicting the mean of y for all texts gives 0.
+
+        Raises
+        ------
+        ValueError
+            If a number is missing or not finite.
+        """
+        predicted = self.predict(X)  # type: ignore[attr-defined]
+        numbers = read_numbers(y, "y", len(predicted))
+        return float(r2_score(numbers, predicted, sample_weight=sample_weight))

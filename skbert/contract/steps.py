@@ -44,7 +44,7 @@ def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
 
     Parameters
     ----------
-    estimator : BertSentimentClassifier
+    estimator : BertSentimentClassifier or BertSentimentRegressor
     n_texts : int
         Number of training texts, from which "auto" is resolved.
     """
@@ -59,7 +59,7 @@ def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
         warmup_fraction=estimator.warmup_fraction,
         dropout=estimator.dropout,
         n_frozen_layers=estimator.n_frozen_layers,
-        label_smoothing=estimator.label_smoothing,
+        label_smoothing=getattr(estimator, "label_smoothing", 0.0),
     )
 
 

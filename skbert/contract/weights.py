@@ -71,13 +71,39 @@ def _check_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> np.ndarr
     return weights
 
 
+def positive_weights(class_weight: Any, labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Compute how much more a 1 of each of several labels counts than a 0; shape (n_labels,).
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        "balanced" gives the texts with a label the same total weight as those without it.
+    labels : ndarray of shape (n_labels,)
+    values : ndarray of shape (n_texts, n_labels)
+        1 if the text has the label, otherwise 0.
+    """
+    if class_weight is None:
+        return np.ones(len(labels))
+    if isinstance(class_weight, str):  # the only one is "balanced"
+        n_with = values.sum(axis=0, dtype=np.float64)
+        ratio = (len(values) - n_with) / np.maximum(n_with, 1)
+        return np.where((n_with > 0) & (ratio > 0), ratio, 1.0)
+    return _weights_by_label(class_weight, labels)
+
+
 def _weight_of_classes(class_weight: Any, classes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Compute the weight of each class; shape (n_classes,)."""
-    of_class = np.ones(len(classes))
     if isinstance(class_weight, str):  # the only one is "balanced"
+        of_class = np.ones(len(classes))
         present = np.unique(numbers)
         of_class[present] = compute_class_weight(class_weight, classes=present, y=numbers)
         return of_class
+    return _weights_by_label(class_weight, classes)
+
+
+def _weights_by_label(class_weight: Any, classes: np.ndarray) -> np.ndarray:
+    """Read the weight of each class in a dict; shape (n_classes,)."""
+    of_class = np.ones(len(classes))
     labels = classes.tolist()
     given = {plain_label(label): weight for label, weight in class_weight.items()}
     without = [label for label in labels if label not in given]

@@ -30,7 +30,7 @@ from skbert.engine.files.weights import (
     read_safetensors,
 )
 from skbert.engine.model.families import FAMILIES, Family, blocks_of, family_of
-from skbert.engine.model.heads import DenseHead, Head
+from skbert.engine.model.heads import DenseHead, Head, OrdinalHead
 from skbert.engine.model.networks import TextClassifier
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def dense_head(family: Family, dense: nn.Linear, output: nn.Linear) -> DenseHead
 
 def head_of_arrays(tensors: Mapping[str, Tensor], family: Family) -> Head:
     """Rebuild a head from its state dict. The weights are not copied."""
+    if "thresholds" in tensors:
+        return OrdinalHead(tensors["weight"], tensors["thresholds"])
     if "dense.weight" not in tensors:
         return linear_of(tensors["weight"], tensors["bias"])
     dense, output = (
@@ -76,6 +78,7 @@ def head_weights_for_transformers(network: TextClassifier) -> tuple[dict[str, Te
         return {f"{family.classifier}.{name}": weight for name, weight in layer.items()}, None
     if isinstance(head, DenseHead):
         return _named(family, head.dense.state_dict(), head.output.state_dict()), "dense"
+    assert isinstance(head, nn.Linear)  # `head_in_numbers` converts an ordinal head
     if family.classifier_activation == "tanh":
         dense = pass_through_pooler(head.in_features)
         output = {"weight": head.weight.detach() / PASS_THROUGH_SCALE, "bias": head.bias}

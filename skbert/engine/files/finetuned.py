@@ -80,12 +80,27 @@ class SavedClassifier:
     settings: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What the outputs of a head are, for the configuration of transformers.
+
+    Attributes
+    ----------
+    problem_type : {"single_label_classification", "multi_label_classification", "regression"}
+    labels : list of str
+        The name of each output.
+    """
+
+    problem_type: str
+    labels: list[str]
+
+
 def save_classifier(
     folder: Path,
     network: TextClassifier,
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
-    labels: list[str],
+    task: Task,
 ) -> None:
     """Write a folder, or replace one that an earlier call wrote, in one step if possible.
 
@@ -99,8 +114,7 @@ def save_classifier(
     tokenizer : transformers.PreTrainedTokenizerBase
     settings : dict
         Of JSON types.
-    labels : list of str
-        Names of the classes, for transformers.
+    task : Task
 
     Raises
     ------
@@ -117,7 +131,7 @@ def save_classifier(
 
     def write(new: Path) -> None:
         _write_weights(weights, new / WEIGHTS_FILE, {NEEDS: MANIFEST})
-        write_json(new / CONFIG_FILE, _transformers_config(network, labels))
+        write_json(new / CONFIG_FILE, _transformers_config(network, task))
         _write_tokenizer(tokenizer, new)
         about = {"pooling": network.pooling, "settings": settings}
         write_manifest(new, about | ({} if note is None else {"head": note}))
@@ -257,13 +271,13 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str, Any]:
+def _transformers_config(network: TextClassifier, task: Task) -> dict[str, Any]:
     return network.encoder.config.to_dict() | {
         "architectures": [family_of(network.encoder).classifier_class],
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-        "num_labels": len(labels),
-        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {label: number for number, label in enumerate(task.labels)},
+        "num_labels": len(task.labels),
+        "problem_type": task.problem_type,
     }
 
 

@@ -1,4 +1,4 @@
-"""Pooled vectors -> logits: the linear layer of skbert, or the head of a published classifier."""
+"""Pooled vectors -> logits: the linear layers of skbert, or the head of a published classifier."""
 
 from __future__ import annotations
 
@@ -59,7 +59,37 @@ class DenseHead(nn.Module):
         return self.output(self.hidden(pooled))
 
 
-Head = nn.Linear | DenseHead
+class OrdinalHead(nn.Module):
+    """One score of a text, compared with a threshold between each two neighbouring levels.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (1, d_model)
+        The score of a vector is its product with `weight`.
+    thresholds : Tensor of shape (n_levels - 1,)
+    """
+
+    def __init__(self, weight: Tensor, thresholds: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.thresholds = nn.Parameter(thresholds)
+
+    @property
+    def in_features(self) -> int:
+        """Width of the pooled vectors."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Number of thresholds."""
+        return len(self.thresholds)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Compute the logit of being above each threshold: (n_texts, n_levels - 1)."""
+        return pooled @ self.weight.T - self.thresholds
+
+
+Head = nn.Linear | DenseHead | OrdinalHead
 
 
 def head_logits(head: Head, pooled: Tensor, dropout: Dropout) -> Tensor:

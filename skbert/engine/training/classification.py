@@ -1,4 +1,7 @@
-"""Labelled texts -> loss and trained weights: the `Objective` of fine-tuning, and evaluation."""
+"""Labelled texts -> loss and trained weights: the `Objective` of fine-tuning, and evaluation.
+
+What the labels are, and what the loss is, `criteria` says.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from skbert.engine.model.batch import DeviceBatch, HostBatch, host_batch
 from skbert.engine.model.dropout import Dropout
@@ -18,6 +19,7 @@ from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.packing import Filling, pack
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
+from skbert.engine.training.criteria import CROSS_ENTROPY, Criterion
 from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
     EpochRecord,
@@ -36,8 +38,9 @@ class LabelledTexts:
     ----------
     tokens : Tokens
         n_texts tokenised texts.
-    labels : ndarray of shape (n_texts,), int64
-        Class numbers, from 0.
+    labels : ndarray of shape (n_texts,) or (n_texts, n_labels)
+        int64: class or level numbers, from 0. float32: standardised numbers, or 0 and 1 for each
+        of several labels.
     weights : ndarray of shape (n_texts,), float32
         How much each text counts; 1 on average over the training texts. Before the training texts
         are selected, float64 and at most 1.
@@ -49,7 +52,7 @@ class LabelledTexts:
 
 
 class Classification:
-    """Weighted cross-entropy of labelled texts: the `Objective` of fine-tuning.
+    """Weighted loss of labelled texts: the `Objective` of fine-tuning.
 
     Parameters
     ----------
@@ -57,13 +60,19 @@ class Classification:
     data : LabelledTexts
     options : TrainingOptions
         If layers are frozen, the constructor computes their output once.
+    criterion : Criterion
     """
 
     def __init__(
-        self, classifier: TextClassifier, data: LabelledTexts, options: TrainingOptions
+        self,
+        classifier: TextClassifier,
+        data: LabelledTexts,
+        options: TrainingOptions,
+        criterion: Criterion = CROSS_ENTROPY,
     ) -> None:
         self._classifier = classifier
         self._data = data
+        self._criterion = criterion
         self._label_smoothing = options.label_smoothing
         n_frozen = options.n_frozen_layers
         self._frozen = (
@@ -91,7 +100,7 @@ class Classification:
             self._classifier.encoder,
             packed,
             filling,
-            labels=self._data.labels[packed.rows].astype(np.int32),
+            labels=_flat(self._data.labels[packed.rows]),
             weights=self._data.weights[packed.rows],
             n_in_batch=np.array([len(batch)], dtype=np.float32),
             **others,
@@ -102,13 +111,13 @@ class Classification:
         tensors, n_texts = batch.tensors, batch.host.n_texts
         start = self._frozen.states(batch) if self._frozen else None
         logits = drop_filling(self._classifier.logits(batch, dropout, start), n_texts)
-        loss_sum = weighted_loss(
-            logits, tensors["labels"], tensors["weights"], self._label_smoothing
-        )
+        labels = tensors["labels"].view(n_texts, *self._data.labels.shape[1:])
+        losses = self._criterion.losses(logits, labels, self._label_smoothing)
+        loss_sum = losses @ tensors["weights"]
         return Loss(loss_sum / tensors["n_in_batch"][0], loss_sums(loss_sum, n_texts))
 
     def measures(self, sums: np.ndarray) -> dict[str, float]:
-        """Compute the mean loss in nats per text."""
+        """Compute the mean loss per text."""
         loss_sum, n_texts = sums.tolist()
         return {"train_loss": loss_sum / n_texts}
 
@@ -124,6 +133,7 @@ class TrainingRun:
     options : TrainingOptions
     seed : numpy.random.SeedSequence
         Determines the order of the texts and the dropout.
+    criterion : Criterion
     """
 
     def __init__(
@@ -132,6 +142,7 @@ class TrainingRun:
         data: LabelledTexts,
         options: TrainingOptions,
         seed: np.random.SeedSequence,
+        criterion: Criterion = CROSS_ENTROPY,
     ) -> None:
         embeddings = None
         # The forward of a padded family may derive positions from the ids.
@@ -139,47 +150,42 @@ class TrainingRun:
             embeddings = CompactEmbeddings(word_embeddings(classifier.encoder), data.tokens)
             data = replace(data, tokens=embeddings.tokens)
         self.trainer = planned_trainer(classifier, len(data.tokens), options, seed, embeddings)
-        self._objective = Classification(classifier, data, options)
+        self._objective = Classification(classifier, data, options, criterion)
 
     def epoch(self, progress: StepProgress | None = None) -> EpochRecord:
         """Train on every text once, in a new order."""
         return self.trainer.epoch(self._objective, progress)
 
 
-def weighted_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """Sum the weighted cross-entropies of texts: (n_texts, n_classes), (n_texts,), (n_texts,)."""
-    losses = F.cross_entropy(
-        logits, labels.long(), reduction="none", label_smoothing=label_smoothing
-    )
-    return losses @ weights
+def _flat(labels: np.ndarray) -> np.ndarray:
+    """Convert labels to the form in which they travel to the device: flat, with 32 bits."""
+    return labels.ravel().astype(np.float32 if labels.dtype.kind == "f" else np.int32)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and accuracy on some texts.
+    """Loss and score on some texts.
 
     Attributes
     ----------
     loss : float
-        Weighted mean cross-entropy in nats per text, in evaluation mode.
-    accuracy : float
-        Weighted share of the texts with the highest logit at their label.
+        Weighted mean loss per text, in evaluation mode.
+    score : float
+        See `Criterion.score`.
     """
 
     loss: float
-    accuracy: float
+    score: float
 
 
-def evaluate(classifier: TextClassifier, data: LabelledTexts) -> Evaluation:
+def evaluate(
+    classifier: TextClassifier, data: LabelledTexts, criterion: Criterion = CROSS_ENTROPY
+) -> Evaluation:
     """Evaluate `classifier` on labelled texts, without changing it."""
     logits = predict_logits(classifier, data.tokens)
+    losses = criterion.losses(torch.from_numpy(logits), torch.from_numpy(data.labels), 0.0)
     weights = data.weights.astype(np.float64)
-    loss_sum = weighted_loss(
-        torch.from_numpy(logits), torch.from_numpy(data.labels), torch.from_numpy(data.weights)
-    )
     return Evaluation(
-        loss=loss_sum.item() / float(weights.sum()),
-        accuracy=float(weights[logits.argmax(axis=1) == data.labels].sum() / weights.sum()),
+        loss=(losses @ torch.from_numpy(data.weights)).item() / float(weights.sum()),
+        score=criterion.score(logits, data.labels, weights),
     )
