@@ -291,7 +291,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         ndarray of shape (n_texts,), float64
             Numbers from `y_min_` to `y_max_`.
         """
-        return learned_numbers(self).predict(self._logits(X))
+        outputs = self._logits(X)
+        return learned_numbers(self).predict(outputs)
 
     def _check_targets(self, y: Any, n_texts: int, sample_weight: Any) -> CheckedTargets:
         known = learned_numbers(self) if continues_fit(self) else None

@@ -344,18 +344,6 @@ LABEL_FAULTS = {
         TypeError,
         "{}[0] is 1j (complex); a label is a str, an int or a bool. Convert the labels, " + AS_STR,
     ),
-    "lists": (
-        [["pos"], ["pos", "neg"], ["neg"], ["pos"]],
-        ValueError,
-        "{}[1] is ['pos', 'neg'] (list), which holds 2 labels; one label per text is expected. "
-        "Choose one, or pass a flat list of labels.",
-    ),
-    "two columns": (
-        np.full((4, 2), "pos"),
-        ValueError,
-        "{} has 2 columns; one label per text is expected. For texts with several labels each, "
-        "train one classifier per column: OneVsRestClassifier(BertSentimentClassifier()).",
-    ),
     "one string": (
         "pos",
         ValueError,
@@ -378,6 +366,31 @@ def test_a_fault_of_labels(give, argument, fault):
     labels = "classes" if argument == "classes" else "labels"
     message = message.replace("{labels}", labels).replace("{}", argument.split()[0])
     with pytest.raises(error, match=exactly(message)):
+        give(argument, value)
+
+
+#: Where `fit` has learned one label per text, the other arguments cannot have several.
+SEVERAL = {
+    "lists": (
+        [["pos"], ["pos", "neg"], ["neg"], ["pos"]],
+        "{}[1] is ['pos', 'neg'] (list), which holds 2 labels; one label per text is expected. "
+        "Choose one, or pass a flat list of labels.",
+    ),
+    "two columns": (
+        np.full((4, 2), "pos"),
+        "{} has 2 columns; one label per text is expected. Pass one column. To give a text several "
+        "labels, pass a table of 0 and 1 as the y of fit.",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "argument", [name for name in LABEL_ARGUMENTS if name not in ("y", "y of partial_fit")]
+)
+@pytest.mark.parametrize("fault", SEVERAL)
+def test_several_labels_beside_a_fit_with_one(give, argument, fault):
+    value, message = SEVERAL[fault]
+    with pytest.raises(ValueError, match=exactly(message.replace("{}", argument.split()[0]))):
         give(argument, value)
 
 

@@ -115,6 +115,7 @@ def test_the_way_of_a_text_in_contributing_exists():
 
 ESTIMATORS = [
     skbert.BertSentimentClassifier,
+    skbert.BertSentimentRegressor,
     skbert.BertEmbeddingTransformer,
     skbert.BertPretrainer,
 ]

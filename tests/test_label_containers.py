@@ -368,8 +368,8 @@ def test_several_labels_of_some_texts(container, labels, message):
 )
 def test_several_columns(y):
     message = (
-        "y has 2 columns; one label per text is expected. For texts with several labels each, "
-        "train one classifier per column: OneVsRestClassifier(BertSentimentClassifier())."
+        "y has 2 columns; one label per text is expected. Pass one column. To give a text several "
+        "labels, pass a table of 0 and 1 as the y of fit."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         read_labels(y, "y", 4)

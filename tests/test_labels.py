@@ -178,8 +178,8 @@ def test_what_is_no_label_is_refused(y, error):
 )
 def test_several_labels_a_text_are_refused(y):
     message = (
-        "y has 2 columns; one label per text is expected. For texts with several labels each, "
-        "train one classifier per column: OneVsRestClassifier(BertSentimentClassifier())."
+        "y has 2 columns; one label per text is expected. Pass one column. To give a text several "
+        "labels, pass a table of 0 and 1 as the y of fit."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         check_labels(y, 3)

@@ -10,14 +10,19 @@ import re
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import SkipTestWarning
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import skbert
-from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
+from skbert import (
+    BertEmbeddingTransformer,
+    BertPretrainer,
+    BertSentimentClassifier,
+    BertSentimentRegressor,
+)
 from tests.conftest import save_bert
 
 N_STEPS = 12  # steps of the scale that a number is read on, to either side of zero
@@ -48,16 +53,42 @@ class NumberClassifier(BertSentimentClassifier):
     """`BertSentimentClassifier` on sentences made of rows of numbers."""
 
     def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
-        X, y = validate_data(self, X, y, multi_output=False)
+        X, y = validate_data(self, X, y, multi_output=True)
         columns = columns_of(self)
         super().fit(sentences(X), y, sample_weight)
         vars(self).update(columns)
         return self
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
-        X, y = validate_data(self, X, y, reset=not hasattr(self, "classes_"))
+        X, y = validate_data(self, X, y, reset=not hasattr(self, "classes_"), multi_output=True)
         columns = columns_of(self)
         super().partial_fit(sentences(X), y, classes, sample_weight)
+        vars(self).update(columns)
+        return self
+
+    def _logits(self, X):
+        check_is_fitted(self)
+        return super()._logits(sentences(validate_data(self, X, reset=False)))
+
+    def __sklearn_tags__(self):
+        return takes_numbers(super().__sklearn_tags__())
+
+
+class NumberRegressor(BertSentimentRegressor):
+    """`BertSentimentRegressor` on sentences made of rows of numbers."""
+
+    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+        columns = columns_of(self)
+        super().fit(sentences(X), y, sample_weight)
+        vars(self).update(columns)
+        return self
+
+    def partial_fit(self, X, y, sample_weight=None):
+        reset = not hasattr(self, "head_")
+        X, y = validate_data(self, X, y, reset=reset, multi_output=True, y_numeric=True)
+        columns = columns_of(self)
+        super().partial_fit(sentences(X), y, sample_weight)
         vars(self).update(columns)
         return self
 
@@ -118,6 +149,12 @@ def number_classifier():
     )
 
 
+def number_regressor(loss="squared_error"):
+    return NumberRegressor(
+        "number-bert", loss=loss, max_length=64, max_epochs=10, learning_rate=3e-2, dropout=0.0
+    )
+
+
 def number_transformer(cache=None):
     return NumberTransformer("number-bert", cache=cache)
 
@@ -131,6 +168,7 @@ def number_pretrainer():
 #: An adapter for each public estimator.
 ADAPTERS = {
     BertSentimentClassifier: number_classifier,
+    BertSentimentRegressor: number_regressor,
     BertEmbeddingTransformer: number_transformer,
     BertPretrainer: number_pretrainer,
 }
@@ -153,7 +191,7 @@ def number_bert(folder_of_number_bert, monkeypatch):
 
 
 def expected_failed_checks(estimator):
-    if isinstance(estimator, NumberClassifier):
+    if isinstance(estimator, (NumberClassifier, NumberRegressor)):
         return {
             "check_sample_weight_equivalence_on_dense_data": (
                 "weight 2 and a repeated row are the same loss, but other mini-batches"
@@ -174,6 +212,7 @@ STRICT = (
 @parametrize_with_checks(
     [
         number_classifier(),
+        number_regressor(),
         number_transformer(),
         number_transformer(cache="memory"),
         number_pretrainer(),
@@ -201,7 +240,7 @@ def test_the_battery_is_not_hollow(public, capsys):
     n_checks = len(names)
     with capsys.disabled():
         print(f"\ncheck_estimator runs {n_checks} checks on {public.__name__}", end="")
-    least = {BertSentimentClassifier: 55, BertEmbeddingTransformer: 45, BertPretrainer: 40}
+    least = {BertSentimentClassifier: 55, BertSentimentRegressor: 50, BertEmbeddingTransformer: 45, BertPretrainer: 40}
     assert n_honest == 1
     assert n_checks >= least[public]
     assert {"check_fit_idempotent", "check_n_features_in_after_fitting"} <= set(names)
@@ -210,11 +249,13 @@ def test_the_battery_is_not_hollow(public, capsys):
 @pytest.mark.parametrize("public", ADAPTERS, ids=lambda public: public.__name__)
 def test_tags_say_what_an_estimator_is(public):
     tags = get_tags(public())
-    is_for_labels = public is BertSentimentClassifier
-    assert is_classifier(public()) is is_for_labels
-    assert (tags.classifier_tags is not None) is is_for_labels
-    assert (tags.transformer_tags is not None) is not is_for_labels
-    assert tags.estimator_type == ("classifier" if is_for_labels else None)
+    kinds = {BertSentimentClassifier: "classifier", BertSentimentRegressor: "regressor"}
+    assert tags.estimator_type == kinds.get(public)
+    assert is_classifier(public()) is (public is BertSentimentClassifier)
+    assert is_regressor(public()) is (public is BertSentimentRegressor)
+    assert (tags.classifier_tags is not None) is (public is BertSentimentClassifier)
+    assert (tags.regressor_tags is not None) is (public is BertSentimentRegressor)
+    assert (tags.transformer_tags is not None) is (public not in kinds)
     assert "_estimator_type" not in vars(public)  # the mixin says it
     assert tags.input_tags.string and tags.input_tags.one_d_array
     assert not tags.input_tags.two_d_array

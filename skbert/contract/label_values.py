@@ -129,9 +129,8 @@ def _no_sequence(y: Any, name: str) -> ValueError:
 
 def _several_labels(name: str, n_columns: int) -> ValueError:
     return ValueError(
-        f"{name} has {n_columns} columns; one label per text is expected. For texts with "
-        "several labels each, train one classifier per column: "
-        "OneVsRestClassifier(BertSentimentClassifier())."
+        f"{name} has {n_columns} columns; one label per text is expected. Pass one column. To give "
+        "a text several labels, pass a table of 0 and 1 as the y of fit."
     )
 
 
@@ -191,7 +190,7 @@ def _check_whole_number(plain: Any, label: Any, place: str, name: str) -> None:
         raise ValueError(
             f"{place} is {plain} (float); a label is a str, an int, a bool or a whole number. "
             "Unknown label type: continuous. Make classes of them, for example with "
-            f"{name}.astype(str); skbert does not predict numbers."
+            f"{name}.astype(str), or predict numbers with BertSentimentRegressor."
         )
 
 
