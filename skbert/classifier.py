@@ -48,6 +48,7 @@ from skbert.engine.model.families import n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
+from skbert.engine.text.windows import WINDOWS
 
 
 @fill_docstring
@@ -80,10 +81,17 @@ class BertSentimentClassifier(
         token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
         pooling that a model of sentence-transformers names, and "cls" for all others.
     {max_length}
-    truncation : {"head", "tail", "head+tail"}, default="head+tail"
+    truncation : {"head", "tail", "head+tail", "windows"}, default="head+tail"
         The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
         `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
-        of every truncation with a `TruncationWarning`.
+        of every truncation with a `TruncationWarning`. "windows" reads all of a longer single text
+        in overlapping windows of at most `max_length` tokens, and the head gets the mean of their
+        vectors, weighted by their lengths; see :doc:`/guide/long_reviews`.
+    max_windows : int or None, default=8
+        The most windows of a text with ``truncation="windows"``, at least 2, which bounds time and
+        memory. A longer text gets windows that are evenly spread from its start to its end, and
+        a `TruncationWarning` counts the tokens between them. None sets no limit. Ignored for other
+        values of `truncation`.
     {emoji_names}
     max_epochs : int or "auto", default="auto"
         Number of passes over the training data. "auto" is the smallest number from 3 to 10 that
@@ -222,7 +230,8 @@ class BertSentimentClassifier(
         "model": MODELS,
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
-        "truncation": [StrOptions(set(TRUNCATIONS))],
+        "truncation": [StrOptions({*TRUNCATIONS, WINDOWS})],
+        "max_windows": [Interval(Integral, 2, None, closed="left"), None],
         "emoji_names": ["boolean"],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
@@ -251,7 +260,8 @@ class BertSentimentClassifier(
         *,
         pooling: Literal["auto", "cls", "mean"] = "auto",
         max_length: int = 128,
-        truncation: Literal["head", "tail", "head+tail"] = "head+tail",
+        truncation: Literal["head", "tail", "head+tail", "windows"] = "head+tail",
+        max_windows: int | None = 8,
         emoji_names: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
@@ -277,6 +287,7 @@ class BertSentimentClassifier(
         self.pooling = pooling
         self.max_length = max_length
         self.truncation = truncation
+        self.max_windows = max_windows
         self.emoji_names = emoji_names
         self.max_epochs = max_epochs
         self.batch_size = batch_size

@@ -1,0 +1,149 @@
+"""How accurate are windows of long reviews, and head and tail, if both cost the same?
+
+The texts are IMDB documents of more than 1,800 characters, about 400 tokens. Each contender reads
+at most as many tokens of a text as its rival: one sequence of 256 tokens, or two windows of 128;
+one of 512, or four windows of 128. For comparison, head and tail of 128 tokens. All have the
+default model, the same number of epochs, and for each seed the same training texts. The test texts
+are the same for all.
+
+Accuracies do not depend on the load of the machine, so the results contain no times. The cost is
+the number of tokens that an epoch computes, of which attention makes those of long sequences more
+expensive.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import _common as common
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from skbert import BertSentimentClassifier
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to read a long text."""
+
+    name: str
+    cost: int  # tokens of a long text
+    parameters: dict[str, Any]
+
+
+def head_and_tail(max_length: int) -> Way:
+    name = f"head+tail, {max_length} tokens"
+    return Way(name, max_length, {"truncation": "head+tail", "max_length": max_length})
+
+
+def in_windows(max_windows: int, max_length: int) -> Way:
+    parameters = {"truncation": "windows", "max_windows": max_windows, "max_length": max_length}
+    return Way(f"{max_windows} windows of {max_length}", max_windows * max_length, parameters)
+
+
+WAYS = (
+    head_and_tail(256),
+    in_windows(2, 128),
+    head_and_tail(128),
+    head_and_tail(512),
+    in_windows(4, 128),
+)
+
+# Results: name of a way -> {"cost": ..., "accuracies": [...], "n_tokens": [...]}
+Results = dict[str, dict[str, Any]]
+
+
+def measure(way: Way, split: common.Split, seed: int, arguments: Any) -> dict[str, float]:
+    """Fit, and compute the accuracy on the test texts and the number of tokens of an epoch."""
+    clf = BertSentimentClassifier(
+        **way.parameters, max_epochs=arguments.epochs, device=arguments.device, random_state=seed
+    )
+    clf.fit(split.train_texts, split.train_labels)
+    accuracy = float(clf.score(split.test_texts, split.test_labels))
+    return {"accuracies": accuracy, "n_tokens": clf.history_[0]["n_tokens"]}
+
+
+def split_of(seed: int, arguments: Any) -> common.Split:
+    """Draw training texts by the seed, and always the same test texts."""
+    texts, labels = common.long_texts(5000)
+    train, test, train_labels, test_labels = train_test_split(
+        texts, labels, test_size=arguments.n_test, stratify=labels, random_state=0
+    )
+    drawn, _, drawn_labels, _ = train_test_split(
+        train,
+        train_labels,
+        train_size=arguments.n_train,
+        stratify=train_labels,
+        random_state=seed,
+    )
+    return common.Split(drawn, drawn_labels, test, test_labels)
+
+
+def run(arguments: Any) -> Results:
+    results: Results = {}
+    for seed in arguments.seeds:
+        split = split_of(seed, arguments)
+        for way in WAYS:
+            if way.cost > arguments.most_tokens:
+                continue
+            found = measure(way, split, seed, arguments)
+            of_way = results.setdefault(way.name, {"cost": way.cost})
+            for name, value in found.items():
+                of_way.setdefault(name, []).append(value)
+            print(f"seed {seed}, {way.name}: {found}", file=sys.stderr, flush=True)
+    return results
+
+
+def table(results: Results) -> str:
+    """Mean and standard deviation of the accuracy, by the most tokens of a text."""
+    rows = []
+    for name, found in sorted(results.items(), key=lambda item: item[1]["cost"]):
+        accuracies = found["accuracies"]
+        spread = f"{np.std(accuracies, ddof=1):.3f}" if len(accuracies) > 1 else ""
+        n_tokens = f"{np.mean(found['n_tokens']):,.0f}"
+        rows.append([name, n_tokens, f"{np.mean(accuracies):.3f}", spread])
+    header = ["reads", "tokens of an epoch", "accuracy", "standard deviation"]
+    return common.markdown_table(header, rows)
+
+
+def bounds(results: Results) -> list[common.Bound]:
+    """Rivals must cost the same: windows may compute 5% more tokens."""
+    found = []
+    for ours, theirs in ((WAYS[1], WAYS[0]), (WAYS[4], WAYS[3])):
+        if ours.name in results and theirs.name in results:
+            ratio = np.mean(results[ours.name]["n_tokens"]) / np.mean(
+                results[theirs.name]["n_tokens"]
+            )
+            claim = f"tokens of {ours.name}, relative to {theirs.name}"
+            found.append(common.Bound(claim, float(ratio), 1.05, at_least=False))
+    return found
+
+
+def parse_arguments() -> Any:
+    parser = common.argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--n-train", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--n-test", type=int, default=400, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--most-tokens", type=int, default=512, help="of a text; 512 or 256")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--device", default="auto", help="default: %(default)s")
+    parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.n_train, arguments.n_test, arguments.epochs, arguments.seeds = 8, 4, 1, [0]
+    return arguments
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    results = run(arguments)
+    print(table(results))
+    path = common.RESULTS / "windows.json"
+    return common.finish("windows", arguments, results, bounds(results), path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
