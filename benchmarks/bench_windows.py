@@ -13,6 +13,7 @@ expensive.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,9 @@ WAYS = (
     in_windows(4, 128),
 )
 
-# Results: name of a way -> {"cost": ..., "accuracies": [...], "n_tokens": [...]}
+COSTS = (128, 256, 512)
+
+# Results: name of a way -> {"cost": ..., "n_train": ..., "accuracies": [...], "n_tokens": [...]}
 Results = dict[str, dict[str, Any]]
 
 
@@ -81,19 +84,18 @@ def split_of(seed: int, arguments: Any) -> common.Split:
     return common.Split(drawn, drawn_labels, test, test_labels)
 
 
-def run(arguments: Any) -> Results:
-    results: Results = {}
+def run(arguments: Any, results: Results) -> None:
+    """Measure what the arguments ask for; other results stay."""
+    ways = [way for way in WAYS if way.cost in arguments.costs]
+    for way in ways:
+        results[way.name] = {"cost": way.cost, "n_train": arguments.n_train}
     for seed in arguments.seeds:
         split = split_of(seed, arguments)
-        for way in WAYS:
-            if way.cost > arguments.most_tokens:
-                continue
+        for way in ways:
             found = measure(way, split, seed, arguments)
-            of_way = results.setdefault(way.name, {"cost": way.cost})
             for name, value in found.items():
-                of_way.setdefault(name, []).append(value)
+                results[way.name].setdefault(name, []).append(value)
             print(f"seed {seed}, {way.name}: {found}", file=sys.stderr, flush=True)
-    return results
 
 
 def table(results: Results) -> str:
@@ -126,7 +128,7 @@ def parse_arguments() -> Any:
     parser.add_argument("--n-train", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--n-test", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--most-tokens", type=int, default=512, help="of a text; 512 or 256")
+    parser.add_argument("--costs", type=int, nargs="+", default=COSTS, help="tokens of a text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
@@ -139,9 +141,11 @@ def parse_arguments() -> Any:
 
 def main() -> int:
     arguments = parse_arguments()
-    results = run(arguments)
-    print(table(results))
     path = common.RESULTS / "windows.json"
+    kept = path.exists() and not arguments.smoke
+    results: Results = json.loads(path.read_text())["results"] if kept else {}
+    run(arguments, results)
+    print(table(results))
     return common.finish("windows", arguments, results, bounds(results), path)
 
 
