@@ -385,7 +385,7 @@ def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tok
     if estimator.truncation == WINDOWS:
         if texts.second is not None:
             raise ValueError(
-                f"truncation={WINDOWS!r} with pairs of texts, but only single texts can be read in "
+                "truncation='windows' with pairs of texts, but only single texts can be read in "
                 "windows. Choose truncation='head+tail', or join the two texts of each pair."
             )
         return tokenize_in_windows(
