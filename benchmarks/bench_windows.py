@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,8 @@ def split_of(seed: int, arguments: Any) -> common.Split:
     return common.Split(drawn, drawn_labels, test, test_labels)
 
 
-def run(arguments: Any, results: Results) -> None:
-    """Measure what the arguments ask for; other results stay."""
+def run(arguments: Any, results: Results) -> Iterator[None]:
+    """Measure what the arguments ask for, and yield after each seed; other results stay."""
     ways = [way for way in WAYS if way.cost in arguments.costs]
     for way in ways:
         results[way.name] = {"cost": way.cost, "n_train": arguments.n_train}
@@ -96,6 +97,7 @@ def run(arguments: Any, results: Results) -> None:
             for name, value in found.items():
                 results[way.name].setdefault(name, []).append(value)
             print(f"seed {seed}, {way.name}: {found}", file=sys.stderr, flush=True)
+        yield
 
 
 def table(results: Results) -> str:
@@ -144,9 +146,11 @@ def main() -> int:
     path = common.RESULTS / "windows.json"
     kept = path.exists() and not arguments.smoke
     results: Results = json.loads(path.read_text())["results"] if kept else {}
-    run(arguments, results)
-    print(table(results))
-    return common.finish("windows", arguments, results, bounds(results), path)
+    code = 0
+    for _ in run(arguments, results):  # what is measured is kept if a later seed is interrupted
+        print(table(results))
+        code = common.finish("windows", arguments, results, bounds(results), path)
+    return code
 
 
 if __name__ == "__main__":
