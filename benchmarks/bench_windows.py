@@ -3,7 +3,7 @@
 The texts are IMDB documents of more than 1,800 characters, about 400 tokens. Each contender reads
 at most as many tokens of a text as its rival: one sequence of 256 tokens, or two windows of 128;
 one of 512, or four windows of 128. For comparison, head and tail of 128 tokens. All have the
-default model, the same number of epochs, and for each seed the same training texts. The test texts
+same model, the same number of epochs, and for each seed the same training texts. The test texts
 are the same for all.
 
 Accuracies do not depend on the load of the machine, so the results contain no times. The cost is
@@ -13,17 +13,21 @@ expensive.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import _common as common
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from skbert import BertSentimentClassifier
+from skbert.engine.files.find import SENTIMENT_START
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,28 @@ Results = dict[str, dict[str, Any]]
 def measure(way: Way, split: common.Split, seed: int, arguments: Any) -> dict[str, float]:
     """Fit, and compute the accuracy on the test texts and the number of tokens of an epoch."""
     clf = BertSentimentClassifier(
-        **way.parameters, max_epochs=arguments.epochs, device=arguments.device, random_state=seed
+        arguments.model,
+        **way.parameters,
+        max_epochs=arguments.epochs,
+        device=arguments.device,
+        random_state=seed,
     )
     clf.fit(split.train_texts, split.train_labels)
     accuracy = float(clf.score(split.test_texts, split.test_labels))
     return {"accuracies": accuracy, "n_tokens": clf.history_[0]["n_tokens"]}
 
 
+def load_texts(path: Path | None) -> tuple[list[str], list[int]]:
+    """Load long documents and their labels, from a file where the package with IMDB is missing."""
+    if path is None:
+        return common.long_texts(5000)
+    found = pd.read_csv(path)
+    return found["text"].tolist(), found["label"].tolist()
+
+
 def split_of(seed: int, arguments: Any) -> common.Split:
     """Draw training texts by the seed, and always the same test texts."""
-    texts, labels = common.long_texts(5000)
+    texts, labels = load_texts(arguments.texts)
     train, test, train_labels, test_labels = train_test_split(
         texts, labels, test_size=arguments.n_test, stratify=labels, random_state=0
     )
@@ -126,19 +142,26 @@ def bounds(results: Results) -> list[common.Bound]:
 
 
 def parse_arguments() -> Any:
-    parser = common.argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--n-train", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--n-test", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--costs", type=int, nargs="+", default=COSTS, help="tokens of a text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
+    parser.add_argument("--model", default=SENTIMENT_START, help="default: %(default)s")
+    parser.add_argument("--texts", type=Path, help="CSV file with text and label; default: IMDB")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.n_train, arguments.n_test, arguments.epochs, arguments.seeds = 8, 4, 1, [0]
     return arguments
+
+
+def named(value: Any) -> Any:
+    """Replace a path by its name, because the results name no folder."""
+    return value.name if isinstance(value, Path) else value
 
 
 def main() -> int:
@@ -149,7 +172,8 @@ def main() -> int:
     code = 0
     for _ in run(arguments, results):  # what is measured is kept if a later seed is interrupted
         print(table(results))
-        code = common.finish("windows", arguments, results, bounds(results), path)
+        about = argparse.Namespace(**{k: named(v) for k, v in vars(arguments).items()})
+        code = common.finish("windows", about, results, bounds(results), path)
     return code
 
 
