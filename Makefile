@@ -9,7 +9,8 @@ NEWEST := .venv-newest
 BIN := $(VENV)/bin
 # gpu.sh runs bench_gpu.py, on another machine.
 BENCHMARKS := $(filter-out %/bench_gpu.py,$(sort $(wildcard benchmarks/bench_*.py)))
-TIMED := $(filter-out %/bench_pretraining.py %/bench_few_labels.py,$(BENCHMARKS))
+ACCURACIES := %/bench_pretraining.py %/bench_few_labels.py %/bench_windows.py
+TIMED := $(filter-out $(ACCURACIES),$(BENCHMARKS))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
 
 # Figures are drawn to files, also where there is no screen.
@@ -18,7 +19,7 @@ export MPLBACKEND ?= Agg
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining \
-	bench-few-labels sentiment-start figures fix lint types wheel docs-quick bench-smoke clean
+	bench-few-labels bench-windows sentiment-start figures fix lint types wheel docs-quick bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -61,6 +62,10 @@ bench-pretraining: $(VENV)/.installed-benchmarks ## accuracy with pre-training; 
 
 bench-few-labels: $(VENV)/.installed-benchmarks ## accuracy for 0 to 2,048 labels; takes hours; ARGS="--data FOLDER"
 	$(BIN)/python benchmarks/bench_few_labels.py $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-windows: $(VENV)/.installed-benchmarks ## accuracy of windows of long reviews; half an hour
+	$(BIN)/python benchmarks/bench_windows.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; half an hour

@@ -11,11 +11,12 @@ from typing import Any
 
 import _common as common
 from bench_few_labels import accuracy_tables
+from bench_windows import table as windows_table
 
 README = Path(__file__).parent / "README.md"
 ANY = "any processor"
 #: Benchmarks of accuracies, of which parts may run on different processors.
-ACCURACIES = ("few_labels", "pretraining")
+ACCURACIES = ("few_labels", "pretraining", "windows")
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
 
 
@@ -80,6 +81,12 @@ def few_labels_tables(results: Results) -> list[str]:
     return [f"#### few_labels\n\n{table}" for table in accuracy_tables(found)]
 
 
+def windows_tables(results: Results) -> list[str]:
+    """Table of the accuracy with windows of long reviews."""
+    found = next((r["results"] for r in results if r["benchmark"] == "windows"), None)
+    return [] if found is None else [f"#### windows\n\n{windows_table(found)}"]
+
+
 def profile_table(results: Results) -> str:
     """Table of the time that fit and predict spend in each kind of operation."""
     shares = next((r["results"]["shares"] for r in results if r["benchmark"] == "profile"), None)
@@ -115,7 +122,7 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
-        tables = [*timings_tables(of_it), *few_labels_tables(of_it)]
+        tables = [*timings_tables(of_it), *few_labels_tables(of_it), *windows_tables(of_it)]
         tables += [profile_table(of_it), machines(of_it)]
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)

@@ -38,6 +38,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
     {pooling}
     {max_length}
     {truncation}
+    {max_windows}
     {emoji_names}
     {max_epochs}
     {batch_size}
@@ -137,7 +138,8 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         *,
         pooling: Literal["auto", "cls", "mean"] = "auto",
         max_length: int = 128,
-        truncation: Literal["head", "tail", "head+tail"] = "head+tail",
+        truncation: Literal["head", "tail", "head+tail", "windows"] = "head+tail",
+        max_windows: int | None = 8,
         emoji_names: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
@@ -163,6 +165,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         self.pooling = pooling
         self.max_length = max_length
         self.truncation = truncation
+        self.max_windows = max_windows
         self.emoji_names = emoji_names
         self.max_epochs = max_epochs
         self.batch_size = batch_size

@@ -40,6 +40,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         levels [1]_, [3]_, and the prediction is the expected level.
     {max_length}
     {truncation}
+    {max_windows}
     {emoji_names}
     {max_epochs}
     {batch_size}
@@ -137,7 +138,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         pooling: Literal["auto", "cls", "mean"] = "auto",
         loss: Literal["squared_error", "ordinal"] = "squared_error",
         max_length: int = 128,
-        truncation: Literal["head", "tail", "head+tail"] = "head+tail",
+        truncation: Literal["head", "tail", "head+tail", "windows"] = "head+tail",
+        max_windows: int | None = 8,
         emoji_names: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
@@ -162,6 +164,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         self.loss = loss
         self.max_length = max_length
         self.truncation = truncation
+        self.max_windows = max_windows
         self.emoji_names = emoji_names
         self.max_epochs = max_epochs
         self.batch_size = batch_size

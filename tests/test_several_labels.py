@@ -20,7 +20,6 @@ from skbert.contract.weights import positive_weights
 from skbert.engine.training.criteria import BinaryCrossEntropies
 
 
-
 def exactly(message):
     return f"^{re.escape(message)}$"
 
@@ -196,7 +195,8 @@ def test_it_learns_and_predicts_an_indicator(clf, tagged):
     assert f1_score(Y, found, average="micro") > 0.9
     assert clf.score(X, Y) == np.mean((found == Y).all(axis=1))
     probabilities = clf.predict_proba(X)
-    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-clf.decision_function(X))))
+    logits = clf.decision_function(X).astype(np.float64)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)))
     np.testing.assert_allclose(np.log(probabilities), clf.predict_log_proba(X))
     assert ((probabilities > 0.5) == found).all()
 
@@ -234,7 +234,7 @@ def test_pickles_folders_and_transformers(tiny_bert, tagged, tmp_path):
     from transformers import pipeline
 
     classify = pipeline("text-classification", str(tmp_path / "model"), top_k=None)
-    scores = {entry["label"]: entry["score"] for entry in classify(X[0])}
+    scores = {entry["label"]: entry["score"] for entry in classify([X[0]])[0]}
     np.testing.assert_allclose([scores[str(c)] for c in range(3)], expected[0], atol=1e-5)
 
 

@@ -240,7 +240,12 @@ def test_the_battery_is_not_hollow(public, capsys):
     n_checks = len(names)
     with capsys.disabled():
         print(f"\ncheck_estimator runs {n_checks} checks on {public.__name__}", end="")
-    least = {BertSentimentClassifier: 55, BertSentimentRegressor: 50, BertEmbeddingTransformer: 45, BertPretrainer: 40}
+    least = {
+        BertSentimentClassifier: 55,
+        BertSentimentRegressor: 50,
+        BertEmbeddingTransformer: 45,
+        BertPretrainer: 40,
+    }
     assert n_honest == 1
     assert n_checks >= least[public]
     assert {"check_fit_idempotent", "check_n_features_in_after_fitting"} <= set(names)

@@ -109,6 +109,13 @@ def texts_are_cut(given):
     yield lambda: other.predict_next_sentence([(LONG[0], "dull")])
 
 
+def texts_have_too_many_windows(given):
+    clf = classifier(given.model, truncation="windows", max_windows=2)
+    yield lambda: clf.fit(LONG, ["good", "bad"])
+    given.clf.set_params(truncation="windows", max_windows=2)
+    yield lambda: given.clf.predict(LONG)
+
+
 def labels_are_a_column(given):
     clf = classifier(given.model)
     yield lambda: clf.fit(given.X, given.y[:, None])
@@ -275,6 +282,7 @@ def capitals_are_lost(given):
 #: For each `warn_user` in skbert: the file that it is in, a case, and what the warning contains.
 CASES = [
     ("contract/lost_tokens.py", texts_are_cut, "longer than max_length=32", TruncationWarning),
+    ("contract/lost_tokens.py", texts_have_too_many_windows, "fit into", TruncationWarning),
     ("contract/lost_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
     ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),

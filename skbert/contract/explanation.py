@@ -141,7 +141,8 @@ class ExplainMixin:
         Raises
         ------
         ValueError
-            If `target` is not in `classes_`, or another argument is not allowed.
+            If `target` is not in `classes_`, or another argument is not allowed. Also if a text
+            has several windows; see `truncation`.
         NotFittedError
             If the classifier is not fitted.
 
@@ -217,6 +218,13 @@ def _explain(
     check_max_length(estimator.max_length, longest_text(estimator.model_.config))
     state = state_of(estimator, "float32")
     tokens = tokenize(estimator, texts, state.wordpiece)
+    if tokens.windows is not None:
+        raise ValueError(
+            f"X contains texts of more than max_length={estimator.max_length} tokens, which "
+            "truncation='windows' reads in several windows, but explain reads one window of each "
+            "text. Explain the part of the text that matters, or use "
+            "set_params(truncation='head+tail') first."
+        )
     rows = [*zip(texts.first, texts.second, strict=True)] if texts.second else [*zip(texts.first)]
     read = [_Reading.of(estimator, row, state.wordpiece) for row in rows]
     targets = np.full(len(rows), column)
@@ -269,7 +277,7 @@ class _Reading:
     def of(cls, estimator: Any, row: tuple[str, ...], wordpiece: WordPieceTokenizer) -> _Reading:
         parts = wordpiece.kept_pieces(
             row, max_length=estimator.max_length, truncation=estimator.truncation
-        )
+        )  # with truncation="windows", nothing is cut here
         return cls(parts, wordpiece.layout.order(len(row)))
 
     @property

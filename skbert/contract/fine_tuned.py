@@ -41,6 +41,7 @@ from skbert.engine.model.families import n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
+from skbert.engine.text.windows import WINDOWS
 
 
 class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
@@ -60,7 +61,8 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
         "model": MODELS,
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "max_length": [Interval(Integral, smallest_max_length(1), None, closed="left")],
-        "truncation": [StrOptions(set(TRUNCATIONS))],
+        "truncation": [StrOptions({*TRUNCATIONS, WINDOWS})],
+        "max_windows": [Interval(Integral, 2, None, closed="left"), None],
         "emoji_names": ["boolean"],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -15,6 +15,7 @@ import numpy as np
 
 from skbert.engine.model.families import longest_text
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.windows import WINDOWS
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
 
@@ -69,6 +70,7 @@ class LostTokens:
         Number of truncated texts.
     n_kept, n_cut : int
         Number of tokens that are kept, with the special tokens around texts, and that are cut off.
+        A token that several windows of a text contain counts once.
     n_special : int
         Number of special tokens around texts.
     n_unknown : int
@@ -86,13 +88,17 @@ class LostTokens:
     def of(cls, tokens: Tokens, wordpiece: WordPieceTokenizer) -> LostTokens:
         """Count the tokens of texts."""
         count = np.count_nonzero
-        is_unknown = (tokens.ids == wordpiece.unknown_id) & ~tokens.is_special
+        ids, is_special = tokens.ids, tokens.is_special
+        if tokens.windows is not None:
+            is_first = ~tokens.windows.is_repeated
+            ids, is_special = ids[is_first], is_special[is_first]
+        is_unknown = (ids == wordpiece.unknown_id) & ~is_special
         return cls(
             n_texts=len(tokens.n_lost),
             n_truncated=int(count(tokens.n_lost)),
-            n_kept=len(tokens.ids),
+            n_kept=len(ids),
             n_cut=int(tokens.n_lost.sum()),
-            n_special=int(count(tokens.is_special)),
+            n_special=int(count(is_special)),
             n_unknown=int(count(is_unknown)),
         )
 
@@ -129,6 +135,16 @@ class LostTokens:
             )
 
     def _warn_of_truncation(self, estimator: Any, config: Any, selects: bool) -> None:
+        if getattr(estimator, "truncation", None) == WINDOWS:
+            warn_user(
+                f"{self.n_truncated} of {self.n_texts} texts do not fit into "
+                f"max_windows={estimator.max_windows} windows of max_length="
+                f"{estimator.max_length} tokens; {self.n_cut} tokens between the windows are not "
+                f"read, {self.n_cut / (self.n_cut + self.n_kept):.1%} of all. Increase "
+                "max_windows, or set it to None for no limit.",
+                TruncationWarning,
+            )
+            return
         most = longest_text(config)
         other = "choose with `truncation` which part to keep" if selects else "pass shorter texts"
         advice = (
@@ -152,7 +168,8 @@ def forget_warnings(estimator: Any) -> None:
 def _is_news(estimator: Any, category: type[Warning], share: float) -> bool:
     """Whether an estimator has not yet warned of about as large a share of lost tokens."""
     told = _told.setdefault(estimator, {})
-    key = (category, estimator.max_length, getattr(estimator, "truncation", None))
+    names = ("max_length", "truncation", "max_windows")
+    key = (category, *(getattr(estimator, name, None) for name in names))
     if share <= _FAR_MORE * told.get(key, 0.0):
         return False
     told[key] = share

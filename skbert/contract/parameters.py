@@ -46,10 +46,18 @@ pooling : {"auto", "cls", "mean"}, default="auto"
     token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
     pooling that a model of sentence-transformers names, and "cls" for all others.""",
     "truncation": """\
-truncation : {"head", "tail", "head+tail"}, default="head+tail"
+truncation : {"head", "tail", "head+tail", "windows"}, default="head+tail"
     The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
     `max_length` for the first and the rest for the last, which [2]_ found best. skbert warns
-    of every truncation with a `TruncationWarning`.""",
+    of every truncation with a `TruncationWarning`. "windows" reads all of a longer single text
+    in overlapping windows of at most `max_length` tokens, and the head gets the mean of their
+    vectors, weighted by their lengths; see :doc:`/guide/long_reviews`.""",
+    "max_windows": """\
+max_windows : int or None, default=8
+    The most windows of a text with ``truncation="windows"``, at least 2, which bounds time and
+    memory. A longer text gets windows that are evenly spread from its start to its end, and
+    a `TruncationWarning` counts the tokens between them. None sets no limit. Ignored for other
+    values of `truncation`.""",
     "max_epochs": """\
 max_epochs : int or "auto", default="auto"
     Number of passes over the training data. "auto" is the smallest number from 3 to 10 that

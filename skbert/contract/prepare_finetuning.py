@@ -39,6 +39,7 @@ from skbert.engine.model.families import longest_text
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.sentences import WholeTexts
 from skbert.engine.text.tokens import Tokens, concatenate
+from skbert.engine.text.windows import WINDOWS, tokenize_in_windows
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.loop import TrainingOptions
@@ -373,7 +374,25 @@ def tokenize_input(
 
 
 def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
-    """Tokenise texts or pairs, as the parameters of the estimator say."""
+    """Tokenise texts or pairs, as the parameters of the estimator say.
+
+    Raises
+    ------
+    ValueError
+        If pairs shall be read in windows.
+    """
+    if estimator.truncation == WINDOWS:
+        if texts.second is not None:
+            raise ValueError(
+                "truncation='windows' with pairs of texts, but only single texts can be read in "
+                "windows. Choose truncation='head+tail', or join the two texts of each pair."
+            )
+        return tokenize_in_windows(
+            wordpiece,
+            texts.first,
+            max_length=estimator.max_length,
+            max_windows=estimator.max_windows,
+        )
     return wordpiece(
         texts.first,
         texts.second,

@@ -146,7 +146,8 @@ def _check_lists(rows: Sequence[Any], name: str) -> None:
 
 def _are_indicators(rows: Sequence[Any]) -> bool:
     """Whether lists of equal length hold numbers 0 and 1 only, as scikit-learn reads them."""
-    if any(isinstance(row, (set, frozenset)) for row in rows) or len({*map(len, rows)}) != 1:
+    lengths = {len(row) for row in rows}
+    if any(isinstance(row, (set, frozenset)) for row in rows) or len(lengths) != 1 or 0 in lengths:
         return False
     kinds = (int, float, bool, np.bool_, np.number)
     return all(isinstance(value, kinds) and value in (0, 1) for value in chain(*rows))

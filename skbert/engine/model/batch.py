@@ -34,9 +34,10 @@ class HostBatch:
     n_texts : int
         Number of texts without the filler.
     longest : int
-        Attention computes texts of up to this number of tokens.
+        Attention computes sequences of up to this number of tokens.
     arrays : dict of str to ndarray of shape (n,), int32 or float32
-        "ids", "positions", "segment_ids", "cu_seqlens", and what else the loss reads.
+        "ids", "positions", "segment_ids", "cu_seqlens", with windows "cu_windows", and what else
+        the loss reads.
     """
 
     packed: PackedBatch
@@ -84,12 +85,23 @@ class DeviceBatch:
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """Cumulative lengths: (n_texts + 1,), int32."""
+        """Cumulative lengths: (n_sequences + 1,), int32."""
         return self.tensors["cu_seqlens"]
 
     @property
+    def cu_windows(self) -> Tensor | None:
+        """Cumulative numbers of windows: (n_texts + 1,), int32; None without windows."""
+        return self.tensors.get("cu_windows")
+
+    @property
+    def cu_texts(self) -> Tensor:
+        """Cumulative lengths of texts, with all of their windows: (n_texts + 1,), int32."""
+        windows = self.cu_windows
+        return self.cu_seqlens if windows is None else self.cu_seqlens.index_select(0, windows)
+
+    @property
     def first_tokens(self) -> Tensor:
-        """Place of the first token of each text: (n_texts,), int32."""
+        """Place of the first token of each sequence: (n_sequences,), int32."""
         return self.cu_seqlens[:-1]
 
 
@@ -112,6 +124,8 @@ def host_batch(
         "segment_ids": packed.segment_ids,
         "cu_seqlens": packed.cu_seqlens,
     }
+    if packed.cu_windows is not None:
+        arrays["cu_windows"] = packed.cu_windows
     return HostBatch(packed, n_texts, longest, arrays | others)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -160,39 +161,63 @@ class SlicedDropout:
     ----------
     dropout : Dropout
         Seeded.
-    n_texts, n_tokens : int
-        Number of texts in all parts, and of their tokens, a filler included.
+    n_texts, n_sequences, n_tokens : int
+        Number of texts in all parts, of their windows, and of their tokens, a filler included.
     """
 
-    def __init__(self, dropout: Dropout, n_texts: int, n_tokens: int) -> None:
+    def __init__(self, dropout: Dropout, n_texts: int, n_sequences: int, n_tokens: int) -> None:
         self._dropout = cast(SeededDropout, dropout)
-        self._n_texts, self._n_tokens = n_texts, n_tokens
+        self._n_texts, self._n_sequences, self._n_tokens = n_texts, n_sequences, n_tokens
         self._states: list[Any] = []  # before the mask of each place in the network
 
-    def of(self, texts: slice, tokens: slice) -> _Slice:
+    def of(self, texts: slice, sequences: slice, tokens: slice) -> _Slice:
         """Make the dropout of one part, which must compute all places in the network in order."""
-        return _Slice(self, texts, tokens)
+        return _Slice(
+            self, _Rows(self._n_texts, texts), _Rows(self._n_sequences, sequences), tokens
+        )
 
-    def apply(self, hidden: Tensor, place: int, texts: slice, tokens: slice) -> Tensor:
-        """Draw the mask of a place for all texts, and apply the rows of some."""
+    def apply(self, hidden: Tensor, place: int, others: _Rows, tokens: slice) -> Tensor:
+        """Draw the mask of a place for all texts, and apply the rows of some.
+
+        The rows of `hidden` are tokens or, if their number is another, `others`.
+        """
         if place == len(self._states):
             self._states.append(self._dropout.state)
         self._dropout.state = self._states[place]
         if hidden.ndim != 2:  # padded by transformers; its rows are no texts and no tokens
             return self._dropout(hidden)
         is_tokens = len(hidden) == tokens.stop - tokens.start
-        n_rows, rows = (self._n_tokens, tokens) if is_tokens else (self._n_texts, texts)
-        mask = self._dropout.draw((n_rows, hidden.shape[1]))
-        return self._dropout.apply(hidden, mask[rows])
+        rows = _Rows(self._n_tokens, tokens) if is_tokens else others
+        mask = self._dropout.draw((rows.n_in_all, hidden.shape[1]))
+        return self._dropout.apply(hidden, mask[rows.of_part])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a part, among those of all parts."""
+
+    n_in_all: int
+    of_part: slice
 
 
 class _Slice:
     """The dropout of one part; its state is the number of masks that it has drawn."""
 
-    def __init__(self, whole: SlicedDropout, texts: slice, tokens: slice) -> None:
-        self._whole, self._texts, self._tokens = whole, texts, tokens
-        self.state = 0
+    def __init__(
+        self, whole: SlicedDropout, texts: _Rows, sequences: _Rows, tokens: slice, state: int = 0
+    ) -> None:
+        self._whole, self._texts, self._sequences, self._tokens = whole, texts, sequences, tokens
+        self.state = state
 
     def __call__(self, hidden: Tensor) -> Tensor:
         self.state += 1
-        return self._whole.apply(hidden, self.state - 1, self._texts, self._tokens)
+        return self._whole.apply(hidden, self.state - 1, self._sequences, self._tokens)
+
+    def after_pooling(self) -> _Slice:
+        """Make the dropout of the places behind the pooling, where each text has one row."""
+        return _Slice(self._whole, self._texts, self._texts, self._tokens, self.state)
+
+
+def after_pooling(dropout: Dropout) -> Dropout:
+    """Return the dropout of vectors of texts, which differs from others only in a part."""
+    return dropout.after_pooling() if isinstance(dropout, _Slice) else dropout

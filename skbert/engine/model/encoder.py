@@ -115,20 +115,21 @@ def encode_first_token(
     start: Start = None,
     n_layers: int | None = None,
 ) -> Tensor:
-    """Compute the hidden state of the last layer for each text's [CLS] only.
+    """Compute the hidden state of the last layer for the [CLS] of each sequence only.
 
     The last layer needs the other tokens only as keys and values. Skipping the rest of their work
     saves 14 % of a model of 6 layers and 7 % of one of 12. The parameters are as in `encode`.
 
     Returns
     -------
-    Tensor of shape (n_texts, d_model)
+    Tensor of shape (n_sequences, d_model)
+        A sequence is a text, or a window of a text.
     """
     if family_of(model).padded:
         batch = on_device(model, batch)
         hidden = padded_states(model, batch.packed, dropout, n_layers, _vectors_of(start))
         return hidden.index_select(0, batch.first_tokens)
-    n_texts = len(batch.rows)
+    n_sequences = len(batch.cu_seqlens) - 1
     batch = on_device(model, fill_batch(batch) if start is None else batch)
     start = _embedded(model, batch, dropout, start)
     groups = _groups(model, batch)
@@ -136,12 +137,12 @@ def encode_first_token(
     hidden = start.states
     blocks = blocks_of(model)[start.layer : n_layers]
     if not blocks:
-        return drop_filling(hidden.index_select(0, first), n_texts)
+        return drop_filling(hidden.index_select(0, first), n_sequences)
     *lower, last = blocks
     for block in lower:
         hidden = run_block(_full_layer, block, hidden, groups, dropout)
     states = _first_token_layer(last, hidden, first, groups, dropout)
-    return drop_filling(states, n_texts)
+    return drop_filling(states, n_sequences)
 
 
 def is_replayable(model: PreTrainedModel, device: torch.device, precision: torch.dtype) -> bool:

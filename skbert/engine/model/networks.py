@@ -10,7 +10,7 @@ from torch import nn
 
 from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import computing_in
-from skbert.engine.model.dropout import Dropout, no_dropout
+from skbert.engine.model.dropout import Dropout, after_pooling, no_dropout
 from skbert.engine.model.encoder import Start, encode, is_replayable
 from skbert.engine.model.families import (
     Heads,
@@ -86,7 +86,8 @@ class TextClassifier(_EncoderNetwork):
         filled = fill_batch(batch) if start is None else batch
         pooled = self.pooled(filled, dropout, start)
         with computing_in(torch.float32, self.device):
-            return drop_filling(head_logits(self.head, pooled, dropout), len(batch.rows))
+            logits = head_logits(self.head, pooled, after_pooling(dropout))
+            return drop_filling(logits, len(batch.rows))
 
     def pooled(
         self,

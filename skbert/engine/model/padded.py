@@ -172,8 +172,8 @@ def padded_states(
     Tensor of shape (n_tokens, d_model)
         Texts in the order of the batch. Those of the text of `onednn.fill_batch` are zeros.
     """
-    n_texts = int(np.count_nonzero(batch.rows >= 0))
-    lengths = np.diff(batch.cu_seqlens[: n_texts + 1])
+    n_fillers = int(np.count_nonzero(batch.rows < 0))
+    lengths = np.diff(batch.cu_seqlens[: len(batch.cu_seqlens) - n_fillers])
     stop, states, start = 0, [], 0
     with _dropping(model, dropout), _possible_precision(model), without_cudnn(_device(model)):
         for group in _groups(model, lengths):

@@ -37,12 +37,19 @@ def pooled_states(
     "cls" is the hidden state of [CLS]. "mean" and "max" are the average and the elementwise
     maximum over all tokens of the text, special tokens included, as sentence-transformers
     computes them. The hidden states come from the last layer, or from layer `n_layers`.
+
+    If a text has several windows, "cls" is the mean over them of the hidden states of [CLS], and
+    "mean" and "max" are over the tokens of all windows. The windows of a text have the same
+    length, so both means are those of the vectors of the windows, weighted by their lengths.
     """
     if pooling == "cls":
-        return encode_first_token(model, batch, dropout, start, n_layers)
+        states = encode_first_token(model, batch, dropout, start, n_layers)
+        if batch.cu_windows is None:
+            return states
+        return mean_of_tokens(states.float(), batch.cu_windows)
     hidden = encode(model, batch, dropout, start, n_layers)
     pool = {"mean": mean_of_tokens, "max": max_of_tokens}[pooling]
-    return pool(hidden, batch.cu_seqlens)
+    return pool(hidden, batch.cu_texts)
 
 
 def mean_of_tokens(hidden: Tensor, cu_seqlens: np.ndarray | Tensor) -> Tensor:

@@ -19,14 +19,19 @@ from skbert.engine.text.tokens import Tokens
 class PackedBatch:
     """Some texts, longest first, laid end to end.
 
+    A sequence is what attention reads by itself: a text, or a window of a text.
+
     Attributes
     ----------
     ids, positions, segment_ids : ndarray of shape (n_tokens,), int32
-        WordPiece id, position in its text (from 0), and segment of each token.
-    cu_seqlens : ndarray of shape (n_texts + 1,), int32
-        Cumulative lengths: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
+        WordPiece id, position in its sequence (from 0), and segment of each token.
+    cu_seqlens : ndarray of shape (n_sequences + 1,), int32
+        Cumulative lengths: sequence i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
     rows : ndarray of shape (n_texts,), int64
         The row of each text in the caller's order.
+    cu_windows : ndarray of shape (n_texts + 1,), int32, or None
+        Cumulative numbers of windows: text i has the sequences ``cu_windows[i]:cu_windows[i + 1]``.
+        None if each text is one sequence.
     """
 
     ids: np.ndarray
@@ -34,26 +39,37 @@ class PackedBatch:
     segment_ids: np.ndarray
     cu_seqlens: np.ndarray
     rows: np.ndarray
+    cu_windows: np.ndarray | None = None
+
+    @property
+    def cu_texts(self) -> np.ndarray:
+        """Cumulative lengths of texts, with all of their windows: (n_texts + 1,), int32."""
+        return self.cu_seqlens if self.cu_windows is None else self.cu_seqlens[self.cu_windows]
 
 
 def pack(tokens: Tokens, rows: np.ndarray) -> PackedBatch:
-    """Lay the texts of `rows` end to end, sorted by length.
+    """Lay the texts of `rows` end to end, sorted by the length of their windows.
 
     Attention processes neighbours together, which is fastest if they have similar lengths. The sum
     over the batch does not depend on the order.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
-    lengths = tokens.lengths[rows]
+    n_windows = tokens.n_windows[rows]
+    of_window = tokens.lengths[rows] // n_windows
+    order = np.argsort(-of_window, kind="stable")
+    rows, n_windows = rows[order], n_windows[order]
+    lengths = np.repeat(of_window[order], n_windows)
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-    source = np.repeat(tokens.offsets[rows], lengths) + positions
+    source = tokens.places(rows)
+    cu_windows = np.concatenate([[0], np.cumsum(n_windows)]).astype(np.int32)
     return PackedBatch(
         ids=tokens.ids[source],
         positions=positions.astype(np.int32),
         segment_ids=tokens.segment_ids[source],
         cu_seqlens=cu_seqlens.astype(np.int32),
         rows=rows,
+        cu_windows=None if len(lengths) == len(rows) else cu_windows,
     )
 
 
@@ -108,6 +124,11 @@ def fill(batch: PackedBatch, n_tokens: int) -> PackedBatch:
         segment_ids=np.concatenate([batch.segment_ids, zeros]),
         cu_seqlens=np.append(batch.cu_seqlens, np.int32(n_tokens)),
         rows=np.append(batch.rows, -1),
+        cu_windows=(
+            None
+            if batch.cu_windows is None
+            else np.append(batch.cu_windows, np.int32(len(batch.cu_seqlens)))
+        ),
     )
 
 
@@ -149,11 +170,15 @@ def budgeted_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]
 
 
 def distinct_texts(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Find the rows of the distinct texts, and for each text the first row with the same tokens."""
-    first_row: dict[bytes, int] = {}
+    """Find the rows of the distinct texts, and for each text the first row with the same tokens.
+
+    Equal texts also have the same number of windows.
+    """
+    first_row: dict[tuple[bytes, int], int] = {}
     content = np.stack([tokens.ids, tokens.segment_ids], axis=1)
+    n_windows = tokens.n_windows.tolist()
     stands_for = [
-        first_row.setdefault(content[start:stop].tobytes(), row)
+        first_row.setdefault((content[start:stop].tobytes(), n_windows[row]), row)
         for row, (start, stop) in enumerate(itertools.pairwise(tokens.offsets.tolist()))
     ]
     return np.array([*first_row.values()], dtype=np.int64), np.array(stands_for, dtype=np.int64)

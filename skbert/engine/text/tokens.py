@@ -41,6 +41,33 @@ class BareTokens:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How the tokens of texts are divided into windows, which the encoder reads one by one.
+
+    All windows of a text have the same length, and they follow each other.
+
+    Attributes
+    ----------
+    offsets : ndarray of shape (n_texts + 1,), int64
+        Text i has the windows ``offsets[i]:offsets[i + 1]``; at least one.
+    lengths : ndarray of shape (n_windows,), int64
+        Number of tokens of each window, special tokens included.
+    is_repeated : ndarray of shape (n_tokens,), bool
+        Whether an earlier window of the text contains the token, too. True for the special tokens
+        of all windows but the first.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    is_repeated: np.ndarray
+
+    @property
+    def n_of_each(self) -> np.ndarray:
+        """Number of windows of each text; shape (n_texts,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Texts as ids laid end to end.
 
@@ -58,6 +85,8 @@ class Tokens:
         Text i is ``ids[offsets[i]:offsets[i + 1]]``.
     n_lost : ndarray of shape (n_texts,), int64
         Number of tokens of each text that were cut because the text was too long.
+    windows : Windows or None
+        None if each text is one window.
     """
 
     ids: np.ndarray
@@ -65,11 +94,20 @@ class Tokens:
     is_special: np.ndarray
     offsets: np.ndarray
     n_lost: np.ndarray
+    windows: Windows | None = None
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each text, special tokens included; shape (n_texts,)."""
+        """Number of tokens of each text, in all of its windows; shape (n_texts,).
+
+        Special tokens count, too.
+        """
         return np.diff(self.offsets)
+
+    @property
+    def n_windows(self) -> np.ndarray:
+        """Number of windows of each text; shape (n_texts,)."""
+        return np.ones_like(self.lengths) if self.windows is None else self.windows.n_of_each
 
     @property
     def n_truncated(self) -> int:
@@ -93,6 +131,19 @@ class Tokens:
             self.is_special[source],
             offsets,
             self.n_lost[rows],
+            self._windows_of(rows, source),
+        )
+
+    def _windows_of(self, rows: np.ndarray, source: np.ndarray) -> Windows | None:
+        """Select the windows of some texts, whose tokens are at `source`."""
+        n_of_each = self.n_windows[rows]
+        if self.windows is None or np.all(n_of_each == 1):
+            return None
+        chosen = ranges(self.windows.offsets[rows], n_of_each)
+        return Windows(
+            np.concatenate([[0], np.cumsum(n_of_each)]),
+            self.windows.lengths[chosen],
+            self.windows.is_repeated[source],
         )
 
 
@@ -103,7 +154,8 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
-    """Concatenate the texts of all parts."""
+    """Concatenate the texts of all parts, each of which is one window."""
+    assert all(part.windows is None for part in parts)
     lengths = np.concatenate([part.lengths for part in parts])
     return Tokens(
         np.concatenate([part.ids for part in parts]),

@@ -18,7 +18,7 @@ from skbert.engine.model.dropout import (
     state_of,
 )
 from skbert.engine.model.recompute import recomputing_blocks
-from skbert.engine.text.packing import cut_by_tokens, split_by_tokens
+from skbert.engine.text.packing import PackedBatch, cut_by_tokens, split_by_tokens
 from skbert.engine.training.objective import Network, Objective
 from skbert.engine.warn import warn_user
 
@@ -95,17 +95,18 @@ class MicroBatches:
     def _backward(self, objective: Objective, part: StagedBatch, batch: np.ndarray) -> Tensor:
         """Add the gradients of a planned part, in smaller ones if it is too large by now."""
         packed, n_texts = part.host.packed, part.host.n_texts
-        pieces = cut_by_tokens(np.diff(packed.cu_seqlens)[:n_texts], self.token_budget)
+        pieces = cut_by_tokens(np.diff(packed.cu_texts)[:n_texts], self.token_budget)
         if len(pieces) == 1:
             return self._backward_piece(objective, part, self._dropout)
         whole = None
         if self._dropout is not no_dropout:
-            whole = SlicedDropout(self._dropout, len(packed.rows), len(packed.ids))
+            n_sequences = len(packed.cu_seqlens) - 1
+            whole = SlicedDropout(self._dropout, len(packed.rows), n_sequences, len(packed.ids))
         sums = []
         for piece in pieces:
-            start, stop = packed.cu_seqlens[[piece.start, piece.stop]].tolist()
+            sequences, tokens = _contents(packed, piece)
             staged = stage(objective.prepare(packed.rows[piece], batch), self._device)
-            dropout = whole.of(piece, slice(start, stop)) if whole else no_dropout
+            dropout = whole.of(piece, sequences, tokens) if whole else no_dropout
             sums.append(self._backward_piece(objective, staged, dropout))
         return torch.stack(sums).sum(0)
 
@@ -138,3 +139,10 @@ class MicroBatches:
             "smaller model to avoid this."
         )
         return True
+
+
+def _contents(packed: PackedBatch, texts: slice) -> tuple[slice, slice]:
+    """Find the sequences and the tokens of some texts of a batch."""
+    ends = [texts.start, texts.stop]
+    sequences = texts if packed.cu_windows is None else slice(*packed.cu_windows[ends].tolist())
+    return sequences, slice(*packed.cu_texts[ends].tolist())
