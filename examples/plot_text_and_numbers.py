@@ -71,7 +71,7 @@ for name in ("numbers__mean_stars", "numbers__n_reviews"):
 # %%
 # Plot the accuracies
 # -------------------
-# The bars are standard errors for 1,000 test sentences.
+# The error bars are standard errors for 1,000 test sentences.
 
 values = np.array([*accuracy.values()])
 errors = np.sqrt(values * (1 - values) / len(test))
@@ -79,8 +79,8 @@ figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.barh([*accuracy], values, xerr=errors, capsize=4, color=["C7", "C0", "C2"])
 ax.bar_label(ax.containers[1], [f"{value:.3f}" for value in values], padding=10)
 ax.axvline(0.5, color="black", linestyle=":", label="chance")
-ax.set(xlim=(0.4, 1), xlabel="accuracy on 1,000 test sentences")
-ax.set_title("Two weak columns help a text")
-ax.legend(loc="lower right")
+ax.set(xlim=(0, 1), xlabel="accuracy on 1,000 test sentences")
+ax.set_title("Numbers beside the text help")
+ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
 plt.savefig("text_and_numbers.png", dpi=150)
 plt.show()
