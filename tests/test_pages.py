@@ -46,6 +46,10 @@ def own_folder(tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    # mlflow tracks into a folder, because a new data base takes ten seconds, and sends nothing.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "cwd" / "runs").as_uri())
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     yield tmp_path / "cwd"
     import matplotlib.pyplot as plt
 

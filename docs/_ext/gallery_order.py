@@ -7,6 +7,7 @@ ORDER = [
     "plot_explanations.py",
     "plot_error_analysis.py",
     "plot_embeddings_grid.py",
+    "plot_text_and_numbers.py",
     "plot_contextual_words.py",
     "plot_pretraining.py",
 ]
