@@ -30,7 +30,8 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
     and cross-entropy, as in [1]_. It processes texts without padding. The default model already
-    distinguishes negative from positive English sentences.
+    distinguishes negative from positive English sentences. If `y` gives several labels to a text,
+    one model learns all of them.
 
     Parameters
     ----------
@@ -49,13 +50,16 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
     {n_frozen_layers}
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss, as a dict from label to weight. "balanced" takes weights
-        inversely proportional to the class frequencies in `y`.
+        inversely proportional to the class frequencies in `y`. With several labels, how much more
+        the presence of a label counts than its absence; "balanced" makes both count the same.
     label_smoothing : float, default=0.0
-        Share of the target probability that is spread evenly over all classes, in [0, 1).
+        Share of the target probability that is spread evenly over all classes, in [0, 1). With
+        several labels, over the presence and the absence of each.
     {early_stopping}
     validation_fraction : float, default=0.1
         Fraction of the training texts to set aside for validation, in (0, 1), stratified by class
-        if possible. Only used if `early_stopping` is True and `X_val` is None.
+        if possible; with several labels, at random. Only used if `early_stopping` is True and
+        `X_val` is None.
     {n_iter_no_change}
     {warm_start}
     {pretraining_epochs}
@@ -68,16 +72,20 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted. With several labels in the columns of a `y`, their order: the names of
+        the columns of a frame, or else 0, 1, and so on.
+    multilabel_ : bool
+        Whether the `y` of `fit` gave several labels to a text.
     {model_}
     head_ : torch.nn.Module
         d_model -> n_classes. A torch.nn.Linear, or the head of a published classifier with its
         dense layer.
     {tokenizer_}
     history_ : list of dict
-        For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, in nats),
-        ``learning_rate`` (of the last step), ``seconds``, ``n_tokens``. With validation texts also
-        ``val_loss`` and ``val_score`` (accuracy).
+        For each epoch: ``epoch`` (from 1), ``train_loss`` (mean cross-entropy, in nats; with
+        several labels, the mean of the binary cross-entropies), ``learning_rate`` (of the last
+        step), ``seconds``, ``n_tokens``. With validation texts also ``val_loss`` and ``val_score``
+        (accuracy, as in `score`).
     {pretraining_history_}
     {n_epochs_}
     {best_epoch_}
@@ -94,15 +102,16 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
 
     See Also
     --------
+    BertSentimentRegressor : Predicts numbers, such as stars.
     BertEmbeddingTransformer : Vectors of the pretrained model, without training it.
     sklearn.feature_extraction.text.TfidfVectorizer : Word counts instead of BERT, as a baseline.
 
     Notes
     -----
     With up to 512 training texts, `fit` starts with the logistic regression on the vectors of the
-    pretrained encoder as its linear layer [3]_. If the model contains a classifier, its logit and
-    threshold are features of the regression. With more texts, and in `partial_fit`, the first
-    weights of the layer are random.
+    pretrained encoder as its linear layer [3]_; with several labels, one for each label. If the
+    model contains a classifier, its logit and threshold are features of the regression. With more
+    texts, and in `partial_fit`, the first weights of the layer are random.
 
     References
     ----------
@@ -206,8 +215,10 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
             Texts, as a list, tuple, numpy array, pandas or polars Series, pyarrow array, or one
             column of a frame or two-dimensional array. Two columns, or a list of pairs, are read
             as ``[CLS] first [SEP] second [SEP]``. Empty texts are allowed, missing texts are not.
-        y : array-like of shape (n_texts,)
-            Labels: strings, integers or booleans, with 2 to 1000 classes.
+        y : array-like of shape (n_texts,) or (n_texts, n_labels)
+            Labels: strings, integers or booleans, with 2 to 1000 classes. For several labels per
+            text, a table of 0 and 1 (array, data frame or sparse matrix), with a column for each
+            label, or a list of labels for each text.
         sample_weight : array-like of shape (n_texts,), default=None
             Weights of the texts in the loss. Only their proportions matter. Texts of weight 0 are
             ignored.
@@ -215,7 +226,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
             Validation texts, in the same form as X. `history_` contains their loss and accuracy,
             and `early_stopping` uses the loss.
         y_val : array-like, default=None
-            Labels of `X_val`, all of which must occur in `y`.
+            Labels of `X_val`, all of which must occur in `y`; or a table with the same columns.
         X_unlabelled : sequence of str, default=None
             More texts for masked language modelling, in the same form as X. Only used if
             `pretraining_epochs` is not 0. `GridSearchCV` and similar tools pass them to each fold
@@ -272,11 +283,12 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         ----------
         X : sequence of str, of length n_texts
             As in `fit`.
-        y : array-like of shape (n_texts,)
-            Labels, all of which must be in `classes`.
+        y : array-like of shape (n_texts,) or (n_texts, n_labels)
+            Labels, all of which must be in `classes`. Either one label or several for each text,
+            as in the first call or in `fit`.
         classes : array-like of shape (n_classes,), default=None
             All labels that any call may contain. Required in the first call. Later calls must
-            omit it or pass the same classes.
+            omit it or pass the same classes. For a table, the names or numbers of its columns.
         sample_weight : array-like of shape (n_texts,), default=None
             As in `fit`. ``class_weight="balanced"`` uses the class frequencies in the `y` of this
             call.
@@ -328,7 +340,8 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         -------
         ndarray of shape (n_texts,) or (n_texts, n_classes)
             For two classes, the logit of ``classes_[1]`` minus the logit of ``classes_[0]``, which
-            is positive if ``classes_[1]`` is predicted.
+            is positive if ``classes_[1]`` is predicted. With several labels, a column for each
+            label, which is positive if the label is predicted.
         """
         logits = self._logits(X)
         if self.multilabel_ or len(self.classes_) != 2:
@@ -346,7 +359,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         Returns
         -------
         ndarray of shape (n_texts, n_classes)
-            Natural logarithms, in the order of `classes_`.
+            Natural logarithms of `predict_proba`, in the order of `classes_`.
         """
         logits = self._logits(X).astype(np.float64)
         return log_expit(logits) if self.multilabel_ else log_softmax(logits, axis=1)
@@ -362,12 +375,13 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         Returns
         -------
         ndarray of shape (n_texts, n_classes)
-            Each row sums to 1, in the order of `classes_`.
+            In the order of `classes_`. Each row sums to 1, except with several labels, each of
+            which has a probability of its own.
         """
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """Most probable class of each text.
+        """Most probable class of each text, or its labels.
 
         Parameters
         ----------
@@ -376,8 +390,9 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
 
         Returns
         -------
-        ndarray of shape (n_texts,)
-            Labels, of the type of `classes_`.
+        ndarray of shape (n_texts,) or (n_texts, n_classes)
+            Labels, of the type of `classes_`. With several labels, int64: 1 for each label with a
+            probability above 0.5, otherwise 0.
         """
         logits = self._logits(X)
         if self.multilabel_:
