@@ -34,6 +34,7 @@ from skbert import (
     BertEmbeddingTransformer,
     BertPretrainer,
     BertSentimentClassifier,
+    BertSentimentRegressor,
     TruncationWarning,
     UnknownTokenWarning,
 )
@@ -121,6 +122,11 @@ def labels_are_a_column(given):
     yield lambda: clf.fit(given.X, given.y[:, None])
     yield lambda: clf.fit(given.X, pd.DataFrame({"sentiment": given.y}))
     yield lambda: clf.partial_fit(given.X, given.y[:, None])
+
+
+def numbers_are_a_column(given):
+    reg = BertSentimentRegressor(given.model, max_length=32, max_epochs=10)
+    yield lambda: reg.fit(given.X, np.arange(len(given.X), dtype=float)[:, None])
 
 
 def labels_are_strange(given):
@@ -286,6 +292,7 @@ CASES = [
     ("contract/lost_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
     ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/numbers.py", numbers_are_a_column, "A column-vector y", DataConversionWarning),
     ("contract/labels.py", labels_are_strange, "missing label reads", UserWarning),
     ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
     ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
