@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,6 +15,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from skbert.contract.card import model_card
+from skbert.contract.data_sizes import sizes_of_fit
 from skbert.contract.explanation import ExplainMixin
 from skbert.contract.finetuning import (
     fine_tune,
@@ -38,6 +41,7 @@ from skbert.contract.prepare_finetuning import (
     pretrains,
 )
 from skbert.contract.progress import show_fit
+from skbert.contract.push import PushToHubMixin
 from skbert.contract.scoring import AccuracyMixin
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.find import ModelName
@@ -56,6 +60,7 @@ class BertSentimentClassifier(
     TextInputMixin,
     AccuracyMixin,
     LoadClassifierMixin,
+    PushToHubMixin,
     ExplainMixin,
     BaseEstimator,
 ):
@@ -173,6 +178,13 @@ class BertSentimentClassifier(
         The number that `batch_size` resolved to.
     learning_rate_ : float
         The number that `learning_rate` resolved to.
+    class_count_ : ndarray of shape (n_classes,)
+        Number of texts of each class that `fit` trained on, without those of weight 0 and those of
+        the validation. `partial_fit` adds those of each call.
+    n_training_texts_ : int
+        Number of texts that `fit`, or the calls of `partial_fit`, trained on.
+    n_validation_texts_ : int
+        Number of validation texts.
     n_truncated_ : int
         Number of truncated training texts.
     n_unknown_tokens_ : int
@@ -387,6 +399,7 @@ class BertSentimentClassifier(
                 "n_truncated_": prepared.n_truncated,
                 "n_unknown_tokens_": prepared.n_unknown_tokens,
                 "_trainer": None,
+                **sizes_of_fit(prepared.training, prepared.validation, len(prepared.classes)),
             }
             vars(self).update(learned)  # at once: no interruption comes between two attributes
             tasks.end_fit()
@@ -505,10 +518,13 @@ class BertSentimentClassifier(
         winners = self._logits(X).argmax(axis=1)
         return self.classes_[winners]
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, scores: Mapping[str, float] | None = None
+    ) -> None:
         """Write the fitted classifier to a folder of safetensors and JSON files.
 
-        The folder contains no pickle. If `pooling_` is "cls", transformers can also read it, as in
+        The folder contains no pickle, and a README.md that describes the classifier. If `pooling_`
+        is "cls", transformers can also read the folder, as in
         ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
         to within 1e-5, for single texts of at most `max_length` tokens. skbert writes the folder
         under a temporary name and then renames it, so a crash or a full disk leaves an existing
@@ -519,15 +535,19 @@ class BertSentimentClassifier(
         folder : str or path
             A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
             replaced.
+        scores : dict of str to float, default=None
+            Scores of the classifier on test texts, for README.md, as in ``{"accuracy": 0.91}``.
 
         Raises
         ------
         FileExistsError
-            If the folder contains anything else.
+            If the folder contains anything else, or its README.md was edited.
         OSError
             If the files cannot be written, for example because the disk is full.
         NotFittedError
             If the classifier is not fitted.
+        TypeError, ValueError
+            If a score is not a finite number.
 
         Warns
         -----
@@ -539,12 +559,16 @@ class BertSentimentClassifier(
         See Also
         --------
         from_pretrained : Load the folder.
+        push_to_hub : Upload the folder to the Hugging Face Hub.
         """
         check_is_fitted(self)
+        self._save(Path(folder), model_card(self, scores))
+
+    def _save(self, folder: Path, card: str) -> None:
         warn_of_own_form(self)
         network = TextClassifier(self.model_, self.head_, self.pooling_)
         labels = [str(label) for label in self.classes_.tolist()]
-        save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), labels)
+        save_classifier(folder, network, self.tokenizer_, settings_of(self), labels, card)
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine.

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skbert.contract.data_sizes import sizes_without_training
 from skbert.contract.parameters import check_names
 from skbert.contract.persistence import resolve_saved_device, restore_estimator
 from skbert.contract.prepare_finetuning import ClassifierState
@@ -130,7 +131,8 @@ def _untrained(
     network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
     wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
     state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
-    vars(clf).update(state.fitted_attributes(np.array(labels), []) | _UNTRAINED)
+    sizes = sizes_without_training(len(labels))
+    vars(clf).update(state.fitted_attributes(np.array(labels), []) | _UNTRAINED | sizes)
     return clf
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from skbert.contract.data_sizes import restore_class_count, saved_class_count
 from skbert.engine.files.config import config_of
 from skbert.engine.files.manifest import MANIFEST
 from skbert.engine.files.tokenizer_files import pack_tokenizer
@@ -33,6 +34,8 @@ NUMBERS = {
     "learning_rate": float,
     "best_epoch": int,
     "n_unknown_tokens": int,
+    "n_training_texts": int,
+    "n_validation_texts": int,
 }
 
 #: What skbert did before a parameter existed, for estimators that were saved then.
@@ -151,6 +154,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
+        "class_count": saved_class_count(clf),
         "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
         "n_columns": getattr(clf, "_n_columns", None),
         **_settings_of_columns(clf),
@@ -241,6 +245,7 @@ def restore_estimator(
         clf = cls(**_BEFORE | parameters)
         classes = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
         _restore_columns(clf, settings)
+        restore_class_count(clf, settings.get("class_count"), n_classes)
         settings["history"] = [dict(record) for record in settings["history"]]
     except _INVALID as error:
         raise _invalid_settings(cls, error) from error

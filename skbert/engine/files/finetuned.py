@@ -28,8 +28,10 @@ from skbert.engine.files.folders import (
     usual_mode,
 )
 from skbert.engine.files.manifest import (
+    CARD,
     MANIFEST,
     damaged,
+    has_own_card,
     read_files,
     read_manifest,
     write_json,
@@ -86,6 +88,7 @@ def save_classifier(
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
     labels: list[str],
+    card: str,
 ) -> None:
     """Write a folder, or replace one that an earlier call wrote, in one step if possible.
 
@@ -101,11 +104,13 @@ def save_classifier(
         Of JSON types.
     labels : list of str
         Names of the classes, for transformers.
+    card : str
+        The text of the model card, README.md.
 
     Raises
     ------
     FileExistsError
-        If `folder` is a file, or contains any other file.
+        If `folder` is a file, or contains any other file or an edited card.
     OSError
         If the files cannot be written; the old folder then stays unchanged.
     """
@@ -119,6 +124,7 @@ def save_classifier(
         _write_weights(weights, new / WEIGHTS_FILE, {NEEDS: MANIFEST})
         write_json(new / CONFIG_FILE, _transformers_config(network, labels))
         _write_tokenizer(tokenizer, new)
+        _write_card(card, new)
         about = {"pooling": network.pooling, "settings": settings}
         write_manifest(new, about | ({} if note is None else {"head": note}))
 
@@ -135,6 +141,7 @@ def save_pretraining_model(
     knows_words: bool,
     knows_next_sentence: bool,
     knows_pooler: bool,
+    card: str,
 ) -> None:
     """Write a folder that transformers loads as a model with heads; see `save_classifier`.
 
@@ -158,6 +165,7 @@ def save_pretraining_model(
         about_heads = {"architectures": [family.pretraining_class], "tie_word_embeddings": True}
         write_json(new / CONFIG_FILE, model.config.to_dict() | about_heads)
         _write_tokenizer(tokenizer, new)
+        _write_card(card, new)
         about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
         write_manifest(new, about)
 
@@ -222,13 +230,19 @@ def _check_replaceable(folder: Path) -> None:
     ours: set[str] = set()
     if MANIFEST in present:
         try:
-            ours = {MANIFEST, *read_manifest(folder)["files"]}
+            manifest = read_manifest(folder)
         except ValueError as error:
             raise FileExistsError(
                 f"{str(folder)!r} contains a {MANIFEST} that is not readable, so skbert does not "
                 f"know which files it may replace ({error}) Choose a new folder, or delete this "
                 "one."
             ) from error
+        ours = {MANIFEST, *manifest["files"], *([CARD] if "card" in manifest else [])}
+        if CARD in present & ours and not has_own_card(folder, manifest):
+            raise FileExistsError(
+                f"{str(folder / CARD)!r} was edited after save_pretrained wrote it, and saving "
+                "would replace it. Move or delete it, or choose a new folder."
+            )
     if others := sorted(present - ours):
         raise FileExistsError(
             f"{str(folder)!r} contains {others[0]!r}, which save_pretrained did not write. It "
@@ -255,6 +269,10 @@ def _write_weights(
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     for name, text in pack_tokenizer(tokenizer).items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _write_card(card: str, folder: Path) -> None:
+    (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
 
 
 def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str, Any]:
