@@ -154,15 +154,13 @@ def test_an_edited_card_on_the_hub_stays_and_the_model_loads(clf, other, toy_rev
     push(clf)  # without a warning
 
 
-@pytest.mark.parametrize("manifest", [None, b"no JSON", b"{}"])
-def test_a_card_that_was_there_before_stays(clf, hub, manifest):
+@pytest.mark.parametrize("card", [b"---\nlicense: mit\n---\n", b"", b"\xff"])
+def test_a_card_that_was_there_before_stays(clf, hub, card):
     huggingface_hub.HfApi(token=WRITER).create_repo(NAME)
-    hub.files(NAME)["README.md"] = b"---\nlicense: mit\n---\n"
-    if manifest is not None:
-        hub.files(NAME)["skbert.json"] = manifest
+    hub.files(NAME)["README.md"] = card
     with pytest.warns(UserWarning, match="so push_to_hub kept it"):
         push(clf)
-    assert hub.files(NAME)["README.md"] == b"---\nlicense: mit\n---\n"
+    assert hub.files(NAME)["README.md"] == card
     assert set(hub.files(NAME)) == FILES
     BertSentimentClassifier.from_pretrained(NAME)
 

@@ -58,7 +58,7 @@ def model_card(
         _scores(estimator, values),
         _parameters(estimator, base),
         f"## Versions\n\n{', '.join(f'{n} {version}' for n, version in versions().items())}",
-        f"## Licence\n\n{_licence(base)}",
+        f"## Licence\n\n{_licence(estimator, base)}",
     ]
     body = "\n\n".join(part for part in parts if part)
     return f"---\n{_front_matter(estimator, base, values)}\n---\n\n{body}\n"
@@ -155,8 +155,8 @@ def _summary(estimator: Any, base: BaseModel | None) -> str:
         )
     gives = "a label" if hasattr(estimator, "classes_") else "a number"
     texts = "pair of texts" if getattr(estimator, "_n_columns", 1) == 2 else "text"
-    made = "was fine-tuned from" if estimator.history_ else "is that of"
-    return f"This model gives {gives} to each {texts}. It {made} {below}, with {cls}."
+    made = f"was fine-tuned from {below}, with" if estimator.history_ else f"is {below}, loaded by"
+    return f"This model gives {gives} to each {texts}. It {made} {cls}."
 
 
 def _below(estimator: Any, base: BaseModel | None) -> str:
@@ -207,7 +207,7 @@ def _labels(estimator: Any) -> str:
     if n_training is None or n_validation is None:
         sizes = "The number of training texts is unknown."
     elif not estimator.history_:
-        sizes = "skbert has not trained it on any text."
+        sizes = "`fit` has not trained it on any text."
     if not hasattr(estimator, "classes_"):
         return f"## Texts\n\n{sizes}"
     labels = estimator.classes_.tolist()
@@ -256,7 +256,7 @@ def _parameters(estimator: Any, base: BaseModel | None) -> str:
     )
 
 
-def _licence(base: BaseModel | None) -> str:
+def _licence(estimator: Any, base: BaseModel | None) -> str:
     if base is None:
         return "No published model is below this one."
     if "license" not in base.license:
@@ -264,7 +264,10 @@ def _licence(base: BaseModel | None) -> str:
     licence = base.license.get("license_name", base.license["license"])
     link = base.license.get("license_link", "")
     where = f" ({link})" if link.startswith("https://") else ""
-    return f"The model below this one has the licence `{licence}`{where}."
+    of_change = " The change of its weights has that of skbert, `bsd-3-clause`."
+    return f"The model below this one has the licence `{licence}`{where}." + (
+        of_change if is_shipped(estimator.model) else ""
+    )
 
 
 def _table(head: list[str], rows: Iterable[Iterable[Any]]) -> str:

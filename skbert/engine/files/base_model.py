@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skbert.engine.files.card_file import CARD
 from skbert.engine.files.find import ModelName, published_name
 from skbert.engine.files.hub import card_in_cache, is_hub_name
-from skbert.engine.files.manifest import CARD
 
 _MOST_BYTES = 2**22
 
@@ -64,7 +64,9 @@ def describe_base(model: ModelName) -> BaseModel:
     if isinstance(language, list) and len(language) == 1:
         language = language[0]
     return BaseModel(
-        names=tuple(n for n in names if isinstance(n, str) and is_hub_name(n)),
+        names=tuple(n for n in names if isinstance(n, str) and is_hub_name(n))
+        if isinstance(names, list)
+        else (),
         language=language if _matches(language, r"[a-z]{2,3}") else None,
         license={
             field: fields[field]

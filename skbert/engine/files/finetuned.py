@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skbert.engine.files.card_file import CARD, is_unedited, write_card
 from skbert.engine.files.classifier_heads import head_weights_for_transformers, read_head
 from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
@@ -28,10 +29,8 @@ from skbert.engine.files.folders import (
     usual_mode,
 )
 from skbert.engine.files.manifest import (
-    CARD,
     MANIFEST,
     damaged,
-    has_own_card,
     read_files,
     read_manifest,
     write_json,
@@ -124,7 +123,7 @@ def save_classifier(
         _write_weights(weights, new / WEIGHTS_FILE, {NEEDS: MANIFEST})
         write_json(new / CONFIG_FILE, _transformers_config(network, labels))
         _write_tokenizer(tokenizer, new)
-        _write_card(card, new)
+        write_card(new, card)
         about = {"pooling": network.pooling, "settings": settings}
         write_manifest(new, about | ({} if note is None else {"head": note}))
 
@@ -165,7 +164,7 @@ def save_pretraining_model(
         about_heads = {"architectures": [family.pretraining_class], "tie_word_embeddings": True}
         write_json(new / CONFIG_FILE, model.config.to_dict() | about_heads)
         _write_tokenizer(tokenizer, new)
-        _write_card(card, new)
+        write_card(new, card)
         about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
         write_manifest(new, about)
 
@@ -230,18 +229,17 @@ def _check_replaceable(folder: Path) -> None:
     ours: set[str] = set()
     if MANIFEST in present:
         try:
-            manifest = read_manifest(folder)
+            ours = {MANIFEST, CARD, *read_manifest(folder)["files"]}
         except ValueError as error:
             raise FileExistsError(
                 f"{str(folder)!r} contains a {MANIFEST} that is not readable, so skbert does not "
                 f"know which files it may replace ({error}) Choose a new folder, or delete this "
                 "one."
             ) from error
-        ours = {MANIFEST, *manifest["files"], *([CARD] if "card" in manifest else [])}
-        if CARD in present & ours and not has_own_card(folder, manifest):
+        if CARD in present and not is_unedited(folder):
             raise FileExistsError(
-                f"{str(folder / CARD)!r} was edited after save_pretrained wrote it, and saving "
-                "would replace it. Move or delete it, or choose a new folder."
+                f"{str(folder)!r} contains a {CARD} that somebody wrote or edited, and "
+                "save_pretrained would replace it. Move or delete it, or choose a new folder."
             )
     if others := sorted(present - ours):
         raise FileExistsError(
@@ -269,10 +267,6 @@ def _write_weights(
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     for name, text in pack_tokenizer(tokenizer).items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def _write_card(card: str, folder: Path) -> None:
-    (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
 
 
 def _transformers_config(network: TextClassifier, labels: list[str]) -> dict[str, Any]:

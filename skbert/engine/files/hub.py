@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from skbert.engine.files.card_file import CARD
 from skbert.engine.files.config import CONFIG_FILE, check_family
 from skbert.engine.files.contents import (
     HUB_PATTERNS,
@@ -18,7 +19,6 @@ from skbert.engine.files.contents import (
     in_words,
     missing_files,
 )
-from skbert.engine.files.manifest import CARD
 from skbert.engine.files.tokenizer_files import names_code
 
 _TIMEOUT = 5  # seconds to wait for an unreachable hub

@@ -1,7 +1,7 @@
 """skbert.json: the files of a saved folder with their hashes, and the settings of the estimator.
 
 The hashes detect damage, not attacks: an attacker who can change a file can also change its hash.
-The model card, README.md, is no file of the model: its hash only tells whether somebody edited it.
+The manifest does not list the model card; see `card_file`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skbert.engine.files.card_file import CARD
 from skbert.engine.files.textfiles import parse_object, read_text
 
 FORMAT = 1
 
 MANIFEST = "skbert.json"
 
-#: The model card, which people edit. Nothing is loaded from it.
-CARD = "README.md"
-
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest: all files that the folder contains now, and `content`, of JSON types."""
-    files = {path.name: _sha256_of(path) for path in sorted(folder.iterdir())}
-    card = {"card": files.pop(CARD)} if CARD in files else {}
-    manifest = {**content, **card, "format": FORMAT, "files": files}
+    """Write a manifest: all files of the folder, except the card, and `content`, of JSON types."""
+    paths = sorted(path for path in folder.iterdir() if path.name != CARD)
+    manifest = {
+        **content,
+        "format": FORMAT,
+        "files": {path.name: _sha256_of(path) for path in paths},
+    }
     write_json(folder / MANIFEST, manifest | {"sha256": sha256_of_json(manifest)})
 
 
@@ -89,12 +90,6 @@ def check_folder(folder: Path) -> None:
         for name, sha256 in read_manifest(folder)["files"].items():
             path = _path_of(folder, name)
             _compare(path, _sha256_of(path), sha256)
-
-
-def has_own_card(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the model card of a folder is the one that was saved, without an edit."""
-    path = folder / CARD
-    return path.is_file() and manifest.get("card") == _sha256_of(path)
 
 
 def damaged(path: Path, why: str) -> ValueError:

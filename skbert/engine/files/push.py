@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skbert.engine.files.card_file import CARD, is_unedited
 from skbert.engine.files.contents import HUB_PATTERNS
 from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.hub import is_hub_name
-from skbert.engine.files.manifest import CARD, MANIFEST, has_own_card, read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -104,11 +104,7 @@ def _has_foreign_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
             api.hf_hub_download(repo_id, CARD, revision=revision, local_dir=place)
         except EntryNotFoundError:
             return False
-        try:
-            api.hf_hub_download(repo_id, MANIFEST, revision=revision, local_dir=place)
-            return not has_own_card(place, read_manifest(place))
-        except (EntryNotFoundError, ValueError):
-            return True
+        return not is_unedited(place)
 
 
 def _advice(error: Exception) -> str:
