@@ -52,21 +52,17 @@ def describe_base(model: ModelName) -> BaseModel:
     folder = Path(os.path.expanduser(name))
     if folder.is_dir() or not isinstance(model, str) or not is_hub_name(name):
         fields = read_front_matter(folder / CARD)
-        names = fields.get("base_model", [])
-        names = [names] if isinstance(names, str) else names
+        names = _listed(fields.get("base_model"))
     else:
         repository, _, revision = published_name(name).partition("@")
         fields = _KNOWN.get(repository) or read_front_matter(
             card_in_cache(repository, revision or None)
         )
         names = [repository]
-    language = fields.get("language")
-    if isinstance(language, list) and len(language) == 1:
-        language = language[0]
+    languages = _listed(fields.get("language"))
+    language = languages[0] if len(languages) == 1 else None
     return BaseModel(
-        names=tuple(n for n in names if isinstance(n, str) and is_hub_name(n))
-        if isinstance(names, list)
-        else (),
+        names=tuple(n for n in names if isinstance(n, str) and is_hub_name(n)),
         language=language if _matches(language, r"[a-z]{2,3}") else None,
         license={
             field: fields[field]
@@ -81,6 +77,10 @@ _LICENSE = {
     "license_name": r"[\w.+-]{1,64}",
     "license_link": r"(https://[\w./%~+-]{1,200}|[\w.-]{1,64})",
 }
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _matches(value: Any, pattern: str) -> bool:

@@ -170,7 +170,7 @@ class _Cache:
     revision: str | None
 
     lacks = "its copy in the Hugging Face cache lacks"
-    patterns: ClassVar = ((CONFIG_FILE,), HUB_PATTERNS)
+    patterns: ClassVar[tuple[tuple[str, ...], ...]] = ((CONFIG_FILE,), HUB_PATTERNS)
 
     def look(self) -> Path | _Cause:
         """Find the folder with all files of the model, or the cause why there is none."""
