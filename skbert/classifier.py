@@ -79,6 +79,11 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         ``learning_rate`` (of the last step), ``seconds``, ``n_tokens``. With validation texts also
         ``val_loss`` and ``val_score`` (accuracy).
     {pretraining_history_}
+    class_count_ : ndarray of shape (n_classes,)
+        Number of texts of each class, or with each label, that `fit` trained on, without those of
+        weight 0 and those of the validation. `partial_fit` adds those of each call.
+    {n_training_texts_}
+    {n_validation_texts_}
     {n_epochs_}
     {best_epoch_}
     {pooling_}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
@@ -27,7 +24,6 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import (
     migrate_state,
-    pretrainer_settings,
     resolve_saved_device,
     stamp_state,
 )
@@ -40,10 +36,10 @@ from skbert.contract.prepare_pretraining import (
     tokenize_whole,
 )
 from skbert.contract.progress import plan_epochs, show_fit, show_texts
+from skbert.contract.save_pretrainer import SavePretrainerMixin
 from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.find import ModelName
-from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
     fill_masks,
     pack_tokenizer,
@@ -102,6 +98,7 @@ class FilledText:
 class BertPretrainer(
     CallbackSupportMixin,
     FromPretrainedMixin,
+    SavePretrainerMixin,
     TextInputMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -534,50 +531,6 @@ class BertPretrainer(
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
         return tokens
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write encoder, heads and tokenizer to a folder of safetensors and JSON files.
-
-        The folder is a valid `model` for `BertSentimentClassifier`, `BertEmbeddingTransformer` and
-        `BertPretrainer`, and ``transformers.AutoModelForMaskedLM.from_pretrained(folder)`` can read
-        it, of a BERT also `BertForPreTraining`. skbert writes it under a temporary name and then
-        renames it. The folder also contains heads or poolers with random weights, because
-        transformers requires them. The header of ``model.safetensors`` marks these, so that skbert
-        does not use them as trained ones.
-
-        Parameters
-        ----------
-        folder : str or path
-            A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
-            replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If the folder contains anything else.
-        NotFittedError
-            If the estimator is not fitted.
-
-        Warns
-        -----
-        UserWarning
-            If `random_state` is an instance, which is saved as None.
-
-        See Also
-        --------
-        from_pretrained : Load the folder.
-        """
-        check_is_fitted(self)
-        save_pretraining_model(
-            Path(folder),
-            self.model_,
-            self.tokenizer_,
-            pretrainer_settings(self),
-            made_with=self._made_with,
-            knows_words=self._knows_words,
-            knows_next_sentence=self._knows_next_sentence,
-            knows_pooler=self._knows_pooler,
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine."""

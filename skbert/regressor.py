@@ -80,6 +80,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         the last step), ``seconds``, ``n_tokens``. With validation texts also ``val_loss`` and
         ``val_score`` (R2).
     {pretraining_history_}
+    {n_training_texts_}
+    {n_validation_texts_}
     {n_epochs_}
     {best_epoch_}
     {pooling_}

@@ -36,6 +36,7 @@ def stand_in(tmp_path, monkeypatch):
     folder = find_model(DEFAULT_MODEL).folder
     stand_ins = pages.StandIns(tmp_path / "hub", folder)
     stand_ins.link(DEFAULT_MODEL, folder)
+    monkeypatch.setattr("skbert.contract.push.push_folder", stand_ins.push)
     yield stand_ins
     assert attempts == []
 

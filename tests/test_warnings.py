@@ -15,6 +15,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import joblib
 import numpy as np
 import pandas as pd
@@ -43,6 +44,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
 from skbert.engine.training import frozen, micro_batches, resume
 from skbert.engine.warn import warn_user
+from tests.fake_hub import WRITER, FakeHub
 from tests.padded_folders import save_padded
 
 PACKAGE = Path(skbert.__file__).parent
@@ -272,6 +274,14 @@ def the_family_is_padded(given):
     yield lambda: clf.save_pretrained(given.folder / "model")
 
 
+def the_card_was_edited_on_the_hub(given):
+    with FakeHub() as hub:
+        hub.use(given.patch, given.folder / "cache")
+        huggingface_hub.HfApi(token=WRITER).create_repo("owner/name")
+        hub.files("owner/name")["README.md"] = b"My own words."
+        yield lambda: given.clf.push_to_hub("owner/name", token=WRITER)
+
+
 def tokens_are_unknown(given):
     clf = classifier(given.model).fit(given.X, given.y)
     yield lambda: clf.predict(["สวัสดี"])
@@ -316,10 +326,13 @@ CASES = [
     ("engine/training/resume.py", the_folder_holds_another_run, "holds 1 run", UserWarning),
     ("contract/persistence.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),
     ("contract/persistence.py", the_family_is_padded, "in a form of its own", UserWarning),
+    ("contract/push.py", the_card_was_edited_on_the_hub, "push_to_hub kept it", UserWarning),
     ("contract/prepare_pretraining.py", documents_have_one_sentence, "next_sentence", UserWarning),
 ]
 
 
+# huggingface_hub 2.4 uploads large files with an argument that its HTTP library deprecates
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize(
     ("case", "match", "category"), [pytest.param(*c[1:], id=c[1].__name__) for c in CASES]
 )

@@ -119,6 +119,12 @@ model_ : transformers.PreTrainedModel
 pretraining_history_ : list of dict
     The same for each epoch of `pretraining_epochs`, with ``masked_loss`` (mean cross-entropy
     of the masked tokens, in nats) and its exponential ``perplexity``.""",
+    "n_training_texts_": """\
+n_training_texts_ : int
+    Number of texts that `fit`, or the calls of `partial_fit`, trained on.""",
+    "n_validation_texts_": """\
+n_validation_texts_ : int
+    Number of validation texts.""",
     "n_epochs_": """\
 n_epochs_ : int
     Number of epochs trained, the length of `history_`.""",
