@@ -24,6 +24,7 @@ from skbert.contract.finetuning import (
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.load_classifier import LoadClassifierMixin
 from skbert.contract.logits import logits_of
+from skbert.contract.onnx_export import ExportClassifierMixin
 from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
@@ -57,6 +58,7 @@ class BertSentimentClassifier(
     AccuracyMixin,
     LoadClassifierMixin,
     ExplainMixin,
+    ExportClassifierMixin,
     BaseEstimator,
 ):
     """Fine-tune BERT on texts and their sentiments.
