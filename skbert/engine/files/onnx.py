@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,7 +35,7 @@ _TOKENIZER_HASH = "tokenizer_sha256"
 # protobuf allows files of 2 GiB. Larger graphs have their weights in a file of their own.
 _LARGEST_FILE = 2**31 - 2**24
 
-# onnxruntime calls `logging.warning`, which configures logging, if a model lacks this entry.
+# onnxruntime advises preparations, which change nothing here, if a model lacks this entry.
 _PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
@@ -212,18 +214,30 @@ def _quantized(model: ModelProto, path: Path) -> ModelProto:
     onnx.helper.set_model_props(model, _PREPARED)
     _save(model, path)
     small = path.with_name("int8.onnx")
-    quantize_dynamic(
-        path,
-        small,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        nodes_to_exclude=[n.name for n in model.graph.node if n.name.startswith(OUTPUT_SCOPE)],
-        use_external_data_format=(path.parent / f"{path.name}.data").exists(),
-    )
+    with _logging_unchanged():
+        quantize_dynamic(
+            path,
+            small,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=[n.name for n in model.graph.node if n.name.startswith(OUTPUT_SCOPE)],
+            use_external_data_format=(path.parent / f"{path.name}.data").exists(),
+        )
     quantized = onnx.load(small)
     for left in path.parent.iterdir():
         left.unlink()
     return quantized
+
+
+@contextmanager
+def _logging_unchanged() -> Iterator[None]:
+    """Prevent `logging.info`, which onnxruntime calls, from configuring the root logger."""
+    handler = logging.NullHandler()
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
 
 
 def _move(new: Path, path: Path) -> None:
