@@ -21,7 +21,6 @@ from skbert.contract.parameters import check_max_length
 from skbert.engine.files.onnx import (
     OnnxFiles,
     check_onnx_packages,
-    check_target,
     tokenizer_for_onnx,
     write_onnx,
 )
@@ -235,7 +234,6 @@ def _export(estimator: Any, given: _Export, path: Any, quantize: Any, pairs: Any
     max_length = estimator.max_length
     truncation = None if cut else _truncation_of_pairs(estimator.truncation)
     tokenizer = tokenizer_for_onnx(given.tokenizer, given.layout, max_length, truncation)
-    check_target(Path(path), tokenizer)
     model = build_onnx(
         given.encoder,
         given.pooling,
