@@ -15,6 +15,7 @@ from skbert.contract.explanation import ExplainMixin
 from skbert.contract.fine_tuned import FineTunedEstimator
 from skbert.contract.labels import check_classes
 from skbert.contract.load_classifier import LoadClassifierMixin
+from skbert.contract.onnx_export import ExportClassifierMixin
 from skbert.contract.parameters import fill_docstring
 from skbert.contract.prepare_finetuning import continues_fit
 from skbert.contract.scoring import AccuracyMixin
@@ -25,7 +26,9 @@ from skbert.engine.model.device import DeviceName, gradients_on
 
 
 @fill_docstring
-class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, FineTunedEstimator):
+class BertSentimentClassifier(
+    AccuracyMixin, LoadClassifierMixin, ExplainMixin, ExportClassifierMixin, FineTunedEstimator
+):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW

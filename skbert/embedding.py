@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
+from skbert.contract.onnx_export import ExportTransformerMixin
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
     DEVICES,
@@ -85,6 +86,7 @@ class TokenEmbeddings:
 class BertEmbeddingTransformer(
     CallbackSupportMixin,
     TextInputMixin,
+    ExportTransformerMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
@@ -348,17 +350,20 @@ class BertEmbeddingTransformer(
         """Check everything that needs no weights, load the model, and tokenise."""
         self._validate_params()
         texts = check_texts(self, X, reset=False)
-        with self._naming_the_weights():
-            stored = self._stored_weights()
-            config = stored.config if stored else load_config(self.model)
-            self._check_for_model(config)
-            pretrained = stored or self._shared_weights()
+        pretrained = self._load()
         wordpiece = pretrained.wordpiece.naming_emoji(self.emoji_names)
         tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        LostTokens.of(tokens, wordpiece).warn(self, config)
+        LostTokens.of(tokens, wordpiece).warn(self, pretrained.config)
         return pretrained, tokens
+
+    def _load(self) -> Pretrained:
+        """Check the parameters against the model, and load its weights."""
+        with self._naming_the_weights():
+            stored = self._stored_weights()
+            self._check_for_model(stored.config if stored else load_config(self.model))
+            return stored or self._shared_weights()
 
     @contextmanager
     def _naming_the_weights(self) -> Iterator[None]:

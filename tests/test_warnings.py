@@ -268,6 +268,14 @@ def pooling_is_unknown_to_transformers(given):
     yield lambda: clf.save_pretrained(given.folder / "model")
 
 
+def the_tokenizer_cuts_otherwise(given):
+    pairs = [["good film", "dull"]] * 8
+    clf = classifier(given.model).fit(pairs, ["good", "bad"] * 4)
+    yield lambda: clf.to_onnx(given.folder / "model.onnx")
+    embedder = BertEmbeddingTransformer(given.model, max_length=32).fit(pairs)
+    yield lambda: embedder.to_onnx(given.folder / "vectors.onnx")
+
+
 def the_family_is_padded(given):
     folder = save_padded(given.folder / "padded", "modernbert", given.model)
     clf = classifier(folder).fit(given.X, given.y)
@@ -327,6 +335,7 @@ CASES = [
     ("contract/persistence.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),
     ("contract/persistence.py", the_family_is_padded, "in a form of its own", UserWarning),
     ("contract/push.py", the_card_was_edited_on_the_hub, "push_to_hub kept it", UserWarning),
+    ("contract/onnx_export.py", the_tokenizer_cuts_otherwise, "no truncation='head", UserWarning),
     ("contract/prepare_pretraining.py", documents_have_one_sentence, "next_sentence", UserWarning),
 ]
 
