@@ -24,7 +24,7 @@ from skbert.contract.finetuning import (
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.load_classifier import LoadClassifierMixin
 from skbert.contract.logits import logits_of
-from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin, fill_docstring
+from skbert.contract.parameters import DEVICES, MODELS, N_THREADS, TextInputMixin, fill_docstring
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
@@ -137,6 +137,7 @@ class BertSentimentClassifier(
         `pretraining_epochs` are only saved together with the first epoch of fine-tuning.
     {device}
     {precision}
+    {n_threads}
     random_state : int, RandomState instance or None, default=None
         Determines the first weights of the new layer, the order of the texts, the dropout and the
         validation split. With an int, `fit` gives the same weights each time on the same machine
@@ -241,6 +242,7 @@ class BertSentimentClassifier(
         "checkpoint_dir": [str, os.PathLike, None],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -270,6 +272,7 @@ class BertSentimentClassifier(
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -295,6 +298,7 @@ class BertSentimentClassifier(
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 
