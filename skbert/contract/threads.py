@@ -208,8 +208,8 @@ class _SharedLimit:
 def _take_and_set(library: Any, n_threads: int) -> None:
     """Set the number of threads of a BLAS library from any thread.
 
-    Newer versions of threadpoolctl ignore all threads but the first one as long as it lives. Here, the
-    lock of `_SharedLimit` makes the threads wait for each other.
+    Newer versions of threadpoolctl ignore all threads but the first one as long as it lives. Here,
+    the lock of `_SharedLimit` makes the threads wait for each other.
     """
     release = getattr(library, "clear_controlling_thread", None)
     if release is None:
