@@ -64,6 +64,19 @@ def timings_tables(results: Results) -> list[str]:
     return tables
 
 
+def latency_table(results: Results) -> list[str]:
+    """Table of the time that one text takes."""
+    found = next((r["results"] for r in results if r["benchmark"] == "serving"), {})
+    rows = [
+        [f"{contender}, {name}", *(f"{1000 * of_it[q]:.2f}" for q in ("p50", "p99"))]
+        for name, part in found.items()
+        if isinstance(part, dict)
+        for contender, of_it in part["latency"].items()
+    ]
+    header = ["one text", "p50 ms", "p99 ms"]
+    return [f"#### serving\n\n{common.markdown_table(header, rows)}"] if rows else []
+
+
 def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found, name = result["results"], result["benchmark"]
     if "contenders" in found:
@@ -122,7 +135,12 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
-        tables = [*timings_tables(of_it), *few_labels_tables(of_it), *windows_tables(of_it)]
+        tables = [
+            *timings_tables(of_it),
+            *latency_table(of_it),
+            *few_labels_tables(of_it),
+            *windows_tables(of_it),
+        ]
         tables += [profile_table(of_it), machines(of_it)]
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)

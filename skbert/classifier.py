@@ -65,6 +65,7 @@ class BertSentimentClassifier(
     {checkpoint_dir}
     {device}
     {precision}
+    {n_threads}
     {random_state}
     {verbose}
 
@@ -166,6 +167,7 @@ class BertSentimentClassifier(
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -192,6 +194,7 @@ class BertSentimentClassifier(
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 

@@ -22,6 +22,7 @@ from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
     DEVICES,
     MODELS,
+    N_THREADS,
     TextInputMixin,
     check_layer,
     check_max_length,
@@ -132,6 +133,7 @@ class BertEmbeddingTransformer(
         it contains their SHA-256, and `transform` loads them by `model` again.
     {device}
     {precision}
+    {n_threads}
     verbose : int, default=0
         0 shows nothing. 1 shows the progress of `transform` and `token_embeddings` on standard
         error: a bar once they have computed for one second, or, where standard error is no
@@ -186,6 +188,7 @@ class BertEmbeddingTransformer(
         "store_weights": ["boolean"],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "verbose": ["verbose"],
     }
 
@@ -203,6 +206,7 @@ class BertEmbeddingTransformer(
         store_weights: bool = False,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -216,6 +220,7 @@ class BertEmbeddingTransformer(
         self.store_weights = store_weights
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.verbose = verbose
 
     @with_callbacks

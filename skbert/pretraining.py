@@ -17,6 +17,7 @@ from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import (
     DEVICES,
+    N_THREADS,
     STARTS,
     TextInputMixin,
     check_start,
@@ -153,6 +154,7 @@ class BertPretrainer(
     {dropout}
     {device}
     {precision}
+    {n_threads}
     random_state : int, RandomState instance or None, default=None
         Determines random weights, masks, pairs, the order of the texts and dropout. With an int,
         `fit` gives the same weights each time on the same machine with the same number of threads.
@@ -223,6 +225,7 @@ class BertPretrainer(
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -244,6 +247,7 @@ class BertPretrainer(
         dropout: float = 0.1,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -261,6 +265,7 @@ class BertPretrainer(
         self.dropout = dropout
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 
@@ -310,13 +315,8 @@ class BertPretrainer(
             documents = check_documents(self, X, reset=True)
             prepared = prepare_pretraining(self, documents)
             start, pairs_are_trained = prepared.start, prepared.has_pairs and self.max_epochs > 0
-            run = PretrainingRun(
-                start.network,
-                prepared.texts,
-                prepared.masking,
-                self._options(),
-                prepared.seeds.training,
-            )
+            seed, options = prepared.seeds.training, self._options()
+            run = PretrainingRun(start.network, prepared.texts, prepared.masking, options, seed)
 
             def learned(history: list[dict[str, Any]]) -> dict[str, Any]:
                 return start.after(history, pairs_are_trained).fitted_attributes(history)

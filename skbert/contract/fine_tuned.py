@@ -25,7 +25,7 @@ from skbert.contract.finetuning import (
 )
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.logits import logits_of
-from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin
+from skbert.contract.parameters import DEVICES, MODELS, N_THREADS, TextInputMixin
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
@@ -83,6 +83,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
         "checkpoint_dir": [str, os.PathLike, None],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }

@@ -74,9 +74,9 @@ class ExportClassifierMixin:
         """Write the fitted classifier as an ONNX graph, which runs without torch and skbert.
 
         The graph computes the class probabilities from padded token ids: encoder, pooling, head
-        and softmax, or sigmoid with several labels a text. In ONNX Runtime, they equal those of `predict_proba` in float32 to within
-        1e-5. A ``tokenizer.json`` in the same folder converts texts to ids; see
-        :doc:`/guide/onnx`.
+        and softmax, or sigmoid with several labels a text. In ONNX Runtime, they equal those of
+        `predict_proba` in float32 to within 1e-5. A ``tokenizer.json`` in the same folder converts
+        texts to ids; see :doc:`/guide/onnx`.
 
         Parameters
         ----------

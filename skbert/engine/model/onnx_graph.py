@@ -97,6 +97,7 @@ class Classes:
         if isinstance(head, DenseHead):
             pooled = graph.activation(head.activation, graph.linear(pooled, head.dense))
             head = head.output
+        assert isinstance(head, nn.Linear)
         logits = graph.linear(pooled, head)
         if self.link == "identity":
             return logits
