@@ -4,8 +4,9 @@ No set of reviews with stars is in a package. But about 2,000 documents of IMDB 
 rating out of 10. The rating gives the stars, and everything that looks like one is removed. Where a
 number may still be a rating, as in "I give it a 7", the text is left out.
 
-IMDB's documents are those with clear ratings, at most 4 or at least 7. So 3 of 5 stars are rare, and a
-rating on the other side of the document's sentiment is that of another film, or of other people.
+IMDB's documents are those with clear ratings, at most 4 or at least 7. So 3 of 5 stars are rare.
+A rating on the other side of the document's sentiment is that of another film, or of other people.
+A handful of texts still hint at their rating, in words that no pattern finds.
 """
 
 from __future__ import annotations
