@@ -11,7 +11,8 @@ kappa and the share that is exactly right, predictions are rounded to whole star
 depends on the load of the machine, so the results contain no times.
 
 `--device cuda` fits on a GPU, in float32 as on a CPU, and the results keep its name. Without a
-network, write the texts to a file with `--write-texts` on another machine, and read it with `--texts`.
+network, write the texts to a file with `--write-texts` on another machine, and read them with
+`--texts`.
 """
 
 from __future__ import annotations
