@@ -11,12 +11,13 @@ from typing import Any
 
 import _common as common
 from bench_few_labels import accuracy_tables
+from bench_stars import tables as stars_of
 from bench_windows import table as windows_table
 
 README = Path(__file__).parent / "README.md"
 ANY = "any processor"
 #: Benchmarks of accuracies, of which parts may run on different processors.
-ACCURACIES = ("few_labels", "pretraining", "windows")
+ACCURACIES = ("few_labels", "pretraining", "stars", "windows")
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
 
 
@@ -94,6 +95,12 @@ def few_labels_tables(results: Results) -> list[str]:
     return [f"#### few_labels\n\n{table}" for table in accuracy_tables(found)]
 
 
+def stars_tables(results: Results) -> list[str]:
+    """Tables of the mistakes with stars, one for each model."""
+    found = next((r["results"] for r in results if r["benchmark"] == "stars"), {})
+    return [f"#### stars\n\n{table}" for table in stars_of(found)]
+
+
 def windows_tables(results: Results) -> list[str]:
     """Table of the accuracy with windows of long reviews."""
     found = next((r["results"] for r in results if r["benchmark"] == "windows"), None)
@@ -135,6 +142,7 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
+<<<<<<< HEAD
         tables = [
             *timings_tables(of_it),
             *latency_table(of_it),
@@ -142,6 +150,10 @@ def main() -> None:
             *windows_tables(of_it),
         ]
         tables += [profile_table(of_it), machines(of_it)]
+=======
+        tables = [*timings_tables(of_it), *few_labels_tables(of_it), *stars_tables(of_it)]
+        tables += [*windows_tables(of_it), profile_table(of_it), machines(of_it)]
+>>>>>>> h-stars
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)
     print(report)
