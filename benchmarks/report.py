@@ -142,18 +142,14 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
-<<<<<<< HEAD
         tables = [
             *timings_tables(of_it),
             *latency_table(of_it),
             *few_labels_tables(of_it),
+            *stars_tables(of_it),
             *windows_tables(of_it),
         ]
         tables += [profile_table(of_it), machines(of_it)]
-=======
-        tables = [*timings_tables(of_it), *few_labels_tables(of_it), *stars_tables(of_it)]
-        tables += [*windows_tables(of_it), profile_table(of_it), machines(of_it)]
->>>>>>> h-stars
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)
     print(report)
