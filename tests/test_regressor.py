@@ -348,3 +348,15 @@ def test_few_texts_start_with_a_regression(tiny_bert, rated):
     for loss in LOSSES:
         reg = BertSentimentRegressor(tiny_bert, loss=loss, **settings).fit(X, y)
         assert reg.score(X, y) > 0.05  # a random head has none
+
+
+@pytest.mark.parametrize(("loss", "name"), [("squared_error", "Squared error"), ("ordinal", None)])
+def test_a_training_history_names_loss_and_score(tiny_bert, rated, loss, name):
+    pytest.importorskip("matplotlib")
+    from skbert.inspection import TrainingHistoryDisplay
+
+    X, y = rated
+    reg = BertSentimentRegressor(tiny_bert, loss=loss, **SETTINGS | {"max_epochs": 2})
+    display = TrainingHistoryDisplay.from_estimator(reg.fit(X, y, X_val=X, y_val=y))
+    labels = [ax.get_ylabel() for ax in display.axes_]
+    assert labels == [name or "Loss (nats)", "R2", "Learning rate"]
