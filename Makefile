@@ -9,7 +9,7 @@ NEWEST := .venv-newest
 BIN := $(VENV)/bin
 # gpu.sh runs bench_gpu.py, on another machine.
 BENCHMARKS := $(filter-out %/bench_gpu.py,$(sort $(wildcard benchmarks/bench_*.py)))
-ACCURACIES := %/bench_pretraining.py %/bench_few_labels.py %/bench_windows.py
+ACCURACIES := %/bench_pretraining.py %/bench_few_labels.py %/bench_windows.py %/bench_stars.py
 TIMED := $(filter-out $(ACCURACIES),$(BENCHMARKS))
 SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html
 
@@ -19,7 +19,8 @@ export MPLBACKEND ?= Agg
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining \
-	bench-few-labels bench-windows sentiment-start figures fix lint types wheel docs-quick bench-smoke clean
+	bench-few-labels bench-windows bench-stars sentiment-start figures fix lint types wheel docs-quick \
+	bench-smoke clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -66,6 +67,10 @@ bench-few-labels: $(VENV)/.installed-benchmarks ## accuracy for 0 to 2,048 label
 
 bench-windows: $(VENV)/.installed-benchmarks ## accuracy of windows of long reviews; half an hour
 	$(BIN)/python benchmarks/bench_windows.py $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-stars: $(VENV)/.installed-benchmarks ## mistakes of regressors and classifiers with stars; an hour
+	$(BIN)/python benchmarks/bench_stars.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; half an hour

@@ -11,12 +11,13 @@ from typing import Any
 
 import _common as common
 from bench_few_labels import accuracy_tables
+from bench_stars import tables as stars_of
 from bench_windows import table as windows_table
 
 README = Path(__file__).parent / "README.md"
 ANY = "any processor"
 #: Benchmarks of accuracies, of which parts may run on different processors.
-ACCURACIES = ("few_labels", "pretraining", "windows")
+ACCURACIES = ("few_labels", "pretraining", "stars", "windows")
 BEGIN, END = "<!-- results: written by report.py -->", "<!-- end of results -->"
 
 
@@ -64,6 +65,19 @@ def timings_tables(results: Results) -> list[str]:
     return tables
 
 
+def latency_table(results: Results) -> list[str]:
+    """Table of the time that one text takes."""
+    found = next((r["results"] for r in results if r["benchmark"] == "serving"), {})
+    rows = [
+        [f"{contender}, {name}", *(f"{1000 * of_it[q]:.2f}" for q in ("p50", "p99"))]
+        for name, part in found.items()
+        if isinstance(part, dict)
+        for contender, of_it in part["latency"].items()
+    ]
+    header = ["one text", "p50 ms", "p99 ms"]
+    return [f"#### serving\n\n{common.markdown_table(header, rows)}"] if rows else []
+
+
 def _contenders_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found, name = result["results"], result["benchmark"]
     if "contenders" in found:
@@ -79,6 +93,12 @@ def few_labels_tables(results: Results) -> list[str]:
     """Tables of the accuracy with few labels, one for each set of texts."""
     found = next((r["results"] for r in results if r["benchmark"] == "few_labels"), {})
     return [f"#### few_labels\n\n{table}" for table in accuracy_tables(found)]
+
+
+def stars_tables(results: Results) -> list[str]:
+    """Tables of the mistakes with stars, one for each model."""
+    found = next((r["results"] for r in results if r["benchmark"] == "stars"), {})
+    return [f"#### stars\n\n{table}" for table in stars_of(found)]
 
 
 def windows_tables(results: Results) -> list[str]:
@@ -122,7 +142,13 @@ def main() -> None:
         raise SystemExit("There are no results yet. Run `make bench` first.")
     parts = [bounds_table(results)]
     for processor, of_it in results.items():
-        tables = [*timings_tables(of_it), *few_labels_tables(of_it), *windows_tables(of_it)]
+        tables = [
+            *timings_tables(of_it),
+            *latency_table(of_it),
+            *few_labels_tables(of_it),
+            *stars_tables(of_it),
+            *windows_tables(of_it),
+        ]
         tables += [profile_table(of_it), machines(of_it)]
         parts += [f"### {processor}", *tables]
     report = "\n\n".join(part for part in parts if part)

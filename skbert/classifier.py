@@ -15,6 +15,7 @@ from skbert.contract.explanation import ExplainMixin
 from skbert.contract.fine_tuned import FineTunedEstimator
 from skbert.contract.labels import check_classes
 from skbert.contract.load_classifier import LoadClassifierMixin
+from skbert.contract.onnx_export import ExportClassifierMixin
 from skbert.contract.parameters import fill_docstring
 from skbert.contract.prepare_finetuning import continues_fit
 from skbert.contract.scoring import AccuracyMixin
@@ -25,7 +26,9 @@ from skbert.engine.model.device import DeviceName, gradients_on
 
 
 @fill_docstring
-class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, FineTunedEstimator):
+class BertSentimentClassifier(
+    AccuracyMixin, LoadClassifierMixin, ExplainMixin, ExportClassifierMixin, FineTunedEstimator
+):
     """Fine-tune BERT on texts and their sentiments.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new linear layer on top, with AdamW
@@ -66,6 +69,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
     {checkpoint_dir}
     {device}
     {precision}
+    {n_threads}
     {random_state}
     {verbose}
 
@@ -87,6 +91,11 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         step), ``seconds``, ``n_tokens``. With validation texts also ``val_loss`` and ``val_score``
         (accuracy, as in `score`).
     {pretraining_history_}
+    class_count_ : ndarray of shape (n_classes,)
+        Number of texts of each class, or with each label, that `fit` trained on, without those of
+        weight 0 and those of the validation. `partial_fit` adds those of each call.
+    {n_training_texts_}
+    {n_validation_texts_}
     {n_epochs_}
     {best_epoch_}
     {pooling_}
@@ -167,6 +176,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -193,6 +203,7 @@ class BertSentimentClassifier(AccuracyMixin, LoadClassifierMixin, ExplainMixin, 
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 

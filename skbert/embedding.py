@@ -17,10 +17,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
+from skbert.contract.onnx_export import ExportTransformerMixin
 from skbert.contract.output import wants_tensors, with_index_of
 from skbert.contract.parameters import (
     DEVICES,
     MODELS,
+    N_THREADS,
     TextInputMixin,
     check_layer,
     check_max_length,
@@ -85,6 +87,7 @@ class TokenEmbeddings:
 class BertEmbeddingTransformer(
     CallbackSupportMixin,
     TextInputMixin,
+    ExportTransformerMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
@@ -130,6 +133,7 @@ class BertEmbeddingTransformer(
         it contains their SHA-256, and `transform` loads them by `model` again.
     {device}
     {precision}
+    {n_threads}
     verbose : int, default=0
         0 shows nothing. 1 shows the progress of `transform` and `token_embeddings` on standard
         error: a bar once they have computed for one second, or, where standard error is no
@@ -184,6 +188,7 @@ class BertEmbeddingTransformer(
         "store_weights": ["boolean"],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "verbose": ["verbose"],
     }
 
@@ -201,6 +206,7 @@ class BertEmbeddingTransformer(
         store_weights: bool = False,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -214,6 +220,7 @@ class BertEmbeddingTransformer(
         self.store_weights = store_weights
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.verbose = verbose
 
     @with_callbacks
@@ -348,17 +355,20 @@ class BertEmbeddingTransformer(
         """Check everything that needs no weights, load the model, and tokenise."""
         self._validate_params()
         texts = check_texts(self, X, reset=False)
-        with self._naming_the_weights():
-            stored = self._stored_weights()
-            config = stored.config if stored else load_config(self.model)
-            self._check_for_model(config)
-            pretrained = stored or self._shared_weights()
+        pretrained = self._load()
         wordpiece = pretrained.wordpiece.naming_emoji(self.emoji_names)
         tokens = wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        LostTokens.of(tokens, wordpiece).warn(self, config)
+        LostTokens.of(tokens, wordpiece).warn(self, pretrained.config)
         return pretrained, tokens
+
+    def _load(self) -> Pretrained:
+        """Check the parameters against the model, and load its weights."""
+        with self._naming_the_weights():
+            stored = self._stored_weights()
+            self._check_for_model(stored.config if stored else load_config(self.model))
+            return stored or self._shared_weights()
 
     @contextmanager
     def _naming_the_weights(self) -> Iterator[None]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from skbert.contract.fitting import EpochLoop, all_or_nothing
@@ -20,6 +17,7 @@ from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.lost_tokens import LostTokens
 from skbert.contract.parameters import (
     DEVICES,
+    N_THREADS,
     STARTS,
     TextInputMixin,
     check_start,
@@ -27,7 +25,6 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import (
     migrate_state,
-    pretrainer_settings,
     resolve_saved_device,
     stamp_state,
 )
@@ -40,10 +37,10 @@ from skbert.contract.prepare_pretraining import (
     tokenize_whole,
 )
 from skbert.contract.progress import plan_epochs, show_fit, show_texts
+from skbert.contract.save_pretrainer import SavePretrainerMixin
 from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
 from skbert.engine.files.find import ModelName
-from skbert.engine.files.finetuned import save_pretraining_model
 from skbert.engine.files.tokenizer_files import (
     fill_masks,
     pack_tokenizer,
@@ -102,6 +99,7 @@ class FilledText:
 class BertPretrainer(
     CallbackSupportMixin,
     FromPretrainedMixin,
+    SavePretrainerMixin,
     TextInputMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -156,6 +154,7 @@ class BertPretrainer(
     {dropout}
     {device}
     {precision}
+    {n_threads}
     random_state : int, RandomState instance or None, default=None
         Determines random weights, masks, pairs, the order of the texts and dropout. With an int,
         `fit` gives the same weights each time on the same machine with the same number of threads.
@@ -226,6 +225,7 @@ class BertPretrainer(
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -247,6 +247,7 @@ class BertPretrainer(
         dropout: float = 0.1,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -264,6 +265,7 @@ class BertPretrainer(
         self.dropout = dropout
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 
@@ -313,13 +315,8 @@ class BertPretrainer(
             documents = check_documents(self, X, reset=True)
             prepared = prepare_pretraining(self, documents)
             start, pairs_are_trained = prepared.start, prepared.has_pairs and self.max_epochs > 0
-            run = PretrainingRun(
-                start.network,
-                prepared.texts,
-                prepared.masking,
-                self._options(),
-                prepared.seeds.training,
-            )
+            seed, options = prepared.seeds.training, self._options()
+            run = PretrainingRun(start.network, prepared.texts, prepared.masking, options, seed)
 
             def learned(history: list[dict[str, Any]]) -> dict[str, Any]:
                 return start.after(history, pairs_are_trained).fitted_attributes(history)
@@ -534,50 +531,6 @@ class BertPretrainer(
         tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
         LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
         return tokens
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write encoder, heads and tokenizer to a folder of safetensors and JSON files.
-
-        The folder is a valid `model` for `BertSentimentClassifier`, `BertEmbeddingTransformer` and
-        `BertPretrainer`, and ``transformers.AutoModelForMaskedLM.from_pretrained(folder)`` can read
-        it, of a BERT also `BertForPreTraining`. skbert writes it under a temporary name and then
-        renames it. The folder also contains heads or poolers with random weights, because
-        transformers requires them. The header of ``model.safetensors`` marks these, so that skbert
-        does not use them as trained ones.
-
-        Parameters
-        ----------
-        folder : str or path
-            A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
-            replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If the folder contains anything else.
-        NotFittedError
-            If the estimator is not fitted.
-
-        Warns
-        -----
-        UserWarning
-            If `random_state` is an instance, which is saved as None.
-
-        See Also
-        --------
-        from_pretrained : Load the folder.
-        """
-        check_is_fitted(self)
-        save_pretraining_model(
-            Path(folder),
-            self.model_,
-            self.tokenizer_,
-            pretrainer_settings(self),
-            made_with=self._made_with,
-            knows_words=self._knows_words,
-            knows_next_sentence=self._knows_next_sentence,
-            knows_pooler=self._knows_pooler,
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine."""

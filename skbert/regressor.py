@@ -59,6 +59,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
     {checkpoint_dir}
     {device}
     {precision}
+    {n_threads}
     {random_state}
     {verbose}
 
@@ -80,6 +81,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         the last step), ``seconds``, ``n_tokens``. With validation texts also ``val_loss`` and
         ``val_score`` (R2).
     {pretraining_history_}
+    {n_training_texts_}
+    {n_validation_texts_}
     {n_epochs_}
     {best_epoch_}
     {pooling_}
@@ -156,6 +159,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         checkpoint_dir: str | os.PathLike[str] | None = None,
         device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -181,6 +185,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 

@@ -323,8 +323,8 @@ LABEL_FAULTS = {
         [0.5, 1.0, 4.5, 5.0],
         ValueError,
         "{}[0] is 0.5 (float); a label is a str, an int, a bool or a whole number. Unknown label "
-        "type: continuous. Make classes of them, for example with {}.astype(str); skbert does not "
-        "predict numbers.",
+        "type: continuous. Make classes of them, for example with {}.astype(str), or predict "
+        "numbers with BertSentimentRegressor.",
     ),
     "bytes": (
         [b"pos"] * 4,

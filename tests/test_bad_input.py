@@ -289,6 +289,8 @@ OUT_OF_RANGE = [
     ("early_stopping", "yes"),
     ("warm_start", "yes"),
     ("device", 1.5),
+    ("n_threads", 0),
+    ("n_threads", "all"),
     ("random_state", -1),
     ("random_state", "0"),
     ("verbose", -1),

@@ -512,9 +512,8 @@ def test_texts_that_an_estimator_refuses(tiny_bert, clf):
     with pytest.raises(ValueError, match=r"^X contains pairs of texts, but BertSent"):
         TokenLengthDisplay.from_estimator(clf, [("good", "film")])
     expected = (
-        "TokenLengthDisplay.from_estimator got a Pipeline; a BertSentimentClassifier, "
-        "BertEmbeddingTransformer or BertPretrainer is expected. Of a pipeline, pass the step, for "
-        "example pipeline[-1]; of a search, pass best_estimator_."
+        "TokenLengthDisplay.from_estimator got a Pipeline; an estimator of skbert is expected. Of "
+        "a pipeline, pass the step, for example pipeline[-1]; of a search, pass best_estimator_."
     )
     with pytest.raises(TypeError, match=exactly(expected)):
         TokenLengthDisplay.from_estimator(make_pipeline(clf), FOUR)

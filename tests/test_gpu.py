@@ -18,7 +18,12 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
+from skbert import (
+    BertEmbeddingTransformer,
+    BertPretrainer,
+    BertSentimentClassifier,
+    BertSentimentRegressor,
+)
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.attention import self_attention, text_groups
@@ -67,6 +72,57 @@ def test_float32_gives_the_losses_and_probabilities_of_the_cpu(tiny_bert, toy_re
     np.testing.assert_allclose(losses_of(clf), losses_of(on_cpu), rtol=0, atol=1e-3)
     X, _ = toy_reviews
     np.testing.assert_allclose(clf.predict_proba(X), on_cpu.predict_proba(X), rtol=0, atol=1e-2)
+
+
+KINDS_OF_Y = {
+    "several labels": (BertSentimentClassifier, {"class_weight": "balanced"}),
+    "numbers": (BertSentimentRegressor, {}),
+    "levels": (BertSentimentRegressor, {"loss": "ordinal"}),
+    "windows": (BertSentimentClassifier, {"truncation": "windows", "max_length": 8}),
+}
+
+
+def texts_and_y(toy_reviews, kind):
+    """Reviews with a y of some kind; those for windows are long."""
+    X, y = toy_reviews
+    is_good, is_long = y == "good", np.array([len(text) for text in X]) > 25
+    if kind == "several labels":
+        return X, np.column_stack([is_good, is_long]).astype(int)
+    if kind == "windows":
+        return [f"{text} {text} {text}" for text in X], y
+    return X, 1 + 3 * is_good + is_long
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_Y)
+def test_other_kinds_of_y_and_windows_are_those_of_the_cpu(tiny_bert, toy_reviews, kind):
+    cls, parameters = KINDS_OF_Y[kind]
+    X, y = texts_and_y(toy_reviews, kind)
+    settings = SETTINGS | {"pooling": "mean"} | parameters
+    theirs = cls(tiny_bert, device="cpu", **settings).fit(X, y)
+    ours = cls(tiny_bert, precision="float32", **settings).fit(X, y)
+    assert ours.device_.startswith("cuda")
+    np.testing.assert_allclose(losses_of(ours), losses_of(theirs), rtol=0, atol=1e-3)
+    compute = "predict" if cls is BertSentimentRegressor else "predict_proba"
+    found, expected = getattr(ours, compute)(X), getattr(theirs, compute)(X)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-2)
+    again = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_allclose(getattr(again, compute)(X), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_Y)
+def test_no_step_of_other_kinds_waits_for_the_device(tiny_bert, toy_reviews, monkeypatch, kind):
+    plain = Trainer.step
+
+    def step(self, *arguments):
+        with no_waiting():
+            plain(self, *arguments)
+
+    cls, parameters = KINDS_OF_Y[kind]
+    monkeypatch.setattr(Trainer, "step", step)
+    with replayed() as captured:
+        fitted = cls(tiny_bert, **SETTINGS | {"dropout": 0.1} | parameters)
+        fitted.fit(*texts_and_y(toy_reviews, kind))
+    assert captured and np.isfinite(losses_of(fitted)).all()
 
 
 def test_bfloat16_is_the_default_where_the_device_supports_it(tiny_bert, toy_reviews, on_cpu):

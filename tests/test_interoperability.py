@@ -147,6 +147,8 @@ OTHER_VALUES = {
 #: What a search does not vary, and why.
 NOT_SEARCHED = {
     "model": "test_meta_estimators.py searches it",
+    "n_threads": "says how fast it computes",
+    "max_windows": "only used with truncation='windows'; test_windows.py varies it",
     "n_iter_no_change": "changes nothing while every epoch is better than the one before",
     "warm_start": "a search fits clones, which continue nothing",
     "checkpoint_dir": "says where files are",

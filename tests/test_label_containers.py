@@ -442,8 +442,8 @@ def test_what_cannot_be_a_label(container, label, shown, advice):
 def test_numbers_that_are_not_whole(container, label):
     message = (
         f"y[1] is {label} (float); a label is a str, an int, a bool or a whole number. Unknown "
-        "label type: continuous. Make classes of them, for example with y.astype(str); skbert does "
-        "not predict numbers."
+        "label type: continuous. Make classes of them, for example with y.astype(str), or predict "
+        "numbers with BertSentimentRegressor."
     )
     error = refused(container, [1.0, label, 2.0, 1.0])
     assert (type(error), str(error)) == (ValueError, message)

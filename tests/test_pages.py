@@ -36,6 +36,7 @@ def stand_in(tmp_path, monkeypatch):
     folder = find_model(DEFAULT_MODEL).folder
     stand_ins = pages.StandIns(tmp_path / "hub", folder)
     stand_ins.link(DEFAULT_MODEL, folder)
+    monkeypatch.setattr("skbert.contract.push.push_folder", stand_ins.push)
     yield stand_ins
     assert attempts == []
 
@@ -72,7 +73,7 @@ def test_each_block_of_a_page_names_its_language(name):
     opening = fences[::2]
     assert len(fences) % 2 == 0 and not any(fences[1::2]), "a block is not closed, or in another"
     directives = re.compile(
-        r"\{(include|toctree|eval-rst|image|figure|note|tip|warning|grid\S*|card\S*)\}.*"
+        r"\{(include|literalinclude|toctree|eval-rst|image|figure|note|tip|warning|grid\S*|card\S*)\}.*"
     )
     for language in opening:
         known = language in {"python", "output", "bash", *pages.SHOWN}

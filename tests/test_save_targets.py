@@ -16,7 +16,7 @@ from skbert.engine.training import resume
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has other permissions")
 
-FILES = ["config.json", "model.safetensors", "skbert.json", "tokenizer.json"]
+FILES = ["README.md", "config.json", "model.safetensors", "skbert.json", "tokenizer.json"]
 FILES += ["tokenizer_config.json"]
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 RENAME, REPLACE, MKDIR = Path.rename, Path.replace, Path.mkdir

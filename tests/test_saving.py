@@ -130,7 +130,7 @@ def test_a_pickle_contains_only_numbers_texts_and_arrays(tiny_bert, toy_reviews,
     assert kinds <= {str, int, float, bool, type(None), np.ndarray}
     n_bytes = sum(leaf.nbytes for leaf in leaves(state) if isinstance(leaf, np.ndarray))
     weights = [*clf.model_.state_dict().values(), *clf.head_.state_dict().values()]
-    n_labels = clf.classes_.nbytes
+    n_labels = clf.classes_.nbytes + clf.class_count_.nbytes
     assert n_bytes == sum(weight.nbytes for weight in weights) + n_labels
 
 
@@ -398,7 +398,7 @@ def test_a_model_that_stopped_early_predicts_the_same_in_another_process(
 
 def test_a_folder_contains_no_pickle_and_loads_without_one(clf, folder, toy_reviews, monkeypatch):
     X, _ = toy_reviews
-    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".md", ".safetensors", ".txt"}
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
     loaded = BertSentimentClassifier.from_pretrained(folder)
@@ -416,7 +416,7 @@ def test_a_loaded_folder_equals_the_saved_classifier(clf, folder, toy_reviews):
     assert loaded.history_ == clf.history_ and loaded.n_epochs_ == 2
     assert loaded.n_truncated_ == 0
     files = {path.name for path in folder.iterdir() if "token" not in path.name}
-    assert files == {"config.json", "model.safetensors", "skbert.json"}
+    assert files == {"README.md", "config.json", "model.safetensors", "skbert.json"}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def whole(toy_reviews, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("saved") / "model"
     clf.fit(*toy_reviews).save_pretrained(folder)
-    assert set(os.listdir(folder)) == set(FILES)
+    assert set(os.listdir(folder)) == {*FILES, "README.md"}
     return folder
 
 

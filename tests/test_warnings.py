@@ -15,6 +15,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import joblib
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from skbert import (
     BertEmbeddingTransformer,
     BertPretrainer,
     BertSentimentClassifier,
+    BertSentimentRegressor,
     TruncationWarning,
     UnknownTokenWarning,
 )
@@ -42,6 +44,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
 from skbert.engine.training import frozen, micro_batches, resume
 from skbert.engine.warn import warn_user
+from tests.fake_hub import WRITER, FakeHub
 from tests.padded_folders import save_padded
 
 PACKAGE = Path(skbert.__file__).parent
@@ -121,6 +124,11 @@ def labels_are_a_column(given):
     yield lambda: clf.fit(given.X, given.y[:, None])
     yield lambda: clf.fit(given.X, pd.DataFrame({"sentiment": given.y}))
     yield lambda: clf.partial_fit(given.X, given.y[:, None])
+
+
+def numbers_are_a_column(given):
+    reg = BertSentimentRegressor(given.model, max_length=32, max_epochs=10)
+    yield lambda: reg.fit(given.X, np.arange(len(given.X), dtype=float)[:, None])
 
 
 def labels_are_strange(given):
@@ -260,10 +268,26 @@ def pooling_is_unknown_to_transformers(given):
     yield lambda: clf.save_pretrained(given.folder / "model")
 
 
+def the_tokenizer_cuts_otherwise(given):
+    pairs = [["good film", "dull"]] * 8
+    clf = classifier(given.model).fit(pairs, ["good", "bad"] * 4)
+    yield lambda: clf.to_onnx(given.folder / "model.onnx")
+    embedder = BertEmbeddingTransformer(given.model, max_length=32).fit(pairs)
+    yield lambda: embedder.to_onnx(given.folder / "vectors.onnx")
+
+
 def the_family_is_padded(given):
     folder = save_padded(given.folder / "padded", "modernbert", given.model)
     clf = classifier(folder).fit(given.X, given.y)
     yield lambda: clf.save_pretrained(given.folder / "model")
+
+
+def the_card_was_edited_on_the_hub(given):
+    with FakeHub() as hub:
+        hub.use(given.patch, given.folder / "cache")
+        huggingface_hub.HfApi(token=WRITER).create_repo("owner/name")
+        hub.files("owner/name")["README.md"] = b"My own words."
+        yield lambda: given.clf.push_to_hub("owner/name", token=WRITER)
 
 
 def tokens_are_unknown(given):
@@ -286,6 +310,7 @@ CASES = [
     ("contract/lost_tokens.py", tokens_are_unknown, "1 of 1 tokens", UnknownTokenWarning),
     ("engine/files/tokenizer_files.py", capitals_are_lost, "lower-cases texts", UserWarning),
     ("contract/label_values.py", labels_are_a_column, "A column-vector y", DataConversionWarning),
+    ("contract/numbers.py", numbers_are_a_column, "A column-vector y", DataConversionWarning),
     ("contract/labels.py", labels_are_strange, "missing label reads", UserWarning),
     ("contract/holdout.py", a_class_has_one_text, "has a single text", UserWarning),
     ("contract/holdout.py", the_holdout_is_small, "chosen at random", UserWarning),
@@ -309,10 +334,14 @@ CASES = [
     ("engine/training/resume.py", the_folder_holds_another_run, "holds 1 run", UserWarning),
     ("contract/persistence.py", pooling_is_unknown_to_transformers, "pooling='mean'", UserWarning),
     ("contract/persistence.py", the_family_is_padded, "in a form of its own", UserWarning),
+    ("contract/push.py", the_card_was_edited_on_the_hub, "push_to_hub kept it", UserWarning),
+    ("contract/onnx_export.py", the_tokenizer_cuts_otherwise, "no truncation='head", UserWarning),
     ("contract/prepare_pretraining.py", documents_have_one_sentence, "next_sentence", UserWarning),
 ]
 
 
+# huggingface_hub 2.4 uploads large files with an argument that its HTTP library deprecates
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize(
     ("case", "match", "category"), [pytest.param(*c[1:], id=c[1].__name__) for c in CASES]
 )

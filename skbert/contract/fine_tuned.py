@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +15,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skbert.contract.callbacks import CallbackSupportMixin, EpochTasks
+from skbert.contract.card import model_card
+from skbert.contract.data_sizes import sizes_of_fit
 from skbert.contract.finetuning import (
     fine_tune,
     fine_tune_one_epoch,
@@ -22,7 +25,7 @@ from skbert.contract.finetuning import (
 )
 from skbert.contract.fitting import all_or_nothing
 from skbert.contract.logits import logits_of
-from skbert.contract.parameters import DEVICES, MODELS, TextInputMixin
+from skbert.contract.parameters import DEVICES, MODELS, N_THREADS, TextInputMixin
 from skbert.contract.persistence import (
     migrate_state,
     resolve_saved_device,
@@ -32,6 +35,7 @@ from skbert.contract.persistence import (
 )
 from skbert.contract.prepare_finetuning import check_input, prepare_fit, pretrains
 from skbert.contract.progress import show_fit
+from skbert.contract.push import PushToHubMixin
 from skbert.contract.targets import CheckedTargets
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.finetuned import Task, save_classifier
@@ -44,7 +48,7 @@ from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.text.windows import WINDOWS
 
 
-class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
+class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, BaseEstimator):
     """An estimator that fine-tunes an encoder and a head on texts and a y.
 
     A subclass has the parameters of `_parameter_constraints`, says with `_check_targets` and
@@ -79,6 +83,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
         "checkpoint_dir": [str, os.PathLike, None],
         "device": DEVICES,
         "precision": [str],
+        "n_threads": N_THREADS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -122,6 +127,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
             learned |= {
                 "pretraining_history_": pretraining_history,
                 "best_epoch_": best_epoch,
+                **sizes_of_fit(prepared.training, prepared.validation, prepared.target),
                 "max_epochs_": prepared.options.max_epochs,
                 "batch_size_": prepared.options.batch_size,
                 "learning_rate_": prepared.options.learning_rate,
@@ -144,10 +150,13 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         return logits_of(self, X)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, scores: Mapping[str, float] | None = None
+    ) -> None:
         """Write the fitted estimator to a folder of safetensors and JSON files.
 
-        The folder contains no pickle. If `pooling_` is "cls", transformers can also read it, as in
+        The folder contains no pickle, and a README.md that describes the estimator. If `pooling_`
+        is "cls", transformers can also read the folder, as in
         ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
         or numbers to within 1e-5, for single texts of at most `max_length` tokens. skbert writes
         the folder under a temporary name and then renames it, so a crash or a full disk leaves an
@@ -158,11 +167,15 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
         folder : str or path
             A new or empty folder, or one that an earlier `save_pretrained` wrote, which is
             replaced.
+        scores : dict of str to float, default=None
+            Scores of the estimator on test texts, for README.md, as in ``{"accuracy": 0.91}``.
 
         Raises
         ------
         FileExistsError
-            If the folder contains anything else.
+            If the folder contains anything else, or its README.md was edited.
+        TypeError, ValueError
+            If a score is not a finite number.
         OSError
             If the files cannot be written, for example because the disk is full.
         NotFittedError
@@ -177,12 +190,16 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, BaseEstimator):
 
         See Also
         --------
+        push_to_hub : Upload the folder to the Hugging Face Hub.
         from_pretrained : Load the folder.
         """
         check_is_fitted(self)
+        self._save(Path(folder), model_card(self, scores))
+
+    def _save(self, folder: Path, card: str) -> None:
         warn_of_own_form(self)
-        network = self._network_to_save()
-        save_classifier(Path(folder), network, self.tokenizer_, settings_of(self), self._task())
+        network, task = self._network_to_save(), self._task()
+        save_classifier(folder, network, self.tokenizer_, settings_of(self), task, card)
 
     def __getstate__(self) -> dict[str, Any]:
         """Replace all tensors by numpy arrays, so that the pickle loads on any machine.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from skbert.contract.callbacks import EpochTasks
+from skbert.contract.data_sizes import sizes_with_more
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
 from skbert.contract.lost_tokens import LostTokens
@@ -230,6 +231,7 @@ def fine_tune_one_epoch(
         "n_truncated_": lost.n_truncated,
         "n_unknown_tokens_": lost.n_unknown,
         "_trainer": trainer,
+        **sizes_with_more(estimator, training, checked.target),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skbert.contract.data_sizes import sizes_without_training
 from skbert.contract.parameters import check_names
 from skbert.contract.persistence import (
     head_of_numbers,
@@ -189,7 +190,8 @@ def _untrained(
     wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
     state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
     target = one_class(np.array(labels))
-    vars(clf).update(state.fitted_attributes([]) | target.attributes | _UNTRAINED)
+    sizes = sizes_without_training(len(labels))
+    vars(clf).update(state.fitted_attributes([]) | target.attributes | _UNTRAINED | sizes)
     return clf
 
 

@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from skbert.contract.padded import NotedRepr
+from skbert.contract.threads import ThreadsMixin
 from skbert.engine.model.families import FAMILIES, family_of
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import smallest_max_length
@@ -28,6 +29,7 @@ _Class = TypeVar("_Class", bound=type)
 #: Constraints of parameters that several estimators share.
 MODELS = [str, os.PathLike]
 DEVICES = [str, Interval(Integral, 0, None, closed="left"), torch.device]
+N_THREADS = [Interval(Integral, 1, None, closed="left"), None]
 
 #: Parameters and attributes that several estimators document alike; see `fill_docstring`.
 _SHARED_DOCS = {
@@ -119,6 +121,12 @@ model_ : transformers.PreTrainedModel
 pretraining_history_ : list of dict
     The same for each epoch of `pretraining_epochs`, with ``masked_loss`` (mean cross-entropy
     of the masked tokens, in nats) and its exponential ``perplexity``.""",
+    "n_training_texts_": """\
+n_training_texts_ : int
+    Number of texts that `fit`, or the calls of `partial_fit`, trained on.""",
+    "n_validation_texts_": """\
+n_validation_texts_ : int
+    Number of validation texts.""",
     "n_epochs_": """\
 n_epochs_ : int
     Number of epochs trained, the length of `history_`.""",
@@ -174,6 +182,13 @@ precision : {"auto", "float32", "bfloat16"}, default="auto"
     or higher and CPUs with AMX or AVX512-BF16, and raises an error elsewhere. "auto" is bfloat16
     on those CUDA devices, and float32, which is exact, on CPUs and MPS. Weights, their updates
     and all results are float32 in any case.""",
+    "n_threads": """\
+n_threads : int or None, default=None
+    Number of threads on which torch, OpenMP and BLAS compute during a call, at least 1. After the
+    call, also after an error, all numbers are what they were. Threads of your program can use
+    different numbers at the same time, except for BLAS, where the smallest one counts. None leaves
+    the numbers as they are, so torch uses as many threads as the machine has cores, or
+    ``OMP_NUM_THREADS``, or the number of `torch.set_num_threads`.""",
     "verbose": """\
 verbose : int, default=0
     0 shows nothing. 1 shows progress on standard error. `fit` shows one bar for all epochs, with
@@ -209,7 +224,7 @@ def fill_docstring(cls: _Class) -> _Class:
     return cls
 
 
-class TextInputMixin:
+class TextInputMixin(ThreadsMixin):
     """Tags and documentation links of an estimator whose X is texts."""
 
     _doc_link_module = "skbert"

@@ -17,6 +17,7 @@ import torch
 from sklearn.base import ClassifierMixin
 from torch import nn
 
+from skbert.contract.data_sizes import restore_class_count, saved_class_count
 from skbert.contract.targets import Levels, Numbers, one_class, several_labels
 from skbert.engine.files.config import config_of
 from skbert.engine.files.manifest import MANIFEST
@@ -38,6 +39,8 @@ NUMBERS = {
     "learning_rate": float,
     "best_epoch": int,
     "n_unknown_tokens": int,
+    "n_training_texts": int,
+    "n_validation_texts": int,
 }
 
 #: What skbert did before a parameter existed, for estimators that were saved then.
@@ -156,6 +159,7 @@ def settings_of(clf: Any) -> dict[str, Any]:
         "history": [{k: _plain(v) for k, v in record.items()} for record in clf.history_],
         "pretraining_history": getattr(clf, "pretraining_history_", []),
         "n_truncated": int(clf.n_truncated_),
+        "class_count": saved_class_count(clf),
         "numbers": {name: getattr(clf, f"{name}_", None) for name in NUMBERS},
         "n_columns": getattr(clf, "_n_columns", None),
         **_settings_of_columns(clf),
@@ -266,6 +270,8 @@ def restore_estimator(
         estimator = cls(**_BEFORE | parameters)
         attributes = _attributes_of_y(settings)
         _restore_columns(estimator, settings)
+        if "classes_" in attributes:
+            restore_class_count(estimator, settings.get("class_count"), len(attributes["classes_"]))
         settings["history"] = [dict(record) for record in settings["history"]]
     except _INVALID as error:
         raise _invalid_settings(cls, error) from error

@@ -46,7 +46,7 @@ from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.resume import KeptRun, RunSettings, find_run
 
 #: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
-_NOT_OF_A_RUN = ("checkpoint_dir", "verbose", "random_state")
+_NOT_OF_A_RUN = ("checkpoint_dir", "n_threads", "verbose", "random_state")
 
 
 @dataclass(frozen=True)

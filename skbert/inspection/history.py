@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import is_regressor
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,7 +19,7 @@ from skbert.inspection.drawing import (
     split_axes,
 )
 
-_ALLOWED = "a fitted BertSentimentClassifier or BertPretrainer"
+_ALLOWED = "a fitted BertSentimentClassifier, BertSentimentRegressor or BertPretrainer"
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,19 @@ class TrainingHistoryDisplay:
     Parameters
     ----------
     history : list of dict
-        One record per epoch, as in ``history_`` of `BertSentimentClassifier` and `BertPretrainer`,
-        and in ``pretraining_history_`` of `BertSentimentClassifier`.
+        One record per epoch, as in ``history_`` of the estimators, and in
+        ``pretraining_history_`` of `BertSentimentClassifier` and `BertSentimentRegressor`.
     best_epoch : int or None, default=None
         The epoch to mark, from 1. None marks none.
+    loss_name : str, default="Loss (nats)"
+        What the losses are.
+    score_name : str, default="Accuracy"
+        What the scores are.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n_plots,), of matplotlib Axes
-        The plots, from the top: the losses in nats, the accuracies, the perplexity of the masked
+        The plots, from the top: the losses, the scores, the perplexity of the masked
         words, and the learning rate of the last step of each epoch. A plot that the records have
         no values for is left out. So there are three for a classifier with validation texts, two
         without, and for a `BertPretrainer` four with next sentence prediction, or three without.
@@ -113,10 +118,17 @@ class TrainingHistoryDisplay:
     """
 
     def __init__(
-        self, history: Sequence[Mapping[str, Any]], *, best_epoch: int | None = None
+        self,
+        history: Sequence[Mapping[str, Any]],
+        *,
+        best_epoch: int | None = None,
+        loss_name: str = "Loss (nats)",
+        score_name: str = "Accuracy",
     ) -> None:
         self.history = history
         self.best_epoch = best_epoch
+        self.loss_name = loss_name
+        self.score_name = score_name
 
     @classmethod
     def from_estimator(
@@ -131,7 +143,7 @@ class TrainingHistoryDisplay:
 
         Parameters
         ----------
-        estimator : BertSentimentClassifier or BertPretrainer
+        estimator : BertSentimentClassifier, BertSentimentRegressor or BertPretrainer
             Fitted by `fit`, or by any number of calls of `partial_fit`. The plots show its
             ``history_``. To plot the epochs of ``pretraining_epochs``, pass the other history:
             ``TrainingHistoryDisplay(clf.pretraining_history_).plot()``.
@@ -168,7 +180,7 @@ class TrainingHistoryDisplay:
         check_is_fitted(estimator)
         if not hasattr(estimator, "history_"):
             raise refused(estimator, cls, _ALLOWED)
-        display = cls(estimator.history_, best_epoch=_best_epoch(estimator))
+        display = cls(estimator.history_, best_epoch=_best_epoch(estimator), **_names(estimator))
         return display.plot(ax=ax, line_kw=line_kw, best_epoch_kw=best_epoch_kw)
 
     def plot(
@@ -233,7 +245,8 @@ class TrainingHistoryDisplay:
         """Write what the axes of a plot are, with integer epochs."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        ax.set_ylabel(plot.ylabel)
+        names = {"Loss (nats)": self.loss_name, "Accuracy": self.score_name}
+        ax.set_ylabel(names.get(plot.ylabel, plot.ylabel))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if ax is axes[-1] or not ax.get_shared_x_axes().joined(ax, axes[-1]):
             ax.set_xlabel("Epoch")
@@ -277,6 +290,14 @@ class TrainingHistoryDisplay:
     def _values(self, key: str) -> list[float]:
         """Values of a key for each epoch; NaN, which leaves a gap, where a record lacks it."""
         return [record.get(key, np.nan) for record in self.history]
+
+
+def _names(estimator: Any) -> dict[str, str]:
+    """Name the loss and the score of a regressor; those of other estimators are the defaults."""
+    if not is_regressor(estimator):
+        return {}
+    squared = {"loss_name": "Squared error"} if estimator.levels_ is None else {}
+    return {"score_name": "R2", **squared}
 
 
 def _best_epoch(estimator: Any) -> int | None:

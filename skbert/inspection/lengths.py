@@ -20,7 +20,7 @@ from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.inspection.drawing import check_estimator, mark_style, merge_style
 
-_ALLOWED = "a BertSentimentClassifier, BertEmbeddingTransformer or BertPretrainer"
+_ALLOWED = "an estimator of skbert"
 
 #: About this number of bars shows all but the longest 1% of the texts; the most bars for all.
 _N_BARS, _MOST_BARS = 40, 400

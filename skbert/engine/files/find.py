@@ -158,6 +158,11 @@ def is_shipped(model: ModelName) -> bool:
     return model in _CHANGES and not Path(model).is_dir()
 
 
+def published_name(name: str) -> str:
+    """Return the published model below one that skbert contains; of any other name, itself."""
+    return _CHANGES[name].base if name in _CHANGES else name
+
+
 def find_model(model: ModelName) -> FoundModel:
     """Find the folder of a model; see `load_pretrained` for the places and the errors.
 

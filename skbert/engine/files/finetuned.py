@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skbert.engine.files.card_file import CARD, is_unedited, write_card
 from skbert.engine.files.classifier_heads import head_weights_for_transformers, read_head
 from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
@@ -101,6 +102,7 @@ def save_classifier(
     tokenizer: PreTrainedTokenizerBase,
     settings: Mapping[str, Any],
     task: Task,
+    card: str,
 ) -> None:
     """Write a folder, or replace one that an earlier call wrote, in one step if possible.
 
@@ -115,11 +117,13 @@ def save_classifier(
     settings : dict
         Of JSON types.
     task : Task
+    card : str
+        The text of the model card, README.md.
 
     Raises
     ------
     FileExistsError
-        If `folder` is a file, or contains any other file.
+        If `folder` is a file, or contains any other file or an edited card.
     OSError
         If the files cannot be written; the old folder then stays unchanged.
     """
@@ -133,6 +137,7 @@ def save_classifier(
         _write_weights(weights, new / WEIGHTS_FILE, {NEEDS: MANIFEST})
         write_json(new / CONFIG_FILE, _transformers_config(network, task))
         _write_tokenizer(tokenizer, new)
+        write_card(new, card)
         about = {"pooling": network.pooling, "settings": settings}
         write_manifest(new, about | ({} if note is None else {"head": note}))
 
@@ -149,6 +154,7 @@ def save_pretraining_model(
     knows_words: bool,
     knows_next_sentence: bool,
     knows_pooler: bool,
+    card: str,
 ) -> None:
     """Write a folder that transformers loads as a model with heads; see `save_classifier`.
 
@@ -172,6 +178,7 @@ def save_pretraining_model(
         about_heads = {"architectures": [family.pretraining_class], "tie_word_embeddings": True}
         write_json(new / CONFIG_FILE, model.config.to_dict() | about_heads)
         _write_tokenizer(tokenizer, new)
+        write_card(new, card)
         about = {"kind": "pretraining", "made_with": made_with, "settings": settings}
         write_manifest(new, about)
 
@@ -236,13 +243,18 @@ def _check_replaceable(folder: Path) -> None:
     ours: set[str] = set()
     if MANIFEST in present:
         try:
-            ours = {MANIFEST, *read_manifest(folder)["files"]}
+            ours = {MANIFEST, CARD, *read_manifest(folder)["files"]}
         except ValueError as error:
             raise FileExistsError(
                 f"{str(folder)!r} contains a {MANIFEST} that is not readable, so skbert does not "
                 f"know which files it may replace ({error}) Choose a new folder, or delete this "
                 "one."
             ) from error
+        if CARD in present and not is_unedited(folder):
+            raise FileExistsError(
+                f"{str(folder)!r} contains a {CARD} that somebody wrote or edited, and "
+                "save_pretrained would replace it. Move or delete it, or choose a new folder."
+            )
     if others := sorted(present - ours):
         raise FileExistsError(
             f"{str(folder)!r} contains {others[0]!r}, which save_pretrained did not write. It "

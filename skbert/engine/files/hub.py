@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from skbert.engine.files.card_file import CARD
 from skbert.engine.files.config import CONFIG_FILE, check_family
 from skbert.engine.files.contents import (
     HUB_PATTERNS,
@@ -153,6 +154,14 @@ def find_on_hub(model: str, failures: Sequence[str], install: str = "") -> Path:
     raise OSError(f"Could not find the model {model!r}. {words}. {suggestion(name)}{advice}")
 
 
+def card_in_cache(name: str, revision: str | None) -> Path | None:
+    """Find the model card of a repository in the cache; None if it is not there."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name, CARD, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 @dataclass(frozen=True)
 class _Cache:
     """What this machine has of a repository; a `revision` of None is the default branch."""
@@ -161,11 +170,12 @@ class _Cache:
     revision: str | None
 
     lacks = "its copy in the Hugging Face cache lacks"
+    patterns: ClassVar[tuple[tuple[str, ...], ...]] = ((CONFIG_FILE,), HUB_PATTERNS)
 
     def look(self) -> Path | _Cause:
         """Find the folder with all files of the model, or the cause why there is none."""
         folder = Path()
-        for patterns in ((CONFIG_FILE,), HUB_PATTERNS):
+        for patterns in self.patterns:
             try:
                 folder = self.snapshot(list(patterns))
             # An unreachable hub, a repository that does not exist, or any error of the HTTP library
@@ -235,6 +245,8 @@ class _Hub(_Cache):
     """What the hub has of a repository."""
 
     lacks = "the download from the Hugging Face Hub did not provide"
+    # The card names the licence. The cache need not have it.
+    patterns = ((CONFIG_FILE,), (*HUB_PATTERNS, CARD))
 
     def snapshot(self, patterns: list[str]) -> Path:
         """Download files, unless the caller has forbidden it."""

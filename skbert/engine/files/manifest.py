@@ -1,6 +1,7 @@
 """skbert.json: the files of a saved folder with their hashes, and the settings of the estimator.
 
 The hashes detect damage, not attacks: an attacker who can change a file can also change its hash.
+The manifest does not list the model card; see `card_file`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skbert.engine.files.card_file import CARD
 from skbert.engine.files.textfiles import parse_object, read_text
 
 FORMAT = 1
@@ -19,11 +21,12 @@ MANIFEST = "skbert.json"
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest: all files that the folder contains now, and `content`, of JSON types."""
+    """Write a manifest: all files of the folder, except the card, and `content`, of JSON types."""
+    paths = sorted(path for path in folder.iterdir() if path.name != CARD)
     manifest = {
         **content,
         "format": FORMAT,
-        "files": {path.name: _sha256_of(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: _sha256_of(path) for path in paths},
     }
     write_json(folder / MANIFEST, manifest | {"sha256": sha256_of_json(manifest)})
 

@@ -49,8 +49,13 @@ def truncate(ids: Sequence[int], limit: int, truncation: str) -> Sequence[int]:
     """
     if len(ids) <= limit:
         return ids
-    n_head = {"head": limit, "tail": 0, "head+tail": limit // 4}[truncation]
+    n_head = n_of_head(limit, truncation)
     return [*ids[:n_head], *ids[len(ids) - (limit - n_head) :]]
+
+
+def n_of_head(limit: int, truncation: str) -> int:
+    """Compute how many of `limit` kept ids are the first ones; see `truncate`."""
+    return {"head": limit, "tail": 0, "head+tail": limit // 4}[truncation]
 
 
 def share_room(lengths: list[int], room: int) -> list[int]:
