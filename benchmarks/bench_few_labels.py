@@ -277,7 +277,7 @@ def bounds(results: Results) -> list[common.Bound]:
     found = []
     for name, of_set in results.items():
         ours = of_set.get(DEFAULT, {})
-        for rival in (TFIDF, FROZEN, SETFIT):
+        for rival in (TFIDF, FROZEN, SETFIT, PLAIN):
             margins = [
                 np.mean(ours[n]["accuracies"])
                 - np.mean(theirs["accuracies"])
