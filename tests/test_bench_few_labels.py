@@ -44,3 +44,14 @@ def test_cells_of_a_cpu_have_no_mark(bench):
 
 def test_a_cpu_adds_no_device_to_the_results(bench):
     assert bench.described("cpu") == {}
+
+
+@pytest.mark.parametrize(("of_plain", "holds"), [([0.8, 0.9], True), ([0.95, 0.96], False)])
+def test_the_default_is_compared_with_the_plain_encoder(bench, of_plain, holds):
+    ours = {"8": {"accuracies": [0.8, 0.82]}, "0": {"accuracy": 0.8}}
+    theirs = {"8": {"accuracies": of_plain}}
+    (bound,) = bench.bounds({"films": {bench.DEFAULT: ours, bench.PLAIN: theirs}})
+    assert (
+        bound.claim == "films, least lead over skbert, plain encoder, with one standard deviation"
+    )
+    assert bound.holds is holds
