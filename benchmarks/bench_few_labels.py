@@ -11,6 +11,9 @@ random.
 Each seed draws other labels, the same for all contenders, and the same number of each class. SetFit
 makes a pair of all labels with each other, so its time grows with their square: by default it runs
 with at most 64 labels, where it takes minutes on two cores.
+
+`--device cuda` fits BERT on a GPU. skbert then computes in float32, as on a CPU. The results keep
+the name of the device, and the tables mark them.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _common as common
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -90,27 +95,29 @@ def draw(texts: pd.DataFrame, n_labels: int, seed: int) -> pd.DataFrame:
 Model = Any  # anything with fit and predict
 
 
-def new_tfidf(seed: int) -> Model:
+def new_tfidf(seed: int, device: str) -> Model:
     return make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
 
 
-def new_frozen(seed: int) -> Model:
-    vectors = BertEmbeddingTransformer(common.MODEL, pooling="mean", device="cpu")
+def new_frozen(seed: int, device: str) -> Model:
+    vectors = BertEmbeddingTransformer(
+        common.MODEL, pooling="mean", device=device, precision="float32"
+    )
     return make_pipeline(vectors, LogisticRegression(max_iter=1000))
 
 
 class SetFit:
     """SetFit with its defaults, as an estimator."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, device: str) -> None:
+        self._seed, self._device = seed, device
 
     def fit(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         from datasets import Dataset, disable_progress_bars
         from setfit import SetFitModel, Trainer, TrainingArguments
 
         disable_progress_bars()
-        self._model = SetFitModel.from_pretrained(common.model_folder())
+        self._model = SetFitModel.from_pretrained(common.model_folder(), device=self._device)
         rows = Dataset.from_dict({"text": list(texts), "label": list(labels)})
         with tempfile.TemporaryDirectory() as folder:
             options = TrainingArguments(
@@ -122,15 +129,17 @@ class SetFit:
         return np.array(self._model.predict(list(texts), show_progress_bar=False))
 
 
-def new_default(seed: int) -> Model:
-    return BertSentimentClassifier(device="cpu", random_state=seed)
+def new_default(seed: int, device: str) -> Model:
+    return BertSentimentClassifier(device=device, precision="float32", random_state=seed)
 
 
-def new_plain(seed: int) -> Model:
-    return BertSentimentClassifier(common.MODEL, device="cpu", random_state=seed)
+def new_plain(seed: int, device: str) -> Model:
+    return BertSentimentClassifier(
+        common.MODEL, device=device, precision="float32", random_state=seed
+    )
 
 
-CONTENDERS: dict[str, Callable[[int], Model]] = {
+CONTENDERS: dict[str, Callable[[int, str], Model]] = {
     TFIDF: new_tfidf,
     FROZEN: new_frozen,
     SETFIT: SetFit,
@@ -139,11 +148,13 @@ CONTENDERS: dict[str, Callable[[int], Model]] = {
 }
 
 
-def without_labels(test: pd.DataFrame) -> dict[str, float]:
+def without_labels(test: pd.DataFrame, device: str) -> dict[str, Any]:
     """Accuracy and expected calibration error of the classifier that skbert contains."""
     known = test[test["sentiment"].isin(["negative", "positive"])]
     start = time.perf_counter()
-    clf = BertSentimentClassifier.from_pretrained(SENTIMENT_START)
+    clf = BertSentimentClassifier.from_pretrained(
+        SENTIMENT_START, device=device, precision="float32"
+    )
     probabilities = clf.predict_proba(known["text"])
     seconds = time.perf_counter() - start
     is_right = clf.classes_[probabilities.argmax(axis=1)] == known["sentiment"].to_numpy()
@@ -152,6 +163,7 @@ def without_labels(test: pd.DataFrame) -> dict[str, float]:
         "accuracy": float(is_right.mean()),
         "calibration_error": calibration_error(probabilities.max(axis=1), is_right),
         "seconds": seconds,
+        **described(device),
     }
 
 
@@ -182,7 +194,8 @@ def measure(
     return float((predicted == texts.test["sentiment"].to_numpy()).mean()), seconds
 
 
-# Results: set -> contender -> number of labels -> {"accuracies": [...], "seconds": [...]}
+# Results: set -> contender -> number of labels -> {"accuracies": [...], "seconds": [...]}, with
+# "device" if it was not a CPU.
 Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
@@ -195,24 +208,32 @@ def run(arguments: Any, results: Results) -> None:
             texts = TextSet(texts.name, texts.train[:200], texts.test[:20])
         of_set = results.setdefault(texts.name, {})
         if 0 in arguments.sizes:
-            of_set.setdefault(DEFAULT, {})["0"] = without_labels(texts.test)
+            of_set.setdefault(DEFAULT, {})["0"] = without_labels(texts.test, arguments.device)
         for name in arguments.contenders:
             for n_labels in sizes_for(name, texts, arguments):
-                found = [
-                    measure(CONTENDERS[name], texts, n_labels, seed) for seed in arguments.seeds
-                ]
+                new = partial(CONTENDERS[name], device=arguments.device)
+                found = [measure(new, texts, n_labels, seed) for seed in arguments.seeds]
                 accuracies, seconds = zip(*found, strict=True)
                 of_set.setdefault(name, {})[str(n_labels)] = {
                     "seeds": arguments.seeds,
                     "n_test": len(texts.test),
                     "accuracies": accuracies,
                     "seconds": seconds,
+                    **({} if name == TFIDF else described(arguments.device)),
                 }
                 print(
                     f"{texts.name}, {name}, {n_labels} labels: {np.mean(accuracies):.3f} "
                     f"in {np.median(seconds):.1f} s",
                     flush=True,
                 )
+
+
+def described(device: str) -> dict[str, str]:
+    """Describe a device that is not a CPU; the results describe the CPU elsewhere."""
+    if device == "cpu":
+        return {}
+    name = torch.cuda.get_device_name(device)
+    return {"device": f"{name}, float32, torch {torch.__version__}"}
 
 
 def sizes_for(name: str, texts: TextSet, arguments: Any) -> list[int]:
@@ -232,19 +253,23 @@ def accuracy_tables(results: Results) -> list[str]:
             [contender, *(_cell(found.get(str(n))) for n in numbers)]
             for contender, found in of_set.items()
         ]
-        tables.append(common.markdown_table(header, rows))
+        cells = [cell for found in of_set.values() for cell in found.values()]
+        devices = sorted({cell["device"] for cell in cells if "device" in cell})
+        note = f"\n\n† on {'; '.join(devices)}." if devices else ""
+        tables.append(common.markdown_table(header, rows) + note)
     return tables
 
 
 def _cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
+    mark = " †" * ("device" in found)
     if "accuracy" in found:
-        return f"{found['accuracy']:.3f}"
+        return f"{found['accuracy']:.3f}{mark}"
     mean, spread = np.mean(found["accuracies"]), np.std(found["accuracies"], ddof=1)
     # Without seconds, other programs ran beside the benchmark.
     seconds = f" ({np.median(found['seconds']):.0f})" if "seconds" in found else ""
-    return f"{mean:.3f} ± {spread:.3f}{seconds}"
+    return f"{mean:.3f} ± {spread:.3f}{seconds}{mark}"
 
 
 def bounds(results: Results) -> list[common.Bound]:
@@ -252,7 +277,7 @@ def bounds(results: Results) -> list[common.Bound]:
     found = []
     for name, of_set in results.items():
         ours = of_set.get(DEFAULT, {})
-        for rival in (TFIDF, FROZEN, SETFIT):
+        for rival in (TFIDF, FROZEN, SETFIT, PLAIN):
             margins = [
                 np.mean(ours[n]["accuracies"])
                 - np.mean(theirs["accuracies"])
@@ -277,6 +302,7 @@ def parse_arguments() -> Any:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
     parser.add_argument("--setfit-most", type=int, default=64, help="labels; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="for BERT; default: %(default)s")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
     arguments = parser.parse_args()
