@@ -152,7 +152,7 @@ def bounds(results: Results) -> list[common.Bound]:
         for name in (SQUARED_ERROR, ORDINAL):
             if name in of_model:
                 ratio = float(np.mean(of_model[name]["rmse"]) / rival)
-                claim = f"{model}, squared mistakes of {name}, root, relative to {CLASSES}"
+                claim = f"{model}, RMSE of {name}, over that of the most probable star"
                 found.append(common.Bound(claim, ratio, 1.0, at_least=False))
     return found
 
