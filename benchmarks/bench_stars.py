@@ -34,7 +34,6 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error, root_mean_sq
 from sklearn.model_selection import train_test_split
 
 from skbert import BertSentimentClassifier, BertSentimentRegressor
-from skbert.engine.files.find import SENTIMENT_START
 
 ORDINAL, SQUARED_ERROR, CLASSES, MEAN, MEDIAN = (
     "regressor, ordinal",
@@ -164,7 +163,7 @@ def parse_arguments() -> Any:
     parser.add_argument("--epochs", type=int, help="of all contenders; default: that of skbert")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
-    parser.add_argument("--model", default=SENTIMENT_START, help="name or folder")
+    parser.add_argument("--model", default=common.MODEL, help="name or folder")
     parser.add_argument("--texts", type=Path, help="CSV file with text and stars; default: IMDB")
     parser.add_argument("--write-texts", type=Path, help="write that file, and measure nothing")
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")

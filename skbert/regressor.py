@@ -27,8 +27,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
     """Fine-tune BERT on texts and numbers, such as stars.
 
     `fit` trains all layers of a pretrained BERT encoder, and a new head on top, as
-    `BertSentimentClassifier` does for classes. Numbers have an order and distances, so a regressor
-    makes smaller mistakes with stars than a classifier of five classes.
+    `BertSentimentClassifier` does for classes. A regressor knows that 4 stars are closer to 5
+    than 1 is, so it makes fewer large mistakes than a classifier of five classes.
 
     Parameters
     ----------

@@ -411,20 +411,24 @@ def test_without_labels_they_have_the_names_of_transformers(copied):
 
 
 @pytest.mark.parametrize(
-    ("task", "what"),
+    ("task", "what", "estimator"),
     [
-        ("regression", "It predicts a number for each text"),
-        ("multi_label_classification", "It gives several labels to a text"),
+        ("regression", "It predicts a number for each text", "BertSentimentRegressor"),
+        (
+            "multi_label_classification",
+            "It gives several labels to a text",
+            "BertSentimentClassifier",
+        ),
     ],
 )
-def test_other_tasks_are_refused(copied, task, what):
+def test_other_tasks_are_refused(copied, task, what, estimator):
     change_config(copied, problem_type=task)
     with pytest.raises(ValueError) as caught:
         BertSentimentClassifier.from_pretrained(copied)
     assert str(caught.value) == (
-        f"The model {str(copied)!r} has problem_type={task!r}. {what}, but BertSentimentClassifier "
-        f"gives one label to each. Choose another model, or pass model={str(copied)!r} to "
-        "BertSentimentClassifier and call fit, which trains a new head."
+        f"The model {str(copied)!r} has problem_type={task!r}. {what}, but from_pretrained reads "
+        "published classifiers that give one label to each. Choose another model, or pass "
+        f"model={str(copied)!r} to {estimator} and call fit, which trains a new head."
     )
 
 

@@ -230,6 +230,13 @@ _TASKS = {
 }
 
 
+#: Which estimator can be trained for a task.
+_ESTIMATORS = {
+    "regression": "BertSentimentRegressor",
+    "multi_label_classification": "BertSentimentClassifier",
+}
+
+
 def _check_task(settings: Mapping[str, Any], n_outputs: int, name: str) -> None:
     task = settings.get("problem_type")
     stated = f"problem_type={task!r}"
@@ -238,9 +245,9 @@ def _check_task(settings: Mapping[str, Any], n_outputs: int, name: str) -> None:
             return
         task, stated = "regression", "a single output"
     raise ValueError(
-        f"The model {name!r} has {stated}. {_TASKS[task]}, but BertSentimentClassifier gives one "
-        f"label to each. Choose another model, or pass model={name!r} to BertSentimentClassifier "
-        "and call fit, which trains a new head."
+        f"The model {name!r} has {stated}. {_TASKS[task]}, but from_pretrained reads published "
+        "classifiers that give one label to each. Choose another model, or pass "
+        f"model={name!r} to {_ESTIMATORS[task]} and call fit, which trains a new head."
     )
 
 
