@@ -13,13 +13,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skbert.contract.callbacks import with_callbacks
 from skbert.contract.explanation import ExplainMixin
 from skbert.contract.fine_tuned import FineTunedEstimator
-from skbert.contract.labels import check_classes
+from skbert.contract.labels import check_classes, check_labels
 from skbert.contract.load_classifier import LoadClassifierMixin
 from skbert.contract.onnx_export import ExportClassifierMixin
 from skbert.contract.parameters import fill_docstring
 from skbert.contract.prepare_finetuning import continues_fit
 from skbert.contract.scoring import AccuracyMixin
-from skbert.contract.targets import CheckedTargets, check_labels_of, check_more_labels_of
+from skbert.contract.several_labels import has_several_labels
+from skbert.contract.targets import CheckedTargets, check_labels_of
 from skbert.engine.files.find import ModelName
 from skbert.engine.files.finetuned import Task
 from skbert.engine.model.device import DeviceName, gradients_on
@@ -325,19 +326,21 @@ class BertSentimentClassifier(
         return self
 
     def _check_targets(self, y: Any, n_texts: int, sample_weight: Any) -> CheckedTargets:
-        if continues_fit(self) and self.multilabel_:
-            return check_more_labels_of(self, y, n_texts, sample_weight, None)
-        checked = check_labels_of(self, y, n_texts, sample_weight)
-        if continues_fit(self):
-            _check_same_classes(checked.target.attributes["classes_"], self.classes_)
-        return checked
+        if not continues_fit(self):
+            return check_labels_of(self, y, n_texts, sample_weight)
+        if not self.multilabel_ and not has_several_labels(y, n_texts):
+            _check_same_classes(check_labels(y, n_texts)[0], self.classes_)
+        return check_labels_of(self, y, n_texts, sample_weight, continues=True)
 
     def _check_more_targets(
         self, classes: Any, y: Any, n_texts: int, sample_weight: Any
     ) -> CheckedTargets:
-        if hasattr(self, "classes_"):
-            return check_more_labels_of(self, y, n_texts, sample_weight, classes)
-        return check_labels_of(self, y, n_texts, sample_weight, check_classes(classes, None))
+        continues = hasattr(self, "classes_")
+        if not continues:
+            check_classes(classes, None)  # required
+        return check_labels_of(
+            self, y, n_texts, sample_weight, classes=classes, continues=continues
+        )
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the logits of texts.

@@ -1,5 +1,6 @@
 """Create pickles in older and newer formats of skbert, to test how it loads them."""
 
+import inspect
 import pickle
 from unittest import mock
 
@@ -34,5 +35,6 @@ def from_the_future(estimator):
 
 
 def _pickled(estimator, stamp_state):
-    with mock.patch(f"{type(estimator).__module__}.stamp_state", stamp_state):
+    getstate = inspect.unwrap(type(estimator).__getstate__)
+    with mock.patch.dict(getstate.__globals__, stamp_state=stamp_state):
         return pickle.dumps(estimator)

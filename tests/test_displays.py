@@ -345,8 +345,8 @@ def test_estimators_without_a_history(tiny_bert, clf):
     for name, estimator in given.items():
         expected = (
             f"TrainingHistoryDisplay.from_estimator got a {name}; a fitted "
-            "BertSentimentClassifier or BertPretrainer is expected. Of a pipeline, pass the step, "
-            "for example pipeline[-1]; of a search, pass best_estimator_."
+            "BertSentimentClassifier, BertSentimentRegressor or BertPretrainer is expected. Of a "
+            "pipeline, pass the step, for example pipeline[-1]; of a search, pass best_estimator_."
         )
         with pytest.raises(TypeError, match=exactly(expected)):
             TrainingHistoryDisplay.from_estimator(estimator)

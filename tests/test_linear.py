@@ -195,7 +195,7 @@ def test_a_batch_that_lacks_few_tokens_is_filled():
     assert filled.cu_seqlens.tolist() == [0, 2000, 2045, FULL_ROWS]
     assert filled.rows.tolist() == [0, 1, -1]
     for array, before in zip(vars(filled).values(), vars(batch).values(), strict=True):
-        assert array.dtype == before.dtype
+        assert getattr(array, "dtype", None) == getattr(before, "dtype", None)
     assert drop_filling(torch.arange(3), 2).tolist() == [0, 1]
 
 

@@ -195,15 +195,14 @@ def test_other_activations(tiny_bert, tmp_path, act):
     assert_serves(embedder, embedder.transform(TEXTS), tmp_path / "model.onnx", TEXTS)
 
 
-@pytest.mark.parametrize(("link", "function"), [("sigmoid", expit), ("identity", lambda x: x)])
-def test_other_links(clf, tmp_path, link, function):
-    model = build_onnx(clf.model_, "cls", Classes(clf.head_, link), "scores")
+def test_several_labels_have_sigmoids(clf):
+    model = build_onnx(clf.model_, "cls", Classes(clf.head_, "sigmoid"), "scores")
     session = onnxruntime.InferenceSession(model.SerializeToString())
     tokens = clf._wordpiece(["a film"], max_length=24, truncation="head")
     ids = tokens.ids[None].astype(np.int64)
     found = session.run(["scores"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
     logits = predict_logits(state_of(clf, "float32").network, tokens)
-    np.testing.assert_allclose(found, function(logits), atol=1e-5)
+    np.testing.assert_allclose(found, expit(logits), atol=1e-5)
 
 
 # What the files say ---------------------------------------------------------------------------
@@ -227,6 +226,7 @@ def test_the_inputs_outputs_and_metadata(clf, paired, tmp_path):
     assert len(about.pop("tokenizer_sha256")) == 64
     assert about == {
         "labels": '["bad", "good"]',
+        "multilabel": "false",
         "pooling": "cls",
         "max_length": "24",
         "truncation": "head+tail",
@@ -476,3 +476,27 @@ def test_a_missing_package_is_named(clf, tmp_path, monkeypatch, missing, quantiz
 def test_an_unfitted_classifier(tiny_bert, tmp_path):
     with pytest.raises(NotFittedError):
         BertSentimentClassifier(tiny_bert).to_onnx(tmp_path / "model.onnx")
+
+
+def test_several_labels_and_windows(tiny_bert, toy_reviews, tmp_path):
+    X, y = toy_reviews
+    Y = np.column_stack([y == "good", y == "bad", [len(text) > 20 for text in X]]).astype(int)
+    settings = {"max_length": 24, "max_epochs": 2, "batch_size": 16, "precision": "float32"}
+    clf = BertSentimentClassifier(tiny_bert, truncation="head", random_state=0, **settings)
+    clf.fit(X, Y).to_onnx(tmp_path / "model.onnx")
+    found = served(tmp_path / "model.onnx", TEXTS)
+    np.testing.assert_allclose(found, clf.predict_proba(TEXTS), rtol=0, atol=1e-5)
+    assert metadata_of(tmp_path / "model.onnx")["multilabel"] == "true"
+    with pytest.raises(ValueError, match="an ONNX graph reads one window of each text"):
+        clf.set_params(truncation="windows").to_onnx(tmp_path / "model.onnx")
+
+
+def test_a_tokenizer_that_another_graph_reads_stays(clf, tmp_path, monkeypatch):
+    clf.to_onnx(tmp_path / "first.onnx")
+    clf.to_onnx(tmp_path / "second.onnx")  # the same tokenizer
+    other = copy.copy(clf).set_params(max_length=8, truncation="head")
+    monkeypatch.setattr(other, "_n_columns", 2)  # pairs are cut by the tokenizer
+    with pytest.raises(FileExistsError, match="but another tokenizer is there"):
+        other.to_onnx(tmp_path / "second.onnx")
+    (tmp_path / "first.onnx").unlink()
+    other.to_onnx(tmp_path / "second.onnx")  # nobody else reads the old one

@@ -249,6 +249,27 @@ def test_large_numbers_and_equal_numbers(tiny_bert, rated):
     assert constant.fit(X, np.full(len(X), 7.0)).predict(X).tolist() == [7.0] * len(X)
 
 
+def test_equal_numbers_are_no_scale_and_huge_ones_are_refused():
+    checked = check_numbers_of("squared_error", [4.1] * 7, 7, None)
+    assert checked.target.attributes["_scale"] == 1
+    with pytest.raises(ValueError, match="whose standard deviation is no positive finite number"):
+        check_numbers_of("squared_error", [1e200, 5e200], 2, None)
+
+
+def test_the_score_of_validation_is_that_of_limited_predictions():
+    criterion = SquaredError(-1.0, 1.0)
+    found = criterion.score(np.array([[5.0], [-5.0]]), np.array([1.0, -1.0]), np.ones(2))
+    assert found == 1
+
+
+def test_folders_keep_numbers_far_from_zero(tiny_bert, rated, tmp_path):
+    X, y = rated
+    reg = BertSentimentRegressor(tiny_bert, **SETTINGS | {"max_epochs": 2}).fit(X, y + 1.7e9)
+    reg.save_pretrained(tmp_path / "model")
+    loaded = BertSentimentRegressor.from_pretrained(tmp_path / "model")
+    np.testing.assert_allclose(loaded.predict(X), reg.predict(X), rtol=0, atol=1e-5)
+
+
 def test_weights_count(tiny_bert, rated):
     X, y = rated
     reg = BertSentimentRegressor(tiny_bert, **SETTINGS | {"max_epochs": 4})
@@ -259,7 +280,7 @@ def test_weights_count(tiny_bert, rated):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_validation_early_stopping_and_resuming(tiny_bert, rated, loss, tmp_path):
+def test_validation_early_stopping_and_pretraining(tiny_bert, rated, loss, tmp_path):
     X, y = rated
     reg = BertSentimentRegressor(tiny_bert, loss=loss, **SETTINGS | {"max_epochs": 3})
     reg.fit(X, y, X_val=X, y_val=y)

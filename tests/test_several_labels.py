@@ -65,6 +65,29 @@ def test_one_label_a_text(y):
     assert not has_several_labels(y, 2)
 
 
+def test_labels_of_other_packages_are_those_of_python():
+    rows = [torch.tensor([7, 9]), torch.tensor([8]), torch.tensor([7])]
+    table = read_label_table(rows, "y", 3)
+    assert table.names.tolist() == [7, 8, 9]
+    assert table.values.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_lists_of_0_and_1_are_refused_if_they_are_no_table():
+    message = (
+        "y has lists of the labels 0 and 1, and [0, 1] could also mean that a text has the second "
+        "of two labels. Use other labels, such as strings, or pass a table of 0 and 1 with a "
+        "column for each label."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        read_label_table([[0], [1], [0, 1], []], "y", 4)
+
+
+def test_known_labels_decide_how_lists_are_read():
+    assert read_label_table([[0, 1], [1, 1]], "y", 2, n_labels=2).is_matrix
+    with pytest.raises(ValueError, match="lists of the labels 0 and 1"):
+        read_label_table([[0, 1], [1, 1]], "y", 2, n_labels=3)
+
+
 def test_a_text_without_labels():
     table = read_label_table([["a"], [], ["b", "a"]], "y", 3)
     assert table.values.tolist() == [[1, 0], [0, 0], [1, 1]]
@@ -248,6 +271,26 @@ def test_positive_weights_change_the_predictions(tiny_bert, tagged):
     assert shares[0] < 0.35 < 0.65 < shares[1]
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["few texts", "many texts"])
+def test_positive_weights_count_with_the_default_learning_rate(
+    tiny_bert, tagged, many, monkeypatch
+):
+    from skbert.contract import first_head
+
+    if many:
+        monkeypatch.setattr(first_head, "MOST_TEXTS", 10)
+    X, Y = tagged
+    Y = Y.copy()
+    Y[::2, 1] = 0
+    means = []
+    for class_weight in (None, {1: 20.0}):
+        clf = BertSentimentClassifier(
+            tiny_bert, max_length=32, class_weight=class_weight, device="cpu", random_state=0
+        )
+        means.append(clf.fit(X, Y).predict_proba(X)[:, 1].mean())
+    assert means[1] > means[0] + (0.002 if many else 0.2)
+
+
 def test_validation_and_early_stopping(tiny_bert, tagged):
     X, Y = tagged
     clf = BertSentimentClassifier(tiny_bert, early_stopping=True, **SETTINGS).fit(X, Y)
@@ -284,6 +327,53 @@ def test_partial_fit_and_warm_start(tiny_bert, tagged):
     )
     with pytest.raises(ValueError, match=exactly(message)):
         clf.partial_fit(X[:2], [[0, 5], [1]])
+
+
+def test_warm_start_does_not_change_what_labels_are(tiny_bert, tagged):
+    X, Y = tagged
+    clf = BertSentimentClassifier(tiny_bert, warm_start=True, **SETTINGS | {"max_epochs": 1})
+    message = (
+        "y gives several labels to each text, but the last fit had one. Pass y in the form of the "
+        "last fit, or create a new estimator."
+    )
+    clf.fit(X, Y[:, 0])
+    with pytest.raises(ValueError, match=exactly(message)):
+        clf.fit(X, Y[:, :2])
+
+
+def test_lists_of_one_label_each_in_a_later_call(tiny_bert, tagged):
+    X, _ = tagged
+    settings = SETTINGS | {"max_epochs": 1}
+    clf = BertSentimentClassifier(tiny_bert, **settings).fit(X[:4], [["b", "a"], [], ["c"], ["a"]])
+    clf.partial_fit(X[:2], [["a"], ["b"]])
+    assert clf.multilabel_ and clf.class_count_.tolist() == [3, 2, 1]
+    predicted = [list(clf.classes_[row == 1]) for row in clf.predict(X[:3])]
+    assert clf.score(X[:3], predicted) == 1
+    assert clf.score(X[:3], clf.predict(X[:3])) == 1  # a table, as of a MultiLabelBinarizer
+    assert clf.score(X[:1], predicted[:1]) == 1
+    assert clf.score(X[:2], [["unknown"], predicted[1]]) == 0.5
+
+
+def test_the_order_of_classes_is_that_of_the_columns(tiny_bert, tagged):
+    X, Y = tagged
+    frame = pd.DataFrame(Y[:, :2], columns=["price", "food"])
+    clf = BertSentimentClassifier(tiny_bert, **SETTINGS)
+    clf.partial_fit(X, frame, classes=["price", "food"])
+    clf.partial_fit(X, frame[["food", "price"]], classes=["food", "price"])
+    assert clf.classes_.tolist() == ["price", "food"]
+    assert clf.class_count_.tolist() == (2 * Y[:, :2].sum(axis=0)).tolist()
+    numbered = pd.DataFrame(Y[:, :2], columns=[20, 10])
+    clf = BertSentimentClassifier(tiny_bert, **SETTINGS | {"max_epochs": 1}).fit(X, numbered)
+    assert clf.classes_.tolist() == [20, 10]
+
+
+def test_a_missing_list_of_labels(tiny_bert):
+    message = (
+        "y[1] is None (NoneType); every text needs a list of labels, which may be empty. Replace "
+        "it by [], or remove the row."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        BertSentimentClassifier(tiny_bert).fit(["a", "b"], [["x", "y"], None])
 
 
 def test_scorers_and_searches(tiny_bert, tagged):

@@ -17,6 +17,7 @@ from typing import Any
 from skbert.contract.persistence import plain_parameters, versions
 from skbert.engine.files.base_model import BaseModel, describe_base
 from skbert.engine.files.find import is_shipped
+from skbert.engine.text.windows import WINDOWS
 
 _HOME = "https://skbert.readthedocs.io"
 
@@ -153,7 +154,9 @@ def _summary(estimator: Any, base: BaseModel | None) -> str:
             "This model predicts hidden words, and classifiers can be fine-tuned from it. "
             f"{made} on texts without labels with {cls}."
         )
-    gives = "a label" if hasattr(estimator, "classes_") else "a number"
+    gives = "a number"
+    if hasattr(estimator, "classes_"):
+        gives = "any of several labels" if estimator.multilabel_ else "a label"
     texts = "pair of texts" if getattr(estimator, "_n_columns", 1) == 2 else "text"
     made = f"was fine-tuned from {below}, with" if estimator.history_ else f"is {below}, loaded by"
     return f"This model gives {gives} to each {texts}. It {made} {cls}."
@@ -195,7 +198,8 @@ def _hint_at_transformers(estimator: Any) -> str:
         return "`transformers.AutoModelForMaskedLM` reads the same files."
     if estimator.pooling_ != "cls" or estimator.model_.config.model_type in PADDED_FAMILIES:
         return "Only skbert reads its head, not transformers."
-    return "`transformers.AutoModelForSequenceClassification` reads the same files."
+    windows = ", but no windows of longer texts" if estimator.truncation == WINDOWS else ""
+    return f"`transformers.AutoModelForSequenceClassification` reads the same files{windows}."
 
 
 def _labels(estimator: Any) -> str:
@@ -228,7 +232,7 @@ def _scores(estimator: Any, scores: Mapping[str, float]) -> str:
     kept = estimator.history_[epoch - 1] if 0 < epoch <= len(estimator.history_) else {}
     value = kept.get("val_score")
     if isinstance(value, Real):
-        metric = "`accuracy`" if hasattr(estimator, "classes_") else "score"
+        metric = "`accuracy`" if hasattr(estimator, "classes_") else "`r2`"
         rows.append([metric, f"{value:.4g}", f"validation texts, after epoch {epoch}"])
     return f"## Scores\n\n{_table(['Score', 'Value', 'Texts'], rows)}" if rows else ""
 

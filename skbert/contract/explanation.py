@@ -121,7 +121,7 @@ class ExplainMixin:
             As in `fit`.
         target : label, default=None
             The class to explain, one of `classes_`. None explains the predicted class of each
-            text.
+            text; with several labels, the one with the largest logit.
         method : {"integrated_gradients", "occlusion"}, default="integrated_gradients"
             "integrated_gradients" integrates the gradient of the logit on the way from a text of
             mask tokens to the text [1]_. The scores add up to the difference of the two logits, to

@@ -158,7 +158,9 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
         The folder contains no pickle, and a README.md that describes the estimator. If `pooling_`
         is "cls", transformers can also read the folder, as in
         ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
-        or numbers to within 1e-5, for single texts of at most `max_length` tokens. skbert writes
+        to within 1e-5, for single texts of at most `max_length` tokens. Of a regressor, it gives
+        the numbers, which it does not limit to the range of y, or, with "ordinal", the
+        probabilities of being above each level. skbert writes
         the folder under a temporary name and then renames it, so a crash or a full disk leaves an
         existing folder unchanged. `checkpoint_dir`, a path on this machine, is saved as None.
 

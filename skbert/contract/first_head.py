@@ -98,11 +98,13 @@ def start_head(
         weight, bias = _linear_regression(features, vectors, data)
         _set(network.head, weight=weight, bias=bias)
     elif isinstance(criterion, BinaryCrossEntropies):
-        weight, bias = _regression_per_column(features, vectors, data)
+        positive = np.array(criterion.positive_weights)
+        weight, bias = _regression_per_column(features, vectors, data, positive)
         _set(network.head, weight=weight, bias=bias)
     else:
         is_above = data.labels[:, None] > np.arange(n_classes)
-        weight, bias = _regression_per_column(features, vectors, replace(data, labels=is_above))
+        data = replace(data, labels=is_above)
+        weight, bias = _regression_per_column(features, vectors, data, np.ones(n_classes))
         _set(network.head, weight=weight.mean(axis=0, keepdims=True), thresholds=-bias)
 
 
@@ -193,9 +195,11 @@ def _regression(
 
 
 def _regression_per_column(
-    features: _Features, vectors: np.ndarray, data: LabelledTexts
+    features: _Features, vectors: np.ndarray, data: LabelledTexts, positive: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit a logistic regression to each column of labels, which are 0 and 1.
+
+    `positive` says how much more a 1 of each column counts than a 0; shape (n_columns,).
 
     Returns
     -------
@@ -211,7 +215,10 @@ def _regression_per_column(
         if labels.all() or not labels.any():
             continue
         regression = LogisticRegression(C=_C, max_iter=1000)
-        regression.fit(inputs, labels, sample_weight=data.weights)
+        weights = data.weights * np.where(labels, positive[column], 1.0)
+        if not weights[labels].any():  # a label that does not count: its log-odds stay
+            continue
+        regression.fit(inputs, labels, sample_weight=weights * (len(weights) / weights.sum()))
         weight[column] = regression.coef_[0] @ features.matrix
         bias[column] = regression.coef_[0] @ features.offset + regression.intercept_[0]
     return weight, bias

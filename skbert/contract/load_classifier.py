@@ -103,7 +103,7 @@ def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
     )
     network = saved.network
     if "levels_" in about_y:
-        network = replace(network, head=head_of_numbers(network.head, about_y))
+        network = replace(network, head=head_of_numbers(network.head, saved.settings))
     is_changed = "device" in parameters
     device = (resolve_device if is_changed else resolve_saved_device)(estimator.device)
     is_changed = "precision" in parameters

@@ -118,7 +118,7 @@ class ExportClassifierMixin:
         The inputs are ``input_ids`` and ``attention_mask``, int64 of shape (n_texts, length), and
         for pairs of models with segments also ``token_type_ids``. The output is ``probabilities``,
         float32 of shape (n_texts, n_classes). The metadata contains ``labels``, the classes as
-        JSON, and ``pooling``, ``max_length``, ``truncation``, ``emoji_names`` and
+        JSON, ``multilabel``, and ``pooling``, ``max_length``, ``truncation``, ``emoji_names`` and
         ``skbert_version``. The graph truncates single texts as `truncation` says. It does not name
         emoji.
 
@@ -141,7 +141,11 @@ class ExportClassifierMixin:
             self.pooling_,
             Classes(self.head_, link="sigmoid" if self.multilabel_ else "softmax"),
             output="probabilities",
-            metadata={"labels": json.dumps(self.classes_.tolist()), "pooling": self.pooling_},
+            metadata={
+                "labels": json.dumps(self.classes_.tolist()),
+                "multilabel": json.dumps(self.multilabel_),
+                "pooling": self.pooling_,
+            },
         )
         _export(self, given, path, quantize, pairs)
 

@@ -181,6 +181,8 @@ def _settings_of_y(estimator: Any) -> dict[str, Any]:
             "levels": None if levels is None else levels.tolist(),
             "center": getattr(estimator, "_center", None),
             "scale": getattr(estimator, "_scale", None),
+            # The sum of the mean and the bias is rounded.
+            "bias": estimator.head_.bias.tolist() if levels is None else None,
         }
     }
 
@@ -265,19 +267,22 @@ def restore_estimator(
     _check_kind(cls, settings)
     try:
         parameters = dict(settings["parameters"])
-        if isinstance(parameters.get("class_weight"), dict):
+        if issubclass(cls, ClassifierMixin) and isinstance(parameters["class_weight"], dict):
             parameters["class_weight"] = dict(parameters["class_weight"]["items"])
         estimator = cls(**_BEFORE | parameters)
         attributes = _attributes_of_y(settings)
         _restore_columns(estimator, settings)
-        if "classes_" in attributes:
-            restore_class_count(estimator, settings.get("class_count"), len(attributes["classes_"]))
         settings["history"] = [dict(record) for record in settings["history"]]
     except _INVALID as error:
         raise _invalid_settings(cls, error) from error
     estimator.set_params(**changed)
     estimator._validate_params()
     _check_outputs(cls, attributes, n_outputs)
+    if "classes_" in attributes:
+        try:
+            restore_class_count(estimator, settings.get("class_count"), n_outputs)
+        except _INVALID as error:
+            raise _invalid_settings(cls, error) from error
     return estimator, attributes
 
 
@@ -301,6 +306,8 @@ def _attributes_of_y(settings: dict[str, Any]) -> dict[str, Any]:
     about = settings["numbers_of_y"]
     if about["levels"] is not None:
         return Levels(np.array(about["levels"], dtype=np.float64)).target().attributes
+    if not (float(about["scale"]) > 0 and np.isfinite([float(b) for b in about["bias"]]).all()):
+        raise ValueError(f"numbers_of_y={about!r}")
     names = ("center", "scale", "smallest", "largest")
     return Numbers(*(float(about[name]) for name in names)).target().attributes
 
@@ -350,20 +357,20 @@ def head_in_numbers(regressor: Any) -> nn.Linear:
     return linear_of(weight * scale, bias)
 
 
-def head_of_numbers(layer: nn.Linear, attributes: dict[str, Any]) -> Head:
+def head_of_numbers(layer: nn.Linear, settings: dict[str, Any]) -> Head:
     """Convert the linear layer of `head_in_numbers` back.
 
     Parameters
     ----------
     layer : torch.nn.Linear
-    attributes : dict
-        Those of `Target` for the numbers of the regressor.
+    settings : dict
+        From `settings_of`; `restore_estimator` has read them.
     """
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    if attributes["levels_"] is not None:
-        return OrdinalHead(weight[:1].clone(), -bias)
-    center, scale = attributes["_center"], attributes["_scale"]
-    return linear_of(weight / scale, (bias - center) / scale)
+    weight, about = layer.weight.detach(), settings["numbers_of_y"]
+    if about["levels"] is not None:
+        return OrdinalHead(weight[:1].clone(), -layer.bias.detach())
+    bias = torch.tensor(about["bias"], device="cpu", dtype=torch.float32)
+    return linear_of(weight / about["scale"], bias.reshape(layer.bias.shape))
 
 
 def restore_pretrainer(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from skbert.contract.containers import shorten
 from skbert.contract.label_values import read_labels
 from skbert.contract.numbers import read_numbers
-from skbert.contract.several_labels import arrange, has_several_labels, read_label_table
+from skbert.contract.several_labels import arrange, may_have_several_labels, read_label_table
 
 
 class AccuracyMixin(ClassifierMixin):
@@ -45,10 +47,14 @@ class AccuracyMixin(ClassifierMixin):
             If a label is missing or not allowed, or is a string where `classes_` are numbers.
         """
         predicted = self.predict(X)  # type: ignore[attr-defined]
-        if self.multilabel_ and has_several_labels(y, len(predicted)):
-            table = read_label_table(y, "y", len(predicted))
-            values = arrange(table, self.classes_, "y").astype(int)
-            return float(accuracy_score(values, predicted, sample_weight=sample_weight))
+        if self.multilabel_ and may_have_several_labels(y):
+            table = read_label_table(y, "y", len(predicted), n_labels=len(self.classes_))
+            is_known = np.isin(table.names, self.classes_) | (not table.has_names)
+            known = replace(table, names=table.names[is_known], values=table.values[:, is_known])
+            values = arrange(known, self.classes_, "y")
+            has_unknown = table.values[:, ~is_known].any(axis=1)
+            right = (values == predicted).all(axis=1) & ~has_unknown
+            return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
         labels = read_labels(y, "y", len(predicted))
         label, known = labels.tolist()[0], self.classes_.tolist()
         if isinstance(label, str) != isinstance(known[0], str):

@@ -15,9 +15,15 @@ import numpy as np
 import torch
 
 from skbert.contract.containers import shorten
+from skbert.contract.label_values import read_labels
 from skbert.contract.labels import MAX_CLASSES, check_classes, check_labels, class_numbers
 from skbert.contract.numbers import read_numbers
-from skbert.contract.several_labels import arrange, has_several_labels, read_label_table
+from skbert.contract.several_labels import (
+    arrange,
+    has_several_labels,
+    may_have_several_labels,
+    read_label_table,
+)
 from skbert.contract.weights import check_weights, positive_weights
 from skbert.engine.files.scratch import random_head
 from skbert.engine.model.heads import Head, OrdinalHead
@@ -103,7 +109,7 @@ def several_labels(labels: np.ndarray, weights: np.ndarray) -> Target:
     """
 
     def read(y: Any, n_texts: int, *, name: str, texts: str) -> np.ndarray:
-        return arrange(read_label_table(y, name, n_texts, texts), labels, name)
+        return arrange(read_label_table(y, name, n_texts, texts, len(labels)), labels, name)
 
     return Target(
         criterion=BinaryCrossEntropies(tuple(weights.tolist())),
@@ -140,7 +146,10 @@ class Numbers:
             return self.values(read_numbers(y, name, n_texts, texts), name)
 
         return Target(
-            criterion=SquaredError(),
+            criterion=SquaredError(
+                (self.smallest - self.center) / self.scale,
+                (self.largest - self.center) / self.scale,
+            ),
             attributes={
                 "y_min_": self.smallest,
                 "y_max_": self.largest,
@@ -229,7 +238,13 @@ def _ordinal_head(n_levels: int, d_model: int, std: float, rng: np.random.Genera
 
 
 def check_labels_of(
-    estimator: Any, y: Any, n_texts: int, sample_weight: Any, classes: Any = None
+    estimator: Any,
+    y: Any,
+    n_texts: int,
+    sample_weight: Any,
+    *,
+    classes: Any = None,
+    continues: bool = False,
 ) -> CheckedTargets:
     """Check the y of a classifier: one class for each text, or several labels.
 
@@ -240,53 +255,69 @@ def check_labels_of(
     n_texts : int
     sample_weight : array-like or None
     classes : array-like or None
-        All labels that a later y may contain, for the first call of `partial_fit`.
+        All labels that any y may contain, as passed to `partial_fit`.
+    continues : bool
+        Whether a fit is continued, so that y has the form and the labels of the fitted classifier.
     """
-    if not has_several_labels(y, n_texts):
-        if classes is None:
-            known, values = check_labels(y, n_texts)
-        else:
-            known = check_classes(classes, None)
-            values = class_numbers(y, n_texts, known)
-        weights = check_weights(sample_weight, estimator.class_weight, known, values)
-        return CheckedTargets(one_class(known), values, weights)
-    table = read_label_table(y, "y", n_texts)
-    known = table.names if classes is None else check_classes(classes, None)
-    if not 2 <= len(known) <= MAX_CLASSES:
-        raise ValueError(
-            f"y has {len(known)} different label{'s' * (len(known) != 1)}; 2 to {MAX_CLASSES} are "
-            "allowed where a text can have several. Check that y holds all labels, or pass one "
-            "label for each text."
-        )
-    values = arrange(table, known, "y")
-    weights = check_weights(sample_weight, None, known, np.zeros(n_texts, dtype=np.int64))
-    positive = positive_weights(estimator.class_weight, known, values)
-    return CheckedTargets(several_labels(known, positive), values, weights)
+    if continues:
+        is_several = _check_form(estimator, y, n_texts)
+    else:
+        is_several = has_several_labels(y, n_texts)
+    if is_several:
+        return _check_several(estimator, y, n_texts, sample_weight, classes, continues)
+    if continues:
+        known = check_classes(classes, estimator.classes_)
+    elif classes is None:
+        known, values = check_labels(y, n_texts)
+    else:
+        known = check_classes(classes, None)
+    if continues or classes is not None:
+        values = class_numbers(y, n_texts, known)
+    weights = check_weights(sample_weight, estimator.class_weight, known, values)
+    return CheckedTargets(one_class(known), values, weights)
 
 
-def check_more_labels_of(
-    estimator: Any, y: Any, n_texts: int, sample_weight: Any, classes: Any
-) -> CheckedTargets:
-    """Check the y of a later `partial_fit`, or of a fit with `warm_start`; see `check_labels_of`.
-
-    The labels must be those that the classifier knows.
-    """
-    known = check_classes(classes, estimator.classes_)
-    is_several = has_several_labels(y, n_texts)
-    if is_several != estimator.multilabel_:
+def _check_form(estimator: Any, y: Any, n_texts: int) -> bool:
+    """Tell whether each text has several labels in a fit that is continued."""
+    if estimator.multilabel_:
+        fits = may_have_several_labels(y)
+    else:
+        fits = not has_several_labels(y, n_texts)
+    if not fits:
         before, now = ("several", "one") if estimator.multilabel_ else ("one", "several")
         raise ValueError(
-            f"y gives {now} label{'s' * is_several} to each text, but the last fit had {before}. "
-            f"Pass y in the form of the last fit, or create a new estimator."
+            f"y gives {now} label{'s' * (now == 'several')} to each text, but the last fit had "
+            f"{before}. Pass y in the form of the last fit, or create a new estimator."
         )
-    if not is_several:
-        values = class_numbers(y, n_texts, known)
-        weights = check_weights(sample_weight, estimator.class_weight, known, values)
-        return CheckedTargets(one_class(known), values, weights)
-    values = arrange(read_label_table(y, "y", n_texts), known, "y")
-    weights = check_weights(sample_weight, None, known, np.zeros(n_texts, dtype=np.int64))
-    positive = positive_weights(estimator.class_weight, known, values)
-    return CheckedTargets(several_labels(known, positive), values, weights)
+    return bool(estimator.multilabel_)
+
+
+def _check_several(
+    estimator: Any, y: Any, n_texts: int, sample_weight: Any, classes: Any, continues: bool
+) -> CheckedTargets:
+    given = None if classes is None else _order_of_labels(classes)
+    known = estimator.classes_ if continues else given
+    if continues and given is not None and sorted(given.tolist()) != sorted(known.tolist()):
+        check_classes(classes, known)  # raises an error
+    n_labels = None if known is None else len(known)
+    table = read_label_table(y, "y", n_texts, n_labels=n_labels)
+    labels = table.names if known is None else known
+    if not 2 <= len(labels) <= MAX_CLASSES:
+        raise ValueError(
+            f"y has {len(labels)} different label{'s' * (len(labels) != 1)}; 2 to {MAX_CLASSES} "
+            "are allowed where a text can have several. Check that y holds all labels, or pass one "
+            "label for each text."
+        )
+    values = arrange(table, labels, "y")
+    weights = check_weights(sample_weight, None, labels, np.zeros(n_texts, dtype=np.int64))
+    positive = positive_weights(estimator.class_weight, labels, values[weights > 0])
+    return CheckedTargets(several_labels(labels, positive), values, weights)
+
+
+def _order_of_labels(classes: Any) -> np.ndarray:
+    """Read `classes` in the order that came, which is that of the columns of a table."""
+    check_classes(classes, None)
+    return read_labels(classes, "classes", None)
 
 
 def check_numbers_of(
@@ -328,8 +359,15 @@ def _learn(
         smallest, largest = min(known.smallest, smallest), max(known.largest, largest)
         return Numbers(known.center, known.scale, smallest, largest)
     center = float(np.average(numbers, weights=weights))
-    spread = float(np.sqrt(np.average((numbers - center) ** 2, weights=weights)))
-    return Numbers(center, spread or 1.0, smallest, largest)
+    with np.errstate(over="ignore"):
+        spread = float(np.sqrt(np.average((numbers - center) ** 2, weights=weights)))
+    scale = spread if smallest < largest else 1.0
+    if not 0 < scale < np.inf:
+        raise ValueError(
+            f"y has numbers from {smallest:g} to {largest:g}, whose standard deviation is no "
+            "positive finite number in float64. Divide y by a constant, or subtract one."
+        )
+    return Numbers(center, scale, smallest, largest)
 
 
 def _check_levels(numbers: np.ndarray) -> np.ndarray:

@@ -85,7 +85,8 @@ def limited_threads(n_threads: int) -> Iterator[None]:
     n_threads : int
         At least 1.
     """
-    with _blas.limited(n_threads), _openmp_limited(n_threads), _torch_limited(n_threads):
+    # Torch first: it compares its number with OpenMP's, and sets MKL's only if they differ.
+    with _torch_limited(n_threads), _blas.limited(n_threads), _openmp_limited(n_threads):
         yield
 
 

@@ -162,11 +162,16 @@ def check_target(path: Path, tokenizer: str) -> None:
 
 
 def _is_ours(beside: Path, path: Path, tokenizer: str) -> bool:
-    """Whether a tokenizer.json is the one to write, or belongs to the graph to replace."""
+    """Whether a tokenizer.json is the one to write, or belongs to the graph to replace alone."""
     content = beside.read_bytes()
     if content == tokenizer.encode():
         return True
-    return path.is_file() and read_metadata(path).get(_TOKENIZER_HASH) == _sha256(content)
+    users = [
+        graph
+        for graph in path.parent.glob("*.onnx")
+        if read_metadata(graph).get(_TOKENIZER_HASH) == _sha256(content)
+    ]
+    return users == [path]  # other graphs would read another tokenizer
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -241,10 +246,18 @@ def _logging_unchanged() -> Iterator[None]:
 
 
 def _move(new: Path, path: Path) -> None:
-    """Rename the files, the graph last, so that it never stands beside files of another one."""
+    """Rename the files, the graph last, and delete weights of an earlier graph.
+
+    A crash between the renames leaves the old graph with a new tokenizer, which its hash tells, or,
+    of a model with weights in another file, no graph.
+    """
     data = new / f"{path.name}.data"
-    if data.exists():
+    beside = path.with_name(data.name)
+    has_data = data.exists()
+    if has_data:
         path.unlink(missing_ok=True)
-        data.replace(path.with_name(data.name))
+        data.replace(beside)
     (new / TOKENIZER_FILE).replace(path.with_name(TOKENIZER_FILE))
     (new / path.name).replace(path)
+    if not has_data:
+        beside.unlink(missing_ok=True)

@@ -97,11 +97,13 @@ def push_folder(
 
 def _has_foreign_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
     """Whether the repository has a model card that skbert did not write, or that was edited."""
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with temporary_folder() as place:
         try:
             api.hf_hub_download(repo_id, CARD, revision=revision, local_dir=place)
+        except LocalEntryNotFoundError:  # a subclass: the hub did not answer
+            raise
         except EntryNotFoundError:
             return False
         return not is_unedited(place)

@@ -84,12 +84,12 @@ class Classes:
     ----------
     head : torch.nn.Linear or DenseHead
         (d_model) -> (n_classes).
-    link : {"softmax", "sigmoid", "identity"}
+    link : {"softmax", "sigmoid"}
         What turns the logits into the output.
     """
 
     head: Head
-    link: Literal["softmax", "sigmoid", "identity"] = "softmax"
+    link: Literal["softmax", "sigmoid"] = "softmax"
 
     def add_to(self, graph: Graph, pooled: str) -> str:
         """Add the operations to a graph: (n_texts, d_model) -> (n_texts, n_classes)."""
@@ -99,8 +99,6 @@ class Classes:
             head = head.output
         assert isinstance(head, nn.Linear)
         logits = graph.linear(pooled, head)
-        if self.link == "identity":
-            return logits
         return graph.softmax(logits) if self.link == "softmax" else graph.add("Sigmoid", logits)
 
     @property

@@ -92,7 +92,15 @@ class SquaredError:
     """A number; targets are standardised numbers, and so is the only output.
 
     The score is the coefficient of determination.
+
+    Attributes
+    ----------
+    smallest, largest : float
+        Range to which predictions are limited, standardised.
     """
+
+    smallest: float = -np.inf
+    largest: float = np.inf
 
     def losses(self, outputs: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
         """Compute the squared differences: (n_texts, 1), (n_texts,)."""
@@ -100,7 +108,8 @@ class SquaredError:
 
     def score(self, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
         """Compute R2; it is 0 if all targets are equal and a prediction is wrong."""
-        return _r2(outputs[:, 0].astype(np.float64), targets.astype(np.float64), weights)
+        predicted = np.clip(outputs[:, 0].astype(np.float64), self.smallest, self.largest)
+        return _r2(predicted, targets.astype(np.float64), weights)
 
 
 @dataclass(frozen=True)
