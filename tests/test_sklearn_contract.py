@@ -77,8 +77,8 @@ class NumberClassifier(BertSentimentClassifier):
 class NumberRegressor(BertSentimentRegressor):
     """`BertSentimentRegressor` on sentences made of rows of numbers.
 
-    Its predictions are rounded to six digits: the checks compare with a tolerance below the rounding
-    of float32, in which the place of a text in its batch counts.
+    Its predictions are rounded to five places: the checks compare with a tolerance below the
+    rounding of float32, in which the place of a text in its batch counts.
     """
 
     def predict(self, X):

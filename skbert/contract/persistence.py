@@ -307,7 +307,7 @@ def _attributes_of_y(settings: dict[str, Any]) -> dict[str, Any]:
     if about["levels"] is not None:
         return Levels(np.array(about["levels"], dtype=np.float64)).target().attributes
     if not (float(about["scale"]) > 0 and np.isfinite([float(b) for b in about["bias"]]).all()):
-        raise ValueError(f"numbers_of_y={about!r}")
+        raise ValueError(about)
     names = ("center", "scale", "smallest", "largest")
     return Numbers(*(float(about[name]) for name in names)).target().attributes
 
