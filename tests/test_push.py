@@ -100,6 +100,7 @@ def test_the_options_reach_the_hub(clf, other, toy_reviews, hub):
     assert repository.private and repository.titles == ["First", "Second", "Third"]
     assert hub.files(NAME)["model.safetensors"] != hub.files(NAME, "next")["model.safetensors"]
     assert {token for method, _, token in hub.requests if method == "POST"} == {WRITER}
+    assert f'from_pretrained("{NAME}@next")'.encode() in hub.files(NAME, "next")["README.md"]
     repository.private = False
     for name, expected in ((NAME, clf), (f"{NAME}@next", other)):
         loaded = BertSentimentClassifier.from_pretrained(name)
@@ -152,6 +153,22 @@ def test_an_edited_card_on_the_hub_stays_and_the_model_loads(clf, other, toy_rev
     push(other, replace_card=True)
     assert b"One more word" not in hub.files(NAME)["README.md"]
     push(clf)  # without a warning
+
+
+def test_a_card_that_cannot_be_read_is_not_replaced(clf, other, hub, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    push(clf)
+    edited = hub.files(NAME)["README.md"] + b"\n\nOne more word.\n"
+    hub.files(NAME)["README.md"] = edited
+
+    def no_answer(*args, **kwargs):
+        raise LocalEntryNotFoundError("The hub does not answer.")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", no_answer)
+    with pytest.raises(OSError, match=r"^Could not push to .*The hub does not answer"):
+        push(other)
+    assert hub.files(NAME)["README.md"] == edited
 
 
 @pytest.mark.parametrize("card", [b"---\nlicense: mit\n---\n", b"", b"\xff"])

@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -289,3 +290,23 @@ def test_a_process_forked_within_a_call_can_limit_again():
     assert queue.get(timeout=60) == 1
     child.join(60)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif("mkl" not in torch.__config__.parallel_info(), reason="this torch has no MKL")
+def test_mkl_is_limited_after_torch_set_num_threads():
+    """A thread that has called `torch.set_num_threads` has a number of MKL's own."""
+
+    def number_of_mkl():
+        found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+        return int(found[1])
+
+    def watch():
+        torch.set_num_threads(2)
+        with limited_threads(1):
+            inside = number_of_mkl()
+        return inside, number_of_mkl()
+
+    before = number_in_a_new_thread()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(watch).result() == (1, 2)
+        pool.submit(torch.set_num_threads, before).result()  # also that of new threads

@@ -34,9 +34,9 @@ class PushToHubMixin:
         """Upload the fitted estimator to the Hugging Face Hub.
 
         The repository gets the files of `save_pretrained`, and ``from_pretrained(repo_id)`` loads
-        them. It is created if it does not exist. Other files of a model in it are deleted, so that
-        no earlier model is mixed with this one; all other files stay. The hub keeps earlier
-        versions of every file.
+        them. It is created if it does not exist. Other files that skbert would read as parts of a
+        model are deleted from it, so that no earlier model is mixed with this one; all other files
+        stay. The hub keeps earlier versions of every file.
 
         The files contain weights, vocabulary, labels, parameters and history, but no training
         texts. Among the parameters is `model`, also if it is the path of a folder.
@@ -90,7 +90,7 @@ class PushToHubMixin:
         """
         check_is_fitted(self)
         check_repo_id(repo_id)
-        card = model_card(self, scores, repo_id)
+        card = model_card(self, scores, repo_id if revision is None else f"{repo_id}@{revision}")
         with temporary_folder() as place:
             folder = place / "model"
             self._save(folder, card)
