@@ -160,9 +160,9 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
         ``transformers.pipeline("text-classification", folder)``, and gives the same probabilities
         to within 1e-5, for single texts of at most `max_length` tokens. Of a regressor, it gives
         the numbers, which it does not limit to the range of y, or, with "ordinal", the
-        probabilities of being above each level. skbert writes
-        the folder under a temporary name and then renames it, so a crash or a full disk leaves an
-        existing folder unchanged. `checkpoint_dir`, a path on this machine, is saved as None.
+        probabilities of being above each level. skbert writes the folder under a temporary name
+        and then renames it, so a crash or a full disk leaves an existing folder unchanged.
+        `checkpoint_dir`, a path on this machine, is saved as None.
 
         Parameters
         ----------

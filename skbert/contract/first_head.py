@@ -2,7 +2,8 @@
 
 A random layer sends random gradients through the encoder until it has learned, and a few texts
 cannot repair what they change. So with few texts, `fit` starts with the logistic regression on the
-vectors of the pretrained encoder, and fine-tunes both from there [1]_.
+vectors of the pretrained encoder, and fine-tunes both from there [1]_. Each of several labels and
+each threshold between levels gets a logistic regression of its own, and numbers a ridge regression.
 
 A model that contains a classifier, as skbert/minilm-sentiment does, knows more than its vectors:
 along which direction of them a text becomes positive, and where the threshold lies. Both become
@@ -77,7 +78,9 @@ def start_head(
         Decides whether the regression is logistic or linear.
     """
     if isinstance(criterion, CumulativeLogits):
-        _set(network.head, thresholds=_thresholds(data, network.head.out_features))
+        is_above = data.labels[:, None] > np.arange(network.head.out_features)
+        _set(network.head, thresholds=-_log_odds(is_above, data.weights))
+        data = replace(data, labels=is_above)
     is_class = isinstance(criterion, CrossEntropy)
     n_classes = network.head.out_features
     if len(data.labels) > MOST_TEXTS or (is_class and len(np.unique(data.labels)) < n_classes):
@@ -102,8 +105,6 @@ def start_head(
         weight, bias = _regression_per_column(features, vectors, data, positive)
         _set(network.head, weight=weight, bias=bias)
     else:
-        is_above = data.labels[:, None] > np.arange(n_classes)
-        data = replace(data, labels=is_above)
         weight, bias = _regression_per_column(features, vectors, data, np.ones(n_classes))
         _set(network.head, weight=weight.mean(axis=0, keepdims=True), thresholds=-bias)
 
@@ -113,12 +114,6 @@ def _set(head: Head, **weights: np.ndarray) -> None:
     with torch.no_grad():
         for name, values in weights.items():
             head.get_parameter(name).copy_(torch.from_numpy(values))
-
-
-def _thresholds(data: LabelledTexts, n_thresholds: int) -> np.ndarray:
-    """Compute the log-odds of not being above each level; shape (n_levels - 1,)."""
-    above = data.labels[:, None] > np.arange(n_thresholds)
-    return -_log_odds(above, data.weights)
 
 
 def _log_odds(is_true: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -265,13 +265,10 @@ def check_labels_of(
         is_several = has_several_labels(y, n_texts)
     if is_several:
         return _check_several(estimator, y, n_texts, sample_weight, classes, continues)
-    if continues:
-        known = check_classes(classes, estimator.classes_)
-    elif classes is None:
+    if not continues and classes is None:
         known, values = check_labels(y, n_texts)
     else:
-        known = check_classes(classes, None)
-    if continues or classes is not None:
+        known = check_classes(classes, estimator.classes_ if continues else None)
         values = class_numbers(y, n_texts, known)
     weights = check_weights(sample_weight, estimator.class_weight, known, values)
     return CheckedTargets(one_class(known), values, weights)
