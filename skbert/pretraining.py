@@ -37,6 +37,7 @@ from skbert.contract.prepare_pretraining import (
     tokenize_whole,
 )
 from skbert.contract.progress import plan_epochs, show_fit, show_texts
+from skbert.contract.ranks import verbose_of
 from skbert.contract.save_pretrainer import SavePretrainerMixin
 from skbert.contract.texts import check_documents, check_pairs
 from skbert.engine.files.arrays import pack_pretraining_model, unpack_pretraining_model
@@ -55,6 +56,7 @@ from skbert.engine.prediction.embed import TextEmbedder, embed_texts, to_numpy
 from skbert.engine.prediction.fill_mask import guess_words, next_sentence_probabilities
 from skbert.engine.text.layout import smallest_max_length
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.training.distributed import ranks_of_fit
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.masked_lm import Masking, PretrainingRun, masked_loss
 
@@ -311,9 +313,9 @@ class BertPretrainer(
         """
         check_start(self.model)
         self._validate_params()
-        with all_or_nothing(self):
+        with all_or_nothing(self), ranks_of_fit() as ranks:
             documents = check_documents(self, X, reset=True)
-            prepared = prepare_pretraining(self, documents)
+            prepared = prepare_pretraining(self, documents, ranks)
             start, pairs_are_trained = prepared.start, prepared.has_pairs and self.max_epochs > 0
             seed, options = prepared.seeds.training, self._options()
             run = PretrainingRun(start.network, prepared.texts, prepared.masking, options, seed)
@@ -321,9 +323,10 @@ class BertPretrainer(
             def learned(history: list[dict[str, Any]]) -> dict[str, Any]:
                 return start.after(history, pairs_are_trained).fitted_attributes(history)
 
-            tasks = EpochTasks(self, self.max_epochs, X, None)
+            tasks = EpochTasks(self, self.max_epochs, X, None, ranks=ranks)
             epochs = plan_epochs("pre-training epoch", self.max_epochs, run.n_steps_per_epoch)
-            with show_fit(self.verbose, epochs) as progress:
+            verbose = verbose_of(self.verbose, ranks)
+            with run.trainer.shared_by(ranks), show_fit(verbose, epochs) as progress:
                 history = EpochLoop(run, tasks, progress, learned).train(self.max_epochs, [])
             vars(self).update(learned(history))  # at once: no interruption comes between two
             tasks.end_fit()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from skbert.engine.training.distributed import Ranks
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 if not TYPE_CHECKING:
@@ -42,15 +44,26 @@ class EpochTasks:
     sample_weight : array-like or None
         The argument of `fit`. Callbacks do not get other arguments, such as validation texts,
         because scorers accept no metadata but weights.
+    ranks : Ranks or None
+        The processes that share the fit. Only the callbacks of rank 0 are told, and all ranks do
+        what these request.
     """
 
     def __init__(
-        self, estimator: Any, max_epochs: int, X: Any, y: Any, sample_weight: Any = None
+        self,
+        estimator: Any,
+        max_epochs: int,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        ranks: Ranks | None = None,
     ) -> None:
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self._arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = self._epoch = None
-        if hasattr(estimator, "_init_callback_context"):
+        self._ranks = ranks
+        is_told = ranks is None or ranks.is_first
+        if is_told and hasattr(estimator, "_init_callback_context"):
             self._fit = estimator._init_callback_context(max_subtasks=max_epochs)
             self._fit.call_on_fit_task_begin(**self._arguments)
 
@@ -69,11 +82,12 @@ class EpochTasks:
             Returns the attributes that a copy of the estimator needs to predict. Called only if
             a callback requests such a copy.
         """
-        if self._epoch is None:
-            return False
-        return self._epoch.call_on_fit_task_end(
-            **self._arguments, reconstruction_attributes=fitted_attributes
-        )
+        stops = False
+        if self._epoch is not None:
+            stops = self._epoch.call_on_fit_task_end(
+                **self._arguments, reconstruction_attributes=fitted_attributes
+            )
+        return stops if self._ranks is None else self._ranks.from_first(stops)
 
     def end_fit(self) -> None:
         """Tell the callbacks that the fit has ended."""

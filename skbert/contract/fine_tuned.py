@@ -36,6 +36,7 @@ from skbert.contract.persistence import (
 from skbert.contract.prepare_finetuning import check_input, prepare_fit, pretrains
 from skbert.contract.progress import show_fit
 from skbert.contract.push import PushToHubMixin
+from skbert.contract.ranks import verbose_of
 from skbert.contract.targets import CheckedTargets
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.finetuned import Task, save_classifier
@@ -46,6 +47,7 @@ from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.text.windows import WINDOWS
+from skbert.engine.training.distributed import ranks_of_fit
 
 
 class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, BaseEstimator):
@@ -111,15 +113,16 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
     ) -> None:
         """Check, load, train, and set the fitted attributes at once."""
         self._validate_params()
-        with all_or_nothing(self) as transaction:
+        with all_or_nothing(self) as transaction, ranks_of_fit() as ranks:
             unlabelled = X_unlabelled if pretrains(self) else None
             given = check_input(
                 self, self._check_targets, X, y, sample_weight, X_val, y_val, unlabelled
             )
-            prepared = prepare_fit(self, given)
-            with show_fit(self.verbose, plan_fit(self, prepared)) as progress:
+            prepared = prepare_fit(self, given, ranks)
+            verbose = verbose_of(self.verbose, ranks)
+            with show_fit(verbose, plan_fit(self, prepared)) as progress:
                 pretraining_history = pretrain_encoder(self, prepared, progress)
-                tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight)
+                tasks = EpochTasks(self, prepared.options.max_epochs, X, y, sample_weight, ranks)
                 history, best_epoch = fine_tune(
                     self, prepared, pretraining_history, tasks, progress
                 )
@@ -138,14 +141,15 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
             vars(self).update(learned)  # at once: no interruption comes between two attributes
             tasks.end_fit()
             if prepared.kept:
-                transaction.afterwards.append(prepared.kept.file.remove)
+                transaction.afterwards.append(prepared.kept.remove)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> None:
         """Train one epoch, and set the fitted attributes at once."""
         self._validate_params()
-        with all_or_nothing(self) as transaction:
+        with all_or_nothing(self) as transaction, ranks_of_fit() as ranks:
             check = partial(self._check_more_targets, classes)
-            vars(self).update(fine_tune_one_epoch(self, check, X, y, sample_weight, transaction))
+            learned = fine_tune_one_epoch(self, check, X, y, sample_weight, transaction, ranks)
+            vars(self).update(learned)
 
     def _logits(self, X: Any) -> np.ndarray:
         return logits_of(self, X)

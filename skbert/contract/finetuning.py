@@ -16,7 +16,6 @@ from skbert.contract.data_sizes import sizes_with_more
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
 from skbert.contract.lost_tokens import LostTokens
-from skbert.contract.parameters import Seeds
 from skbert.contract.prepare_finetuning import (
     ClassifierState,
     PreparedFit,
@@ -24,6 +23,7 @@ from skbert.contract.prepare_finetuning import (
     check_before_loading,
     check_for_model,
     copy_state,
+    fingerprint_of_fit,
     new_state,
     state_of,
     take_rows,
@@ -31,6 +31,7 @@ from skbert.contract.prepare_finetuning import (
     with_pooling,
 )
 from skbert.contract.progress import FitProgress, PlannedEpoch, plan_epochs, show_fit
+from skbert.contract.ranks import check_same_fit, shared_seeds, verbose_of
 from skbert.contract.steps import resolve_learning_rate, training_options
 from skbert.contract.texts import check_texts
 from skbert.engine.files.pretrained import load_pretrained
@@ -41,6 +42,7 @@ from skbert.engine.training.classification import (
     TrainingRun,
     evaluate,
 )
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import (
     Trainer,
     TrainingOptions,
@@ -102,9 +104,10 @@ def pretrain_encoder(
         network.precision,
     )
     history = []
-    for _ in range(options.max_epochs):
-        history.append(run.epoch(progress.after_step).as_dict())
-        progress.end_epoch(history[-1])
+    with run.trainer.shared_by(prepared.ranks):
+        for _ in range(options.max_epochs):
+            history.append(run.epoch(progress.after_step).as_dict())
+            progress.end_epoch(history[-1])
     return history
 
 
@@ -138,7 +141,7 @@ def fine_tune(
     def validate() -> dict[str, float]:
         if prepared.validation is None:
             return {}
-        found = evaluate(start.network, prepared.validation, criterion)
+        found = evaluate(start.network, prepared.validation, criterion, prepared.ranks)
         return {"val_loss": found.loss, "val_score": found.score}
 
     def save(history: list[dict[str, Any]], stopped: bool) -> None:
@@ -169,7 +172,8 @@ def fine_tune(
         history = kept.saved.position.history
         n_done = len(history) - len(start.history)
         n_epochs = 0 if kept.saved.position.stopped else n_epochs - n_done
-    history = loop.train(n_epochs, history)
+    with run.trainer.shared_by(prepared.ranks):
+        history = loop.train(n_epochs, history)
     if stopping is None:
         return history, len(history)
     stopping.restore()
@@ -185,16 +189,17 @@ def fine_tune_one_epoch(
     y: Any,
     sample_weight: Any,
     transaction: Transaction,
+    ranks: Ranks | None,
 ) -> dict[str, Any]:
     """Train one epoch on more texts, and return the fitted attributes.
 
     The weights of a fitted estimator change in place; `transaction` restores them if the epoch
-    fails.
+    fails. `ranks` are the processes that share the epoch.
     """
     is_first = not hasattr(estimator, "head_")
     texts = check_texts(estimator, X, reset=is_first)
     checked = check_targets(y, len(texts), sample_weight)
-    seeds = Seeds.of(estimator.random_state)
+    seeds = shared_seeds(estimator.random_state, ranks)
     if is_first:
         check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
@@ -207,6 +212,10 @@ def fine_tune_one_epoch(
     lost = LostTokens.of(tokens, start.wordpiece)
     lost.warn(estimator, start.network.encoder.config)
     labelled = LabelledTexts(tokens, checked.values, checked.weights)
+    if ranks is not None:
+        target, with_head = checked.target, not is_first
+        same = fingerprint_of_fit(estimator, start, [labelled], target, seeds, with_head)
+        check_same_fit(ranks, same, start.network.device.type, keeps_runs=False)
     training = take_rows(labelled, np.flatnonzero(checked.weights))
     trainer = getattr(estimator, "_trainer", None)
     options = _open_ended_options(estimator, len(training.tokens), trainer)
@@ -219,7 +228,11 @@ def fine_tune_one_epoch(
     objective = Classification(start.network, training, options, checked.target.criterion)
     n_before = len(start.history)
     n_steps = steps_per_epoch(len(training.tokens), options.batch_size)
-    with show_fit(estimator.verbose, plan_epochs("epoch", 1, n_steps, n_before)) as progress:
+    planned, verbose = (
+        plan_epochs("epoch", 1, n_steps, n_before),
+        verbose_of(estimator.verbose, ranks),
+    )
+    with trainer.shared_by(ranks), show_fit(verbose, planned) as progress:
         record = trainer.epoch(objective, progress.after_step).as_dict() | {"epoch": n_before + 1}
         progress.end_epoch(record)
     history = [*start.history, record]

@@ -25,6 +25,7 @@ from skbert.contract.parameters import (
     resolve_pooling,
 )
 from skbert.contract.persistence import plain_parameters, versions
+from skbert.contract.ranks import check_same_fit, shared_seeds
 from skbert.contract.steps import training_options, warn_few_steps
 from skbert.contract.targets import CheckedTargets, Target
 from skbert.contract.texts import Texts, check_texts
@@ -42,8 +43,9 @@ from skbert.engine.text.tokens import Tokens, concatenate
 from skbert.engine.text.windows import WINDOWS, tokenize_in_windows
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import TrainingOptions
-from skbert.engine.training.resume import KeptRun, RunSettings, find_run
+from skbert.engine.training.resume import KeptRun, RunSettings, find_run, fingerprint_of
 
 #: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
 _NOT_OF_A_RUN = ("checkpoint_dir", "n_threads", "verbose", "random_state")
@@ -223,6 +225,8 @@ class PreparedFit:
     seeds : Seeds
     kept : KeptRun or None
         None without a `checkpoint_dir`.
+    ranks : Ranks or None
+        The processes that share the fit; None if this one fits alone.
     """
 
     start: ClassifierState
@@ -236,6 +240,7 @@ class PreparedFit:
     n_unknown_tokens: int
     seeds: Seeds
     kept: KeptRun | None
+    ranks: Ranks | None
 
 
 def continues_fit(estimator: Any) -> bool:
@@ -248,7 +253,7 @@ def pretrains(estimator: Any) -> bool:
     return estimator.pretraining_epochs > 0 and not continues_fit(estimator)
 
 
-def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
+def prepare_fit(estimator: Any, given: TrainingInput, ranks: Ranks | None = None) -> PreparedFit:
     """Check what depends on the model, load it, tokenise, and move it to the device.
 
     Raises
@@ -258,7 +263,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
     OSError
         If the model's files are not available.
     """
-    seeds = Seeds.of(estimator.random_state)
+    seeds = shared_seeds(estimator.random_state, ranks)
     pretrained = None
     if continues_fit(estimator):
         check_for_model(estimator, estimator.model_.config)
@@ -270,7 +275,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
         start = new_state(estimator, pretrained, given.target, seeds)
-    kept = _find_kept_run(estimator, start, data, given.target, seeds)
+    kept = _find_kept_run(estimator, start, data, given.target, seeds, ranks)
     if kept and kept.saved:
         seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
     parts = split(estimator, data, given.target, seeds)
@@ -289,6 +294,7 @@ def prepare_fit(estimator: Any, given: TrainingInput) -> PreparedFit:
         n_unknown_tokens=LostTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
         seeds=seeds,
         kept=kept,
+        ranks=ranks,
     )
 
 
@@ -464,26 +470,42 @@ def _find_kept_run(
     data: TokenizedInput,
     target: Target,
     seeds: Seeds,
+    ranks: Ranks | None,
 ) -> KeptRun | None:
     """Look in `checkpoint_dir` for this run, and load its weights into the network of `start`."""
+    if estimator.checkpoint_dir is None and ranks is None:
+        return None
+    with_head = continues_fit(estimator)
+    fingerprint = fingerprint_of_fit(estimator, start, data.all_data(), target, seeds, with_head)
+    if ranks is not None:
+        keeps_runs = estimator.checkpoint_dir is not None
+        check_same_fit(ranks, fingerprint, start.network.device.type, keeps_runs=keeps_runs)
     if estimator.checkpoint_dir is None:
         return None
+    return find_run(Path(estimator.checkpoint_dir), fingerprint, start.network, ranks)
+
+
+def fingerprint_of_fit(
+    estimator: Any,
+    start: ClassifierState,
+    data: list[LabelledTexts | Tokens | None],
+    target: Target,
+    seeds: Seeds,
+    with_head: bool,
+) -> str:
+    """Hash all that determines the weights of a fit."""
     parameters = plain_parameters(estimator)
     for name in _NOT_OF_A_RUN:
         del parameters[name]
+    network = start.network
     settings = RunSettings(
         parameters=parameters,
-        precision=precision_name(start.network.precision),
-        device=start.network.device.type,
+        precision=precision_name(network.precision),
+        device=network.device.type,
         classes=target.identity,
         entropy=None if estimator.random_state is None else seeds.root.entropy,
         versions=versions(),
         n_epochs_before=len(start.history),
     )
-    return find_run(
-        Path(estimator.checkpoint_dir),
-        settings,
-        start.network,
-        data.all_data(),
-        with_head=continues_fit(estimator),
-    )
+    modules = [network.encoder, *([network.head] if with_head else [])]
+    return fingerprint_of(settings, modules, data)

@@ -16,6 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_max_length
+from skbert.contract.persistence import plain_parameters, versions
+from skbert.contract.ranks import check_same_fit, shared_seeds
 from skbert.contract.texts import Documents
 from skbert.engine.files.pretrained import (
     Pretrained,
@@ -38,7 +40,9 @@ from skbert.engine.text.sentences import (
 )
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.masked_lm import Masking, start_from_frequencies
+from skbert.engine.training.resume import RunSettings, fingerprint_of
 from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
@@ -163,7 +167,9 @@ def current_state(estimator: Any) -> PretrainerState:
     )
 
 
-def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretraining:
+def prepare_pretraining(
+    estimator: Any, documents: Documents, ranks: Ranks | None = None
+) -> PreparedPretraining:
     """Check what depends on the model, load or create it, tokenise, and move it to the device.
 
     Raises
@@ -178,7 +184,7 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
     UserWarning
         If next sentence prediction is requested, but there are no pairs.
     """
-    seeds = Seeds.of(estimator.random_state)
+    seeds = shared_seeds(estimator.random_state, ranks)
     rng = np.random.default_rng(seeds.new_weights)
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
@@ -190,10 +196,34 @@ def prepare_pretraining(estimator: Any, documents: Documents) -> PreparedPretrai
     vocabulary = vocabulary_of(pretrained.tokenizer)
     model = new_pretraining_model(pretrained, heads).to(device)
     start = PretrainerState.of(pretrained, heads, model, precision)
+    texts = whole if pairs is None else pairs
+    if ranks is not None:
+        same = _fingerprint(estimator, start, texts, seeds)
+        check_same_fit(ranks, same, device.type, keeps_runs=False)
     if not start.knows_words:
         start_from_frequencies(start.network, whole, vocabulary)
     masking = Masking(vocabulary, estimator.mask_fraction, estimator.whole_words)
-    return PreparedPretraining(start, whole if pairs is None else pairs, masking, seeds)
+    return PreparedPretraining(start, texts, masking, seeds)
+
+
+def _fingerprint(
+    estimator: Any, start: PretrainerState, texts: Tokens | Sentences, seeds: Seeds
+) -> str:
+    """Hash all that determines the weights of a fit, apart from heads that begin at random."""
+    parameters = plain_parameters(estimator)
+    for name in ("n_threads", "random_state", "verbose"):
+        del parameters[name]
+    network = start.network
+    settings = RunSettings(
+        parameters=parameters,
+        precision=precision_name(network.precision),
+        device=network.device.type,
+        classes=[],
+        entropy=None if estimator.random_state is None else seeds.root.entropy,
+        versions=versions(),
+        n_epochs_before=0,
+    )
+    return fingerprint_of(settings, [network.encoder], [texts])
 
 
 def check_length(estimator: Any, config: Any) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 #: Packages and modules that call skbert on the user's behalf. They fit, copy or load estimators,
@@ -13,6 +16,19 @@ _GO_BETWEENS = (
     *("skbert", "sklearn", "joblib", "pandas", "skops", "torch"),
     *("concurrent", "contextlib", "copy", "functools", "multiprocessing", "pickle", "threading"),
 )
+
+#: Whether another process gives the warnings of this thread.
+_is_quiet: ContextVar[bool] = ContextVar("skbert_is_quiet", default=False)
+
+
+@contextmanager
+def left_to_another(quiet: bool) -> Iterator[None]:
+    """Give no warnings in this block if `quiet`, because another process gives the same."""
+    before = _is_quiet.set(quiet or _is_quiet.get())
+    try:
+        yield
+    finally:
+        _is_quiet.reset(before)
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
@@ -28,6 +44,8 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     message : str
     category : type of Warning, default=UserWarning
     """
+    if _is_quiet.get():
+        return
     frame = _user_frame(sys._getframe(1))
     # `warn_explicit`, because a `stacklevel` does not count the frames of importlib.
     warnings.warn_explicit(

@@ -170,13 +170,22 @@ class SlicedDropout:
         self._n_texts, self._n_sequences, self._n_tokens = n_texts, n_sequences, n_tokens
         self._states: list[Any] = []  # before the mask of each place in the network
 
-    def of(self, texts: slice, sequences: slice, tokens: slice) -> _Slice:
-        """Make the dropout of one part, which must compute all places in the network in order."""
+    def of(self, texts: np.ndarray, sequences: np.ndarray, tokens: np.ndarray) -> _Slice:
+        """Make the dropout of one part, which must compute all places in the network in order.
+
+        Parameters
+        ----------
+        texts, sequences, tokens : ndarray of int64
+            Their numbers.
+        """
         return _Slice(
-            self, _Rows(self._n_texts, texts), _Rows(self._n_sequences, sequences), tokens
+            self,
+            _Rows(self._n_texts, texts),
+            _Rows(self._n_sequences, sequences),
+            _Rows(self._n_tokens, tokens),
         )
 
-    def apply(self, hidden: Tensor, place: int, others: _Rows, tokens: slice) -> Tensor:
+    def apply(self, hidden: Tensor, place: int, others: _Rows, tokens: _Rows) -> Tensor:
         """Draw the mask of a place for all texts, and apply the rows of some.
 
         The rows of `hidden` are tokens or, if their number is another, `others`.
@@ -186,8 +195,7 @@ class SlicedDropout:
         self._dropout.state = self._states[place]
         if hidden.ndim != 2:  # padded by transformers; its rows are no texts and no tokens
             return self._dropout(hidden)
-        is_tokens = len(hidden) == tokens.stop - tokens.start
-        rows = _Rows(self._n_tokens, tokens) if is_tokens else others
+        rows = tokens if len(hidden) == len(tokens.of_part) else others
         mask = self._dropout.draw((rows.n_in_all, hidden.shape[1]))
         return self._dropout.apply(hidden, mask[rows.of_part])
 
@@ -197,14 +205,14 @@ class _Rows:
     """The rows of a part, among those of all parts."""
 
     n_in_all: int
-    of_part: slice
+    of_part: np.ndarray
 
 
 class _Slice:
     """The dropout of one part; its state is the number of masks that it has drawn."""
 
     def __init__(
-        self, whole: SlicedDropout, texts: _Rows, sequences: _Rows, tokens: slice, state: int = 0
+        self, whole: SlicedDropout, texts: _Rows, sequences: _Rows, tokens: _Rows, state: int = 0
     ) -> None:
         self._whole, self._texts, self._sequences, self._tokens = whole, texts, sequences, tokens
         self.state = state

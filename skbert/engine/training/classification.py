@@ -20,6 +20,7 @@ from skbert.engine.text.packing import Filling, pack
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
 from skbert.engine.training.criteria import CROSS_ENTROPY, Criterion
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.frozen import FrozenLayers
 from skbert.engine.training.loop import (
     EpochRecord,
@@ -179,10 +180,20 @@ class Evaluation:
 
 
 def evaluate(
-    classifier: TextClassifier, data: LabelledTexts, criterion: Criterion = CROSS_ENTROPY
+    classifier: TextClassifier,
+    data: LabelledTexts,
+    criterion: Criterion = CROSS_ENTROPY,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Evaluate `classifier` on labelled texts, without changing it."""
-    logits = predict_logits(classifier, data.tokens)
+    """Evaluate `classifier` on labelled texts, without changing it; all `ranks` share the work."""
+
+    def logits_of(rows: np.ndarray) -> np.ndarray:
+        return predict_logits(classifier, data.tokens.take(rows))
+
+    if ranks is None:
+        logits = predict_logits(classifier, data.tokens)
+    else:
+        logits = ranks.compute_rows(data.tokens.lengths, logits_of)
     losses = criterion.losses(torch.from_numpy(logits), torch.from_numpy(data.labels), 0.0)
     weights = data.weights.astype(np.float64)
     return Evaluation(

@@ -8,8 +8,8 @@ epoch. It knows neither texts nor scikit-learn, and does not decide when to stop
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbert.engine.model.batch import DeviceBatch, StagedBatch, stage
+from skbert.engine.model.batch import DeviceBatch
 from skbert.engine.model.device import is_asynchronous
 from skbert.engine.model.dropout import seeded_dropout, set_state, state_of
 from skbert.engine.text.packing import Filling, shuffled_batches
 from skbert.engine.training.ahead import ahead
 from skbert.engine.training.compact_embeddings import CompactEmbeddings
+from skbert.engine.training.data_parallel import SharedMicroBatches
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.graphs import StepGraphs, choose_filling, pays
-from skbert.engine.training.micro_batches import MicroBatches
+from skbert.engine.training.micro_batches import MicroBatches, Part
 from skbert.engine.training.objective import Network, Objective
 from skbert.engine.training.optimizer import (
     clip_and_step,
@@ -141,14 +143,14 @@ class _PreparedStep:
     ----------
     rows : ndarray of int64
         Its texts.
-    parts : list of StagedBatch
+    parts : list of Part
         Its micro-batches.
     may_replay : bool
         Whether a CUDA graph may take the step.
     """
 
     rows: np.ndarray
-    parts: list[StagedBatch]
+    parts: list[Part]
     may_replay: bool
 
 
@@ -177,10 +179,10 @@ class Trainer:
         seed: np.random.SeedSequence,
         embeddings: CompactEmbeddings | None = None,
     ) -> None:
-        order_seed, dropout_seed = seed.spawn(2)
+        order_seed, self._dropout_seed = seed.spawn(2)
         self._order = np.random.default_rng(order_seed)
-        self._device = network.device
-        self._dropout = seeded_dropout(options.dropout, dropout_seed, self._device)
+        self._network, self._device = network, network.device
+        self._dropout = seeded_dropout(options.dropout, self._dropout_seed, self._device)
         self.options = options
         self._schedule = schedule
         self._embeddings = embeddings
@@ -215,6 +217,30 @@ class Trainer:
             n_tokens=int(objective.lengths.sum()),
             measures=measures,
         )
+
+    @contextmanager
+    def shared_by(self, ranks: Ranks | None) -> Iterator[None]:
+        """Share the steps in this block with other ranks; None shares with nobody.
+
+        All ranks start with the weights of rank 0, and have the same weights after each step.
+        """
+        if ranks is None:
+            yield
+            return
+        dropout = self._dropout
+        if not self._network.is_packed and not ranks.is_first:
+            seed = self._dropout_seed
+            key = (*seed.spawn_key, ranks.rank, self.n_steps)
+            seed = np.random.SeedSequence(seed.entropy, spawn_key=key)
+            dropout = seeded_dropout(self.options.dropout, seed, self._device)
+        alone = self._micro_batches
+        shared = SharedMicroBatches(ranks, self._network, self._parameters, dropout)
+        self._micro_batches, self._fills, self._may_replay = shared, False, False
+        try:
+            yield
+        finally:
+            self._micro_batches = alone
+            shared.leave()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the optimizer's moments by number of the parameter; `position` has the rest."""
@@ -290,9 +316,8 @@ class Trainer:
                 filling = choose_filling(n_tokens, longest, self._parameters, self._fillings)
             else:  # bfloat16 products of aligned sizes are more exact
                 filling = Filling.of(n_tokens, longest, step=64)
-        hosts = [objective.prepare(part, rows, filling) for part in parts]
-        staged = [stage(host, self._device) for host in hosts]
-        return _PreparedStep(rows, staged, may_replay)
+        prepared = self._micro_batches.prepare(objective, parts, rows, filling)
+        return _PreparedStep(rows, prepared, may_replay)
 
     def step(self, objective: Objective, prepared: _PreparedStep) -> None:
         """Take one optimizer step."""
@@ -301,7 +326,7 @@ class Trainer:
             before = state_of(self._dropout)
             try:
                 self._graphs_of(objective).take(
-                    partial(self._whole_step, objective), prepared.parts[0]
+                    partial(self._whole_step, objective), prepared.parts[0].staged
                 )
                 return
             except torch.OutOfMemoryError:

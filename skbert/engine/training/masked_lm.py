@@ -151,18 +151,22 @@ def _padding_of(name: str) -> int:
 
 
 def batch_losses(
-    network: PretrainingNetwork, batch: DeviceBatch, dropout: Dropout = no_dropout
+    network: PretrainingNetwork,
+    batch: DeviceBatch,
+    dropout: Dropout = no_dropout,
+    *,
+    with_pairs: bool = False,
 ) -> BatchLosses:
-    """Compute both losses of a `masked_batch`."""
+    """Compute the losses of a `masked_batch`, that of the next sentence only `with_pairs`."""
     hidden, tensors = network.hidden(batch, dropout), batch.tensors
     words = tensors["masked_words"].long()
     logits = network.word_logits(hidden.index_select(0, tensors["masked_places"]))
     words_loss = _summed_loss(logits, words)
     n_masked = (words != _IGNORED).sum()
-    labels = tensors["pair_labels"].long()
-    if not len(labels):
+    if not with_pairs:
         nothing = words_loss.new_zeros(())
         return BatchLosses(words_loss, n_masked, nothing, nothing, nothing)
+    labels = tensors["pair_labels"].long()
     first = hidden.index_select(0, tensors["pair_places"])
     logits = network.next_sentence_logits(first)
     n_right = (logits.argmax(dim=1) == labels).sum()
@@ -238,10 +242,11 @@ class Pretraining:
 
     def loss(self, batch: DeviceBatch, dropout: Dropout) -> Loss:
         """Compute the contribution of some texts to the loss of their batch."""
-        losses = batch_losses(self._network, batch, dropout)
+        with_pairs = isinstance(self._source, Sentences)
+        losses = batch_losses(self._network, batch, dropout, with_pairs=with_pairs)
         n_masked, n_pairs = batch.tensors["n_in_batch"]
         part = losses.words / n_masked
-        if len(batch.tensors["pair_labels"]):
+        if with_pairs:  # also if the batch has none, so that all steps train the same weights
             part = part + losses.next_sentence / n_pairs
         sums = loss_sums(
             losses.words, losses.n_masked, losses.next_sentence, losses.n_right, losses.n_pairs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from skbert.engine.model.dropout import (
     state_of,
 )
 from skbert.engine.model.recompute import recomputing_blocks
-from skbert.engine.text.packing import PackedBatch, cut_by_tokens, split_by_tokens
+from skbert.engine.text.packing import Filling, PackedBatch, cut_by_tokens, split_by_tokens
 from skbert.engine.training.objective import Network, Objective
 from skbert.engine.warn import warn_user
 
@@ -27,6 +28,27 @@ from skbert.engine.warn import warn_user
 # are faster only on an accelerator.
 _MICRO_BATCH_TOKENS = 2048
 _MICRO_BATCH_TOKENS_OF_ACCELERATORS = 16384
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch, or some of its texts, ready to be copied.
+
+    Attributes
+    ----------
+    staged : StagedBatch
+    whole : PackedBatch
+        The micro-batch, whose dropout masks the texts have.
+    texts : ndarray of int64, or None
+        Numbers of the texts in `whole`; None if they are all.
+    counts : bool
+        Whether the gradients of the texts count.
+    """
+
+    staged: StagedBatch
+    whole: PackedBatch
+    texts: np.ndarray | None = None
+    counts: bool = True
 
 
 class MicroBatches:
@@ -61,9 +83,18 @@ class MicroBatches:
         """Split the texts `rows` into parts, as long as memory suffices."""
         return split_by_tokens(lengths, rows, self._planned_budget)
 
-    def accumulate(
-        self, objective: Objective, parts: Sequence[StagedBatch], batch: np.ndarray
-    ) -> Tensor:
+    def prepare(
+        self,
+        objective: Objective,
+        parts: Sequence[np.ndarray],
+        batch: np.ndarray,
+        filling: Filling | None = None,
+    ) -> list[Part]:
+        """Collect what the loss reads of parts that `plan` has split; perhaps in another thread."""
+        hosts = [objective.prepare(part, batch, filling) for part in parts]
+        return [Part(stage(host, self._device), host.packed) for host in hosts]
+
+    def accumulate(self, objective: Objective, parts: Sequence[Part], batch: np.ndarray) -> Tensor:
         """Add the gradients of the parts of a batch, and return the sums of its loss.
 
         If memory runs out, this method repeats the parts in smaller ones, with the dropout masks
@@ -73,8 +104,8 @@ class MicroBatches:
         Parameters
         ----------
         objective : Objective
-        parts : sequence of StagedBatch
-            Of the texts that `plan` has split.
+        parts : sequence of Part
+            From `prepare`.
         batch : ndarray of int64
             All texts of the batch.
         """
@@ -85,30 +116,34 @@ class MicroBatches:
                     sums = [self._backward(objective, part, batch) for part in parts]
                 return torch.stack(sums).sum(0)
             except torch.OutOfMemoryError:
-                n_tokens = max(len(part.host.packed.ids) for part in parts)
+                n_tokens = max(len(part.whole.ids) for part in parts)
                 if not self._make_room(n_tokens, int(objective.lengths[batch].max())):
                     raise
             for parameter in self._parameters:
                 parameter.grad = None
             set_state(self._dropout, before)
 
-    def _backward(self, objective: Objective, part: StagedBatch, batch: np.ndarray) -> Tensor:
+    def _backward(self, objective: Objective, part: Part, batch: np.ndarray) -> Tensor:
         """Add the gradients of a planned part, in smaller ones if it is too large by now."""
-        packed, n_texts = part.host.packed, part.host.n_texts
-        pieces = cut_by_tokens(np.diff(packed.cu_texts)[:n_texts], self.token_budget)
+        whole, n_texts = part.whole, part.staged.host.n_texts
+        pieces = cut_by_tokens(np.diff(whole.cu_texts)[:n_texts], self.token_budget)
         if len(pieces) == 1:
-            return self._backward_piece(objective, part, self._dropout)
-        whole = None
-        if self._dropout is not no_dropout:
-            n_sequences = len(packed.cu_seqlens) - 1
-            whole = SlicedDropout(self._dropout, len(packed.rows), n_sequences, len(packed.ids))
+            return self._backward_piece(objective, part.staged, self._dropout)
+        dropout_of = self._sliced_dropout(whole)
         sums = []
         for piece in pieces:
-            sequences, tokens = _contents(packed, piece)
-            staged = stage(objective.prepare(packed.rows[piece], batch), self._device)
-            dropout = whole.of(piece, sequences, tokens) if whole else no_dropout
-            sums.append(self._backward_piece(objective, staged, dropout))
+            texts = np.arange(piece.start, piece.stop)
+            staged = stage(objective.prepare(whole.rows[texts], batch), self._device)
+            sums.append(self._backward_piece(objective, staged, dropout_of(texts)))
         return torch.stack(sums).sum(0)
+
+    def _sliced_dropout(self, whole: PackedBatch) -> Callable[[np.ndarray], Dropout]:
+        """Give some texts of a micro-batch the masks that they have in the whole of it."""
+        if self._dropout is no_dropout:
+            return lambda texts: no_dropout
+        n_sequences = len(whole.cu_seqlens) - 1
+        sliced = SlicedDropout(self._dropout, len(whole.rows), n_sequences, len(whole.ids))
+        return lambda texts: sliced.of(texts, *_contents(whole, texts))
 
     def _backward_piece(self, objective: Objective, part: StagedBatch, dropout: Dropout) -> Tensor:
         loss = objective.loss(part.copy(self._device), dropout)
@@ -141,8 +176,12 @@ class MicroBatches:
         return True
 
 
-def _contents(packed: PackedBatch, texts: slice) -> tuple[slice, slice]:
-    """Find the sequences and the tokens of some texts of a batch."""
-    ends = [texts.start, texts.stop]
-    sequences = texts if packed.cu_windows is None else slice(*packed.cu_windows[ends].tolist())
-    return sequences, slice(*packed.cu_texts[ends].tolist())
+def _contents(packed: PackedBatch, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the numbers of the sequences and of the tokens of some texts of a batch."""
+    sequences = texts if packed.cu_windows is None else _ranges(packed.cu_windows, texts)
+    return sequences, _ranges(packed.cu_texts, texts)
+
+
+def _ranges(cumulative: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Concatenate the numbers that each text has."""
+    return np.concatenate([np.arange(cumulative[i], cumulative[i + 1]) for i in texts])

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from skbert.engine.files.folders import remove_left, sync, temporary_name, usual_mode
 from skbert.engine.model.networks import TextClassifier
+from skbert.engine.text.sentences import Sentences
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.classification import LabelledTexts
+from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import Trainer
 from skbert.engine.training.stopping import EarlyStopping
 from skbert.engine.warn import warn_user
@@ -178,14 +180,15 @@ class KeptRun:
 
     Attributes
     ----------
-    file : RunFile
+    file : RunFile or None
+        None on the ranks of a shared fit that write nothing.
     classifier : TextClassifier
         The network in training.
     saved : SavedRun or None
         What an interrupted run left in the file.
     """
 
-    file: RunFile
+    file: RunFile | None
     classifier: TextClassifier
     saved: SavedRun | None
 
@@ -200,6 +203,8 @@ class KeptRun:
         stopped: bool,
     ) -> None:
         """Write the epoch that has just ended."""
+        if self.file is None:
+            return
         parts = {
             "encoder": self.classifier.encoder.state_dict(),
             "head": self.classifier.head.state_dict(),
@@ -221,27 +226,26 @@ class KeptRun:
         )
         self.file.write(SavedRun(tensors, position))
 
+    def remove(self) -> None:
+        """Delete the file, because the run has ended."""
+        if self.file is not None:
+            self.file.remove()
+
 
 def find_run(
-    folder: Path,
-    settings: RunSettings,
-    classifier: TextClassifier,
-    data: Iterable[LabelledTexts | Tokens | None],
-    *,
-    with_head: bool,
+    folder: Path, fingerprint: str, classifier: TextClassifier, ranks: Ranks | None = None
 ) -> KeptRun:
     """Look for a run by all that determines it, and load its weights into `classifier`.
 
     Parameters
     ----------
     folder : Path
-    settings : RunSettings
+    fingerprint : str
+        From `fingerprint_of`.
     classifier : TextClassifier
         As it is before the first step.
-    data : iterable of LabelledTexts, Tokens or None
-    with_head : bool
-        Whether the head is part of the fingerprint. A new head is not: it is random, and follows
-        from the entropy.
+    ranks : Ranks or None
+        Rank 0 alone reads and writes the folder; the others get what it has found.
 
     Returns
     -------
@@ -253,13 +257,14 @@ def find_run(
     UserWarning
         If the folder holds other runs, but not this one.
     """
-    arrays = _arrays_of(classifier, data, with_head)
-    file = RunFile(folder, _fingerprint(arrays, settings))
-    saved = file.read()
+    file = RunFile(folder, fingerprint) if ranks is None or ranks.is_first else None
+    saved = file.read() if file else None
+    if ranks is not None:
+        saved = ranks.from_first(saved)
     if saved is not None:
         classifier.encoder.load_state_dict(saved.part("encoder"))
         classifier.head.load_state_dict(saved.part("head"))
-    elif others := file.others():
+    elif file and (others := file.others()):
         warn_user(
             f"checkpoint_dir={str(folder)!r} holds {len(others)} run(s) with other data, "
             f"parameters or versions ({others[0]!r} is the first), but not this run, so training "
@@ -275,29 +280,45 @@ def restore_position(run: SavedRun, trainer: Trainer, stopping: EarlyStopping | 
         stopping.resume(run.part("best"), run.position.stopping)
 
 
-def _fingerprint(arrays: Iterable[np.ndarray], settings: RunSettings) -> str:
-    """Hash all that determines a run to 32 hexadecimal digits."""
+def fingerprint_of(
+    settings: RunSettings,
+    modules: Iterable[nn.Module],
+    data: Iterable[LabelledTexts | Tokens | Sentences | None],
+) -> str:
+    """Hash all that determines a run to 32 hexadecimal digits.
+
+    Parameters
+    ----------
+    settings : RunSettings
+    modules : iterable of torch.nn.Module
+        The network before the first step, without a new head: that is random, and follows from the
+        entropy.
+    data : iterable of LabelledTexts, Tokens, Sentences or None
+    """
     text = json.dumps(asdict(settings), sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode())
-    for array in arrays:
+    for array in _arrays_of(modules, data):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
 
 
 def _arrays_of(
-    classifier: TextClassifier, data: Iterable[LabelledTexts | Tokens | None], with_head: bool
+    modules: Iterable[nn.Module],
+    data: Iterable[LabelledTexts | Tokens | Sentences | None],
 ) -> Iterator[np.ndarray]:
     """All weights and data that a run depends on."""
-    modules = [classifier.encoder, *([classifier.head] if with_head else [])]
     for module in modules:
         for weight in module.state_dict().values():
             yield weight.cpu().numpy()
     for texts in data:
-        tokens = texts.tokens if isinstance(texts, LabelledTexts) else texts
-        if tokens is None:
+        if texts is None:
             yield np.empty(0)
             continue
+        if isinstance(texts, Sentences):
+            yield from (texts.bare.ids, texts.bare.offsets, texts.numbers, texts.documents)
+            continue
+        tokens = texts.tokens if isinstance(texts, LabelledTexts) else texts
         yield from (tokens.ids, tokens.offsets, tokens.segment_ids)
         if isinstance(texts, LabelledTexts):
             yield from (texts.labels, texts.weights)
