@@ -260,6 +260,8 @@ class BertSentimentClassifier(
             If X is a single string, or contains something that is not a string.
         OSError
             If the files of the model are not available.
+        ConnectionError
+            If other processes share the fit, as ``torchrun`` starts them, and one of them ends.
 
         Warns
         -----

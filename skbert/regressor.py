@@ -235,6 +235,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
             If X is a single string, or contains something that is not a string.
         OSError
             If the files of the model are not available.
+        ConnectionError
+            If other processes share the fit, as ``torchrun`` starts them, and one of them ends.
 
         Warns
         -----

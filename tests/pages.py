@@ -15,6 +15,7 @@ import ast
 import doctest
 import inspect
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -163,7 +164,7 @@ def is_value(text: str) -> bool:
 def check_shell(source: str) -> None:
     """Raise an error if a command of a block of bash does not exist.
 
-    Known are pip, make, python, the scripts of the repository, git, cd and export.
+    Known are pip, make, python, torchrun, the scripts of the repository, git, cd and export.
     """
     for line in source.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -176,6 +177,8 @@ def check_shell(source: str) -> None:
             command, arguments = "pip", arguments[2:]
         elif command == "python" and arguments[0].endswith(".py"):
             command, *arguments = arguments
+        elif command == "torchrun":
+            command, *arguments = itertools.dropwhile(lambda word: word[0] == "-", arguments)
         if "/" in command:
             check_script(ROOT / command, arguments)
         elif command == "pip":
