@@ -2,6 +2,8 @@
 
 A step takes as long as the rank with the most tokens computes, and then as the sum of all gradients
 takes that the backward pass does not hide, and the update of the weights, which every rank does.
+Nothing here was measured on several GPUs or machines: `bench_distributed.py` compares the
+simulation with two processes on two cores.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ class Speeds:
         Seconds of one message.
     hidden_share : float
         Share of the sum of the gradients that runs beside the backward pass, at most.
+    host_seconds : float
+        What the host needs to start the kernels of a step, beside the device: a step takes at least
+        as long.
     """
 
     tokens_per_second: float
@@ -40,6 +45,7 @@ class Speeds:
     bytes_per_second: float
     latency: float = 0.0
     hidden_share: float = 0.0
+    host_seconds: float = 0.0
 
     def all_reduce_seconds(self, n_ranks: int) -> float:
         """Time of a ring: each rank sends 2 (n - 1) / n of the gradients in 2 (n - 1) messages."""
@@ -72,5 +78,5 @@ def simulate_epoch(
         compute = n_tokens.max() / speeds.tokens_per_second
         backward = compute * 2 / 3
         visible = max(all_reduce * (1 - speeds.hidden_share), all_reduce - backward)
-        seconds += compute + visible + speeds.update_seconds
+        seconds += max(compute + visible + speeds.update_seconds, speeds.host_seconds)
     return seconds

@@ -196,7 +196,7 @@ class Trainer:
         self._graphs: StepGraphs | None = None
         self._fillings: set[Filling] = set()
         self.n_steps = self._n_epochs = self._first_step = 0
-        self.was_interrupted = False
+        self.was_interrupted = self._is_shared = False
 
     def epoch(self, objective: Objective, progress: StepProgress | None = None) -> EpochRecord:
         """Train on every text once, in a new order; tell `progress` about each step."""
@@ -235,11 +235,12 @@ class Trainer:
             dropout = seeded_dropout(self.options.dropout, seed, self._device)
         alone = self._micro_batches
         shared = SharedMicroBatches(ranks, self._network, self._parameters, dropout)
-        self._micro_batches, self._fills, self._may_replay = shared, False, False
+        self._micro_batches, self._is_shared = shared, True
+        self._fills = self._may_replay = False
         try:
             yield
         finally:
-            self._micro_batches = alone
+            self._micro_batches, self._is_shared = alone, False
             shared.leave()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -296,7 +297,10 @@ class Trainer:
             for prepared in in_order(prepare, batches):
                 self.step(objective, prepared)
                 self.n_steps += 1
-                self._raise_if_failed(objective)
+                if self._is_shared and is_asynchronous(self._device):
+                    self._log.failure()  # ranks learn of it at different steps: end the epoch first
+                else:
+                    self._raise_if_failed(objective)
                 if progress and (finished := self._log.finished):
                     progress(finished.n, partial(_mean_loss, objective, finished.sums))
             self._raise_if_failed(objective, wait=True)

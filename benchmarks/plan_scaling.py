@@ -1,0 +1,164 @@
+"""Prints the tables of docs/scaling.md from the results of the benchmarks.
+
+Times of one machine are measured. Those of several GPUs and machines are simulated, from measured
+times and from the bandwidths below, which are assumptions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import _common as common
+import numpy as np
+from _gpu_inputs import LENGTHS, MAX_LENGTH
+from _scaling import Speeds, simulate_epoch
+
+CPU, GPU = "amd-epyc", "nvidia-h200"
+N_TEXTS_PER_STEP = 32
+N_GPUS = 8
+N_WEIGHTS_OF_BERT = 110e6
+
+#: Half of what data sheets say: 450 GB/s in each direction by NVLink, and 100 Gbit/s by Ethernet.
+BYTES_PER_SECOND = {"in one machine": 225e9, "2 x 4, 100 Gbit/s": 6.25e9}
+LATENCY = 2e-5
+
+#: Share of the sum of the gradients that runs beside the backward pass.
+HIDDEN_SHARE = 0.8
+
+
+def results_of(machine: str, name: str) -> dict[str, Any]:
+    path = common.RESULTS / machine / f"{name}.json"
+    return json.loads(path.read_text())["results"]
+
+
+def lengths_of(kind: str, n_texts: int) -> np.ndarray:
+    """Draw lengths in tokens as those of Rotten Tomatoes or IMDB."""
+    quantiles = np.array(LENGTHS[kind].split(), dtype=float)
+    places = np.random.default_rng(0).uniform(0, len(quantiles) - 1, n_texts)
+    lengths = np.interp(places, np.arange(len(quantiles)), quantiles).round().astype(np.int64)
+    return np.minimum(lengths, MAX_LENGTH[kind])
+
+
+def rate(results: dict[str, Any], case: str | None = None) -> float:
+    """Texts per second of skbert."""
+    contenders = (results[case] if case else results)["contenders"]
+    return contenders["skbert"]["n_texts"] / contenders["skbert"]["median_seconds"]
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def predictions() -> str:
+    """How long predicting sentences takes."""
+    gpu = results_of(GPU, "gpu")
+    cpu = rate(results_of(CPU, "predict"))
+    minilm, bert = (rate(gpu, f"predict, {shape}, sentences") for shape in ("minilm", "bert"))
+    machines = {
+        "MiniLM, two cores (AMD EPYC)": cpu,
+        "MiniLM, 50 workers of two cores, simulated": 50 * cpu,
+        "MiniLM, one H200": minilm,
+        "BERT-base, one H200": bert,
+        f"BERT-base, {N_GPUS} H200, simulated": N_GPUS * bert,
+    }
+    rows = [
+        [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e6, 1e9))]
+        for name, per_second in machines.items()
+    ]
+    return common.markdown_table(["machine", "sentences/s", "a million", "a billion"], rows)
+
+
+def epochs() -> str:
+    """How long an epoch of fine-tuning takes on one machine."""
+    gpu = results_of(GPU, "gpu")
+    cpu = {case["name"]: case for case in results_of(CPU, "distributed")["cases"]}["sentences"]
+    one, two = (cpu["n_texts"] / np.median(cpu["epoch_seconds"][n]) for n in ("1", "2"))
+    machines = {
+        "MiniLM, one core": one,
+        "MiniLM, two ranks on two cores": two,
+        "MiniLM, one H200": rate(gpu, "fit, minilm, sentences"),
+        "BERT-base, one H200": rate(gpu, "fit, bert, sentences"),
+    }
+    rows = [
+        [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e4, 1e6))]
+        for name, per_second in machines.items()
+    ]
+    return common.markdown_table(["machine", "sentences/s", "10,000", "a million"], rows)
+
+
+def speeds_of_bert(kind: str) -> tuple[Speeds, Speeds]:
+    """Measure one GPU with graphs, and what each of several GPUs does, without graphs."""
+    gpu = results_of(GPU, "gpu")
+
+    def seconds(kind: str, contender: str) -> float:
+        return gpu[f"fit, bert, {kind}"]["contenders"][contender]["median_seconds"]
+
+    def per_step(kind: str, contender: str) -> float:
+        contenders = gpu[f"fit, bert, {kind}"]["contenders"]
+        n_steps = contenders[contender]["n_texts"] / N_TEXTS_PER_STEP
+        return seconds(kind, contender) / n_steps
+
+    # Documents keep the device busy; sentences show what the host needs.
+    n_documents = gpu["fit, bert, documents"]["contenders"]["skbert"]["n_texts"]
+    n_tokens = lengths_of("documents", n_documents).sum()
+    tokens_per_second = n_tokens / seconds("documents", "skbert")
+    one = Speeds(tokens_per_second, 0.0, 0.0, 1.0, host_seconds=per_step("sentences", "skbert"))
+    several = Speeds(
+        tokens_per_second,
+        update_seconds=0.0,
+        gradient_bytes=4 * N_WEIGHTS_OF_BERT,
+        bytes_per_second=1.0,
+        latency=LATENCY,
+        hidden_share=HIDDEN_SHARE,
+        host_seconds=per_step("sentences", "skbert, without graphs"),
+    )
+    return one, several
+
+
+def gpus() -> str:
+    """Simulate the speed-up of eight GPUs over one, by the number of texts in a step."""
+    rows = []
+    for kind in ("sentences", "documents"):
+        one, several = speeds_of_bert(kind)
+        for batch_size in (32, 256, 2048):
+            lengths = lengths_of(kind, 8 * batch_size)
+            alone = simulate_epoch(lengths, batch_size, 1, one)
+            row = [f"{kind}, {batch_size:,}"]
+            for bandwidth in BYTES_PER_SECOND.values():
+                speeds = Speeds(**(vars(several) | {"bytes_per_second": bandwidth}))
+                row.append(f"{alone / simulate_epoch(lengths, batch_size, N_GPUS, speeds):.1f} x")
+            rows.append(row)
+    return common.markdown_table(["BERT-base, texts in a step", *BYTES_PER_SECOND], rows)
+
+
+def two_processes() -> str:
+    """Compare the simulation with what was measured on two cores."""
+    rows = []
+    for case in results_of(CPU, "distributed")["cases"]:
+        one, two = (float(np.median(case["epoch_seconds"][n])) for n in ("1", "2"))
+        simulated = case["simulated_epoch_of_2"]
+        name = f"{case['n_texts']} {case['name']}, {case['batch_size']} in a step"
+        rows.append([name, f"{one:.2f} s", f"{two:.2f} s", f"{simulated:.2f} s"])
+        rows[-1].append(f"{case['simulation_error']:+.1%}")
+    header = ["MiniLM, one epoch", "one rank", "two ranks", "simulated", "error"]
+    return common.markdown_table(header, rows)
+
+
+def main() -> int:
+    if not (Path(common.RESULTS) / CPU / "distributed.json").exists():
+        print("Run benchmarks/bench_distributed.py first.", file=sys.stderr)
+        return 1
+    for table in (predictions, epochs, two_processes, gpus):
+        assert table.__doc__ is not None
+        print(f"{table.__doc__}\n\n{table()}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
