@@ -132,6 +132,14 @@ def fit_all(model: str, folder: Path, rank: int) -> None:
     assert one == dist.get_world_size()
 
 
+def fit_with_dropout(model: str, folder: Path, rank: int) -> None:
+    save(folder / f"with_dropout.{rank}.npz", classifier(model, dropout=0.3).fit(*reviews()))
+
+
+def fit_without_dropout(model: str, folder: Path, rank: int) -> None:
+    save(folder / f"without_dropout.{rank}.npz", classifier(model, dropout=0.0).fit(*reviews()))
+
+
 def fit_with_checkpoints(model: str, folder: Path, rank: int, killed_at: str = "") -> None:
     """Fit with a `checkpoint_dir` that only rank 0 has; the last rank may be killed at a step."""
     plain, taken = Trainer.step, 0

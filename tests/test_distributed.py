@@ -17,9 +17,11 @@ from skbert.contract.ranks import check_same_fit
 from skbert.engine.training import distributed
 from skbert.engine.training.distributed import balanced_owners, is_started_by_torchrun
 from tests.offline import ROOT, in_this_clone
+from tests.padded_folders import save_padded
 from tests.ranks import FITS, classifier, reviews, weights_of
 
 RANK = """
+from tests.padded_folders import save_padded
 from tests.ranks import main
 main(*sys.argv[1:])
 """
@@ -29,10 +31,10 @@ main(*sys.argv[1:])
 def run_ranks(prepared, tiny_bert, tmp_path):
     """Let some ranks do a task of tests/ranks.py; return what each printed, "" if it was killed."""
 
-    def run(task: str, n_ranks: int, *arguments: str) -> list[str]:
+    def run(task: str, n_ranks: int, *arguments: str, model: str = tiny_bert) -> list[str]:
         store = tmp_path / f"store.{task}"
         store.unlink(missing_ok=True)
-        own = [tiny_bert, str(tmp_path)]
+        own = [model, str(tmp_path)]
         processes = [
             prepared.start(RANK, task, *own, str(rank), str(n_ranks), *arguments)
             for rank in range(n_ranks)
@@ -72,6 +74,21 @@ def test_the_number_of_ranks_changes_nothing(run_ranks, tiny_bert, tmp_path, n_r
         for rank in range(1, n_ranks):
             assert (tmp_path / f"{name}.{rank}.txt").read_text() == ""
     assert "epoch 2/2" in (tmp_path / "with_validation.0.txt").read_text()
+
+
+def test_ranks_of_a_padded_family_agree(run_ranks, tiny_bert, tmp_path):
+    model = save_padded(tmp_path / "deberta", "deberta-v2", tiny_bert)
+    assert run_ranks("fit_without_dropout", 2, model=model) == ["done"] * 2
+    alone = classifier(model, dropout=0.0).fit(*reviews())
+    assert_same(tmp_path / "without_dropout.0.npz", alone, atol=1e-5)
+    # With dropout, each rank has masks of its own, but they still end with the same weights.
+    assert run_ranks("fit_with_dropout", 2, model=model) == ["done"] * 2
+    with (
+        np.load(tmp_path / "with_dropout.0.npz") as first,
+        np.load(tmp_path / "with_dropout.1.npz") as second,
+    ):
+        for name in weights_of(alone):
+            np.testing.assert_array_equal(first[name], second[name])
 
 
 @pytest.mark.parametrize("n_ranks_after", [1, 3])
