@@ -89,7 +89,11 @@ n_iter_no_change : int, default=2
     "warm_start": """\
 warm_start : bool, default=False
     Whether `fit` continues from the weights of the last `fit`, with a new optimizer and
-    learning rate schedule.""",
+    learning rate schedule. With `checkpoint_dir` and an int as `random_state`, the first `fit`
+    of an estimator leaves its run there, and continues the longest finished run of the same
+    data and parameters with at most `max_epochs` epochs, on the schedule of `max_epochs`. So a
+    halving search over `max_epochs` trains only the missing epochs of each round; see
+    :doc:`/guide/search_on_a_cluster`.""",
     "pretraining_epochs": """\
 pretraining_epochs : int, default=0
     Number of epochs of masked language modelling inside `fit`, before fine-tuning, on the
@@ -104,9 +108,10 @@ checkpoint_dir : str, path or None, default=None
     Folder in which `fit` saves its last completed epoch, which takes three times the size of
     the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
     that epoch and ends with the same weights as an uninterrupted one, given the same number of
-    threads. `fit` then deletes the file. With other data, parameters or versions, `fit` starts
-    from the beginning, and warns if the folder contains other runs. If an epoch cannot be
-    saved, for example because the disk is full, `fit` warns and continues. The epochs of
+    threads. `fit` then deletes the file, or, with `warm_start`, may keep it for longer runs. With
+    other data, parameters or versions, `fit` starts from the beginning, and warns if the folder
+    contains other interrupted runs, unless `warm_start` keeps them. If an epoch cannot be saved,
+    for example because the disk is full, `fit` warns and continues. The epochs of
     `pretraining_epochs` are only saved together with the first epoch of fine-tuning.""",
     "random_state": """\
 random_state : int, RandomState instance or None, default=None
