@@ -9,6 +9,7 @@ other calls.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+from skbert.engine.clusters import runs_dask_task
 from skbert.engine.forks import after_fork
 
 _Result = TypeVar("_Result")
@@ -62,6 +64,8 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         n_threads = getattr(self, "n_threads", None)
         if n_threads is None:
+            n_threads = _threads_of_a_task()
+        if n_threads is None:
             return method(self, *args, **kwargs)
         if not isinstance(n_threads, Integral) or n_threads < 1:
             self._validate_params()  # raises an error; `predict` would not call it
@@ -70,6 +74,15 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
 
     call._limits_threads = True  # type: ignore[attr-defined]
     return call
+
+
+def _threads_of_a_task() -> int | None:
+    """Choose the number of threads in a task of Dask; None elsewhere, which changes no number.
+
+    Dask runs a task in each thread of a worker, and counts it as one core. Its workers are started
+    with ``OMP_NUM_THREADS=1``, unless they have no nanny. Those would use all cores for each task.
+    """
+    return 1 if runs_dask_task() and "OMP_NUM_THREADS" not in os.environ else None
 
 
 @contextmanager
