@@ -135,10 +135,11 @@ def test_workers_without_a_nanny_compute_on_one_thread(
         assert found == [[1]] * n_workers
         chosen = on_each_worker(client, threads_of_a_fit, *arguments, {"n_threads": 3})
         assert chosen == [[3]] * n_workers
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OMP_NUM_THREADS", "4")
-            (kept, *_) = on_each_worker(client, threads_of_a_fit, *arguments, {})
-        assert kept == [4]  # the user has said what to use
+        for said, expected in (("4", 4), ("2", 2), ("8", 4), ("1", 1)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("OMP_NUM_THREADS", said)
+                kept = on_each_worker(client, threads_of_a_fit, *arguments, {})
+            assert kept == [[expected]] * n_workers
     assert torch.get_num_threads() == 4
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,10 +80,15 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
 def _threads_of_a_task() -> int | None:
     """Choose the number of threads in a task of Dask; None elsewhere, which changes no number.
 
-    Dask runs a task in each thread of a worker, and counts it as one core. Its workers are started
-    with ``OMP_NUM_THREADS=1``, unless they have no nanny. Those would use all cores for each task.
+    Dask runs a task in each thread of a worker, and counts it as one core. A nanny starts its
+    workers with ``OMP_NUM_THREADS=1``, or what the configuration of Dask says. Workers without a
+    nanny would use all cores for each task. The variable may be newer than torch's number, because
+    a nanny also sets it in the process that starts the cluster.
     """
-    return 1 if runs_dask_task() and "OMP_NUM_THREADS" not in os.environ else None
+    if not runs_dask_task():
+        return None
+    number = re.match(r"\d+", os.environ.get("OMP_NUM_THREADS", ""))
+    return min(torch.get_num_threads(), max(1, int(number.group())) if number else 1)
 
 
 @contextmanager
