@@ -5,8 +5,8 @@ workers of Dask that a nanny started, on workers of Dask in threads of this proc
 Every backend has two jobs. Before the first round, each backend fits once, so that no time contains
 imports. A backend whose package is not installed is left out, and the output says so.
 
-Then a halving search over `max_epochs` runs, plain and with `warm_start` and `checkpoint_dir`. These
-train two thirds of the epochs, and write three times the weights to a disk after each of them.
+Then a halving search over `max_epochs` runs, plain and with `warm_start` and `checkpoint_dir`, which
+trains two thirds of the epochs and writes three times the weights to a disk after each of them.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ dropout : float, default=0.1
 device : str, int or torch.device, default="auto"
     "cpu", "cuda", "cuda:1" and so on, or "mps"; 0 is "cuda:0". "auto" takes the first available
     of CUDA, MPS and CPU. With several CUDA devices, the processes of a pool, such as those of
-    ``n_jobs``, take them in turn, unless `device` names one of them.""",
+    ``n_jobs``, and the workers of Dask take them in turn, unless `device` names one of them.""",
     "precision": """\
 precision : {"auto", "float32", "bfloat16"}, default="auto"
     Number format of the matrix products. "bfloat16" rounds their inputs to 8 significant bits.
@@ -193,7 +193,8 @@ n_threads : int or None, default=None
     call, also after an error, all numbers are what they were. Threads of your program can use
     different numbers at the same time, except for BLAS, where the smallest one counts. None leaves
     the numbers as they are, so torch uses as many threads as the machine has cores, or
-    ``OMP_NUM_THREADS``, or the number of `torch.set_num_threads`.""",
+    ``OMP_NUM_THREADS``, or the number of `torch.set_num_threads`. In a task of Dask, None is
+    ``OMP_NUM_THREADS``, or 1.""",
     "verbose": """\
 verbose : int, default=0
     0 shows nothing. 1 shows progress on standard error. `fit` shows one bar for all epochs, with
