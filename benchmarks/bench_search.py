@@ -5,8 +5,8 @@ workers of Dask that a nanny started, on workers of Dask in threads of this proc
 Every backend has two jobs. Before the first round, each backend fits once, so that no time contains
 imports. A backend whose package is not installed is left out, and the output says so.
 
-Then a halving search over `max_epochs` runs, plain and with `warm_start` and `checkpoint_dir`, which
-trains two thirds of the epochs and writes three times the weights to a disk after each of them.
+Then a halving search over `max_epochs` runs, plain and with `warm_start` and `checkpoint_dir`. The
+latter trains two thirds of the epochs, and after each of them writes three times the weights.
 """
 
 from __future__ import annotations
@@ -126,10 +126,11 @@ def halving(
 
 
 def main() -> int:
-    arguments = common.parse_arguments(__doc__, rounds=3, n_texts=400)
+    arguments = common.parse_arguments(__doc__, rounds=3, n_texts=400, smoke_texts=16)
     split = common.load_split(arguments.n_texts, 2)
     texts, labels = split.train_texts, split.train_labels
     run = searching(texts, labels, arguments.batch_size)
+    warm_up = searching(texts[:8] + texts[-8:], labels[:8] + labels[-8:], batch_size=4)
     n_cores = joblib.cpu_count()
     results: dict[str, Any] = {}
     bounds, threads = [], {}
@@ -138,7 +139,9 @@ def main() -> int:
             if name not in found:
                 print(f"{name} is not installed, so it is not measured.")
 
-        def prepared(backend: Backend) -> Callable[[], GridSearchCV]:
+        def prepared(
+            backend: Backend, run: Callable[[], GridSearchCV] = run
+        ) -> Callable[[], GridSearchCV]:
             def search() -> GridSearchCV:
                 with backend():
                     return run()
@@ -152,7 +155,7 @@ def main() -> int:
             for name, backend in found.items()
         ]
         for name, backend in found.items():  # starts the workers, and imports
-            of_fits = prepared(backend)().cv_results_["mean_test_threads"]
+            of_fits = prepared(backend, warm_up)().cv_results_["mean_test_threads"]
             threads[name] = int(max(of_fits))
         timings = common.run_rounds(contenders, arguments.rounds)
     rows = []
