@@ -10,6 +10,8 @@ import torch
 from joblib import Parallel, delayed
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
+from skbert.engine.clusters import DaskWorkers
+from skbert.engine.model import device as device_module
 from skbert.engine.model.device import resolve_device
 
 
@@ -113,15 +115,68 @@ def test_the_processes_of_a_search_take_the_devices_in_turn():
     [
         ("LokyProcess-1", "cuda:0"),
         ("ForkPoolWorker-2", "cuda:1"),
-        ("SpawnProcess-7", "cuda:0"),
         ("my worker", "cuda"),
     ],
 )
 def test_the_name_of_a_process_has_its_number(monkeypatch, name, expected):
     see(monkeypatch, n_cuda=2, has_mps=False)
+    be_process(monkeypatch, name)
+    assert resolve_device("cuda") == torch.device(expected)
+
+
+def be_process(monkeypatch, name):
+    """Be a process of a pool that has not warned yet."""
     monkeypatch.setattr("multiprocessing.parent_process", lambda: "not None")
     monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(name=name))
-    assert resolve_device("cuda") == torch.device(expected)
+    monkeypatch.setattr(device_module, "_has_warned", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cuda", "expected"),
+    [
+        ("LokyProcess-3", 2, "cuda:0"),
+        ("SpawnProcess-8", 2, "cuda:1"),
+        ("LokyProcess-2", 1, "cuda:0"),
+    ],
+)
+def test_more_processes_than_devices_warn_once_each(monkeypatch, name, n_cuda, expected):
+    see(monkeypatch, n_cuda=n_cuda, has_mps=False)
+    be_process(monkeypatch, name)
+    message = (
+        f"This is process {name[-1]} of a pool, and it computes on '{expected}', maybe at the same "
+        f"time as another process, because torch finds {n_cuda} CUDA device(s). Fits that share a "
+        f"device share its memory and its time. Use n_jobs={n_cuda}. Or name the device, as in "
+        f"device='{expected}', to share it without this warning."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert resolve_device("auto") == torch.device(expected)
+    assert resolve_device("auto") == torch.device(expected)  # and a warning would be an error
+
+
+def test_a_device_that_is_named_is_shared_without_a_warning(monkeypatch):
+    see(monkeypatch, n_cuda=2, has_mps=False)
+    be_process(monkeypatch, "LokyProcess-3")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("n_tasks", "visible", "devices", "sharing"),
+    [
+        ((1, 1), (None, None), [0, 1], [1, 1]),
+        ((1, 1, 1), (None,) * 3, [0, 1, 0], [2, 1, 2]),
+        ((1, 1), ("0,1", "0,1"), [0, 1], [1, 1]),  # the user limits all workers
+        ((4,), (None,), [0], [4]),  # threads of one worker
+        ((1, 1), ("0,1", "1,0"), [0, 0], [1, 1]),  # dask-cuda: its own device first
+        ((1, 1), ("0", "1"), [0, 0], [1, 1]),
+        ((1, 2, 1), ("0", "1", "0"), [0, 0, 0], [2, 2, 2]),
+    ],
+)
+def test_dask_workers_take_turns_or_what_they_were_given(n_tasks, visible, devices, sharing):
+    n_devices = len((visible[0] or "0,1").split(","))
+    workers = [DaskWorkers(n_tasks, visible, own) for own in range(len(n_tasks))]
+    assert [w.device(n_devices) for w in workers] == devices
+    assert [w.n_sharing(n_devices) for w in workers] == sharing
 
 
 def test_a_thread_and_the_first_process_take_the_current_device(monkeypatch):

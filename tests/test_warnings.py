@@ -39,7 +39,8 @@ from skbert import (
     TruncationWarning,
     UnknownTokenWarning,
 )
-from skbert.engine.model import recompute
+from skbert.engine.clusters import RayGpus
+from skbert.engine.model import device, recompute
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.cache import FolderCache
 from skbert.engine.training import frozen, micro_batches, resume
@@ -222,6 +223,21 @@ def the_folder_holds_another_run(given):
     yield lambda: clf.fit(given.X, given.y)
 
 
+def a_run_has_no_number(given):
+    clf = classifier(given.model, checkpoint_dir=given.folder, warm_start=True, random_state=None)
+    yield lambda: clf.fit(given.X, given.y)
+
+
+def ray_hides_the_devices(given):
+    given.patch.setenv("CUDA_VISIBLE_DEVICES", "")
+    given.patch.setattr(torch.cuda, "device_count", lambda: 0)
+    given.patch.setattr(torch.backends.mps, "is_available", lambda: False)
+    given.patch.setattr(device, "ray_gpus", lambda: RayGpus(n_assigned=0, n_of_cluster=2))
+    given.patch.setattr(device, "_has_warned", False)
+    clf = classifier(given.model)
+    yield lambda: clf.fit(given.X, given.y)
+
+
 def the_cache_is_full(given):
     def full(self):
         raise sqlite3.OperationalError("database or disk is full")
@@ -320,6 +336,8 @@ CASES = [
     ("contract/persistence.py", the_device_is_missing, "'cuda:17'", UserWarning),
     ("contract/persistence.py", random_state_is_an_instance, "cannot be saved", UserWarning),
     ("engine/model/device.py", the_precision_is_missing, "precision='bfloat16'", UserWarning),
+    ("engine/model/device.py", ray_hides_the_devices, "assigned no GPU", UserWarning),
+    ("contract/prepare_finetuning.py", a_run_has_no_number, "it is None", UserWarning),
     ("engine/prediction/cache.py", the_cache_is_full, "database or disk is full", UserWarning),
     ("engine/training/frozen.py", frozen_layers_are_too_large, "1 frozen layers", UserWarning),
     ("engine/training/micro_batches.py", memory_runs_out, "Out of memory", UserWarning),

@@ -141,7 +141,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
             vars(self).update(learned)  # at once: no interruption comes between two attributes
             tasks.end_fit()
             if prepared.kept:
-                transaction.afterwards.append(prepared.kept.remove)
+                transaction.afterwards.append(prepared.kept.end)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> None:
         """Train one epoch, and set the fitted attributes at once."""

@@ -89,7 +89,11 @@ n_iter_no_change : int, default=2
     "warm_start": """\
 warm_start : bool, default=False
     Whether `fit` continues from the weights of the last `fit`, with a new optimizer and
-    learning rate schedule.""",
+    learning rate schedule. With `checkpoint_dir` and an int as `random_state`, the first `fit`
+    of an estimator leaves its run there, and continues the longest finished run of the same
+    data and parameters with at most `max_epochs` epochs, on the schedule of `max_epochs`. So a
+    halving search over `max_epochs` trains only the missing epochs of each round; see
+    :doc:`/guide/search_on_a_cluster`.""",
     "pretraining_epochs": """\
 pretraining_epochs : int, default=0
     Number of epochs of masked language modelling inside `fit`, before fine-tuning, on the
@@ -104,9 +108,10 @@ checkpoint_dir : str, path or None, default=None
     Folder in which `fit` saves its last completed epoch, which takes three times the size of
     the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
     that epoch and ends with the same weights as an uninterrupted one, given the same number of
-    threads. `fit` then deletes the file. With other data, parameters or versions, `fit` starts
-    from the beginning, and warns if the folder contains other runs. If an epoch cannot be
-    saved, for example because the disk is full, `fit` warns and continues. The epochs of
+    threads. `fit` then deletes the file, or, with `warm_start`, may keep it for longer runs. With
+    other data, parameters or versions, `fit` starts from the beginning, and warns if the folder
+    contains other interrupted runs, unless `warm_start` keeps them. If an epoch cannot be saved,
+    for example because the disk is full, `fit` warns and continues. The epochs of
     `pretraining_epochs` are only saved together with the first epoch of fine-tuning.""",
     "random_state": """\
 random_state : int, RandomState instance or None, default=None
@@ -174,7 +179,7 @@ dropout : float, default=0.1
 device : str, int or torch.device, default="auto"
     "cpu", "cuda", "cuda:1" and so on, or "mps"; 0 is "cuda:0". "auto" takes the first available
     of CUDA, MPS and CPU. With several CUDA devices, the processes of a pool, such as those of
-    ``n_jobs``, take them in turn, unless `device` names one of them.""",
+    ``n_jobs``, and the workers of Dask take them in turn, unless `device` names one of them.""",
     "precision": """\
 precision : {"auto", "float32", "bfloat16"}, default="auto"
     Number format of the matrix products. "bfloat16" rounds their inputs to 8 significant bits.
@@ -188,7 +193,8 @@ n_threads : int or None, default=None
     call, also after an error, all numbers are what they were. Threads of your program can use
     different numbers at the same time, except for BLAS, where the smallest one counts. None leaves
     the numbers as they are, so torch uses as many threads as the machine has cores, or
-    ``OMP_NUM_THREADS``, or the number of `torch.set_num_threads`.""",
+    ``OMP_NUM_THREADS``, or the number of `torch.set_num_threads`. In a task of Dask, None is
+    ``OMP_NUM_THREADS``, or 1.""",
     "verbose": """\
 verbose : int, default=0
     0 shows nothing. 1 shows progress on standard error. `fit` shows one bar for all epochs, with

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import TrainingOptions
 from skbert.engine.training.resume import KeptRun, RunSettings, find_run, fingerprint_of
+from skbert.engine.warn import warn_user
 
 #: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
-_NOT_OF_A_RUN = ("checkpoint_dir", "n_threads", "verbose", "random_state")
+_NOT_OF_A_RUN = ("checkpoint_dir", "n_threads", "verbose", "random_state", "max_epochs")
 
 
 @dataclass(frozen=True)
@@ -275,11 +277,13 @@ def prepare_fit(estimator: Any, given: TrainingInput, ranks: Ranks | None = None
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
         data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
         start = new_state(estimator, pretrained, given.target, seeds)
-    kept = _find_kept_run(estimator, start, data, given.target, seeds, ranks)
-    if kept and kept.saved:
-        seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
     parts = split(estimator, data, given.target, seeds)
     options = training_options(estimator, len(parts.training.tokens))
+    n_epochs = options.max_epochs
+    kept = _find_kept_run(estimator, start, data, given.target, seeds, ranks, n_epochs)
+    if kept and kept.saved:
+        seeds = Seeds(np.random.SeedSequence(kept.saved.position.entropy))
+        parts = split(estimator, data, given.target, seeds)
     if pretrained is not None:
         warn_few_steps(estimator, len(parts.training.tokens), options)
     return PreparedFit(
@@ -471,6 +475,7 @@ def _find_kept_run(
     target: Target,
     seeds: Seeds,
     ranks: Ranks | None,
+    max_epochs: int,
 ) -> KeptRun | None:
     """Look in `checkpoint_dir` for this run, and load its weights into the network of `start`."""
     if estimator.checkpoint_dir is None and ranks is None:
@@ -479,10 +484,43 @@ def _find_kept_run(
     fingerprint = fingerprint_of_fit(estimator, start, data.all_data(), target, seeds, with_head)
     if ranks is not None:
         keeps_runs = estimator.checkpoint_dir is not None
-        check_same_fit(ranks, fingerprint, start.network.device.type, keeps_runs=keeps_runs)
+        same = f"{fingerprint}-{max_epochs}"
+        check_same_fit(ranks, same, start.network.device.type, keeps_runs=keeps_runs)
     if estimator.checkpoint_dir is None:
         return None
-    return find_run(Path(estimator.checkpoint_dir), fingerprint, start.network, ranks)
+    return find_run(
+        Path(estimator.checkpoint_dir),
+        fingerprint,
+        start.network,
+        ranks,
+        max_epochs=max_epochs,
+        keeps_finished=_keeps_finished_runs(estimator),
+    )
+
+
+def _keeps_finished_runs(estimator: Any) -> bool:
+    """Whether a fit continues the finished runs in `checkpoint_dir`, and stays there for others.
+
+    With `warm_start`, the first fit of an estimator does. A search fits new copies only.
+
+    Warns
+    -----
+    UserWarning
+        If `random_state` does not say which run this is.
+    """
+    if not estimator.warm_start or continues_fit(estimator):
+        return False
+    if isinstance(estimator.random_state, Integral):
+        return True
+    kind = type(estimator.random_state).__name__
+    shown = "None" if estimator.random_state is None else f"a {kind}"
+    warn_user(
+        f"warm_start=True and checkpoint_dir={str(estimator.checkpoint_dir)!r} continue finished "
+        f"runs with fewer epochs only if random_state is an int, but it is {shown}, which asks for "
+        "a new run in each fit. So this fit continues no finished run, and is not kept for longer "
+        "ones. Set random_state to an int, or warm_start=False."
+    )
+    return False
 
 
 def fingerprint_of_fit(
@@ -493,7 +531,7 @@ def fingerprint_of_fit(
     seeds: Seeds,
     with_head: bool,
 ) -> str:
-    """Hash all that determines the weights of a fit."""
+    """Hash all that determines the weights of a fit, besides its number of epochs."""
     parameters = plain_parameters(estimator)
     for name in _NOT_OF_A_RUN:
         del parameters[name]

@@ -9,6 +9,8 @@ other calls.
 from __future__ import annotations
 
 import functools
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+from skbert.engine.clusters import runs_dask_task
 from skbert.engine.forks import after_fork
 
 _Result = TypeVar("_Result")
@@ -62,6 +65,8 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         n_threads = getattr(self, "n_threads", None)
         if n_threads is None:
+            n_threads = _threads_of_a_task()
+        if n_threads is None:
             return method(self, *args, **kwargs)
         if not isinstance(n_threads, Integral) or n_threads < 1:
             self._validate_params()  # raises an error; `predict` would not call it
@@ -70,6 +75,20 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
 
     call._limits_threads = True  # type: ignore[attr-defined]
     return call
+
+
+def _threads_of_a_task() -> int | None:
+    """Choose the number of threads in a task of Dask; None elsewhere, which changes no number.
+
+    Dask runs a task in each thread of a worker, and counts it as one core. A nanny starts its
+    workers with ``OMP_NUM_THREADS=1``, or what the configuration of Dask says. Workers without a
+    nanny would use all cores for each task. The variable may be newer than torch's number, because
+    a nanny also sets it in the process that starts the cluster.
+    """
+    if not runs_dask_task():
+        return None
+    number = re.match(r"\d+", os.environ.get("OMP_NUM_THREADS", ""))
+    return min(torch.get_num_threads(), max(1, int(number.group())) if number else 1)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from types import FrameType
 #: Packages and modules that call skbert on the user's behalf. They fit, copy or load estimators,
 #: decorate methods, or run workers.
 _GO_BETWEENS = (
-    *("skbert", "sklearn", "joblib", "pandas", "skops", "torch"),
+    *("skbert", "sklearn", "joblib", "pandas", "skops", "torch", "dask", "distributed", "ray"),
     *("concurrent", "contextlib", "copy", "functools", "multiprocessing", "pickle", "threading"),
 )
 

@@ -6,6 +6,7 @@ Importing this file also makes forked processes safe; see `use_one_thread`.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from skbert.engine.clusters import dask_workers, ray_gpus
 from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
 
@@ -106,15 +108,24 @@ def resolve_device(device: DeviceName) -> torch.device:
         these, also with a number ("cuda:1"). A number is that of a CUDA device. Without a number,
         "cuda" is torch's current device. But the processes of a pool, such as those of joblib, take
         the devices in turn: with two devices, the first process takes "cuda:0", the second
-        "cuda:1", the third "cuda:0".
+        "cuda:1", the third "cuda:0". So do the workers of a Dask cluster on the same machine. A
+        worker of Ray takes the device that Ray has assigned to it.
 
     Raises
     ------
     ValueError
         If the device is not available. skbert never falls back to another device silently.
+
+    Warns
+    -----
+    UserWarning
+        Once per process, if several processes or tasks may share a CUDA device that the parameter
+        does not name, or if Ray hides the devices.
     """
     if device == "auto":
         device = next(kind for kind in ("cuda", "mps", "cpu") if _count(kind))
+        if device == "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            _warn_of_hidden_devices()
     is_number = isinstance(device, Integral) and not isinstance(device, bool)
     name = f"cuda:{device}" if is_number else str(device)
     shown = f"torch.{device!r}" if isinstance(device, torch.device) else repr(device)
@@ -129,10 +140,72 @@ def resolve_device(device: DeviceName) -> torch.device:
             f"device={shown} is not available; torch {torch.__version__} finds {_count(kind)} "
             f"{kind} device(s). Use device='auto' for the best available device."
         )
+    return torch.device(name) if name != "cuda" else _own_cuda_device()
+
+
+def _own_cuda_device() -> torch.device:
+    """Choose the CUDA device of this process among those of its pool or cluster."""
+    n_devices = _count("cuda")
+    if workers := dask_workers():
+        device = torch.device("cuda", workers.device(n_devices))
+        if (n_sharing := workers.n_sharing(n_devices)) > 1:
+            _warn_of_sharing(
+                f"Dask runs {n_sharing} tasks at a time on the CUDA device that this worker calls "
+                f"{str(device)!r}",
+                "Start one worker per device, with threads_per_worker=1",
+                device,
+            )
+        return device
+    if gpus := ray_gpus():
+        device = torch.device("cuda")
+        if gpus.n_assigned == 0:
+            _warn_of_sharing(
+                "Ray has assigned no GPU to this worker, so it computes on 'cuda:0', as do all "
+                "workers without one",
+                "Ask for one: joblib.parallel_config('ray', ray_remote_args={'num_gpus': 1})",
+                device,
+            )
+        return device
     worker = _number_of_worker()
-    if name == "cuda" and worker is not None:
-        return torch.device("cuda", worker % _count("cuda"))
-    return torch.device(name)
+    if worker is None:
+        return torch.device("cuda")
+    device = torch.device("cuda", worker % n_devices)
+    if worker >= n_devices:
+        _warn_of_sharing(
+            f"This is process {worker + 1} of a pool, and it computes on {str(device)!r}, maybe "
+            f"at the same time as another process, because torch finds {n_devices} CUDA device(s)",
+            f"Use n_jobs={n_devices}",
+            device,
+        )
+    return device
+
+
+#: Whether this process has warned; its next fit would say the same.
+_has_warned = False
+
+
+def _warn_of_sharing(what: str, advice: str, device: torch.device) -> None:
+    _warn_once(
+        f"{what}. Fits that share a device share its memory and its time. {advice}. Or name the "
+        f"device, as in device='cuda:{device.index or 0}', to share it without this warning."
+    )
+
+
+def _warn_of_hidden_devices() -> None:
+    gpus = ray_gpus()
+    if gpus and gpus.n_of_cluster:
+        _warn_once(
+            "Ray has assigned no GPU to this worker and hides them from it, so device='auto' is "
+            f"the CPU, although the cluster has {gpus.n_of_cluster} GPU(s). Ask for one: "
+            "joblib.parallel_config('ray', ray_remote_args={'num_gpus': 1}). Or set device='cpu'."
+        )
+
+
+def _warn_once(message: str) -> None:
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        warn_user(message)
 
 
 def _number_of_worker() -> int | None:

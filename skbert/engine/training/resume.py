@@ -1,6 +1,7 @@
 """The last complete epoch of a training run <-> one file, from which a killed run resumes.
 
 The file is safetensors, with the position of the run as JSON in its header. Nothing is unpickled.
+A run may leave its file when it has finished, so that a run with more epochs continues it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from skbert.engine.training.stopping import EarlyStopping
 from skbert.engine.warn import warn_user
 
 _SUFFIX = ".skbert-run"
+_FINISHED_SUFFIX = ".skbert-finished"
 
 
 @dataclass(frozen=True)
@@ -111,38 +113,55 @@ class RunSettings:
 
 
 class RunFile:
-    """The file that holds the run with one fingerprint.
+    """The file that holds one run.
+
+    Finished runs that are kept have a file for each number of epochs. So a repeated search trains
+    nothing twice, and no process replaces the file from which another one continues.
 
     Parameters
     ----------
     folder : Path
         Created if it does not exist. It may also hold runs with other data or parameters.
     fingerprint : str
+        Of all that determines the run, besides its number of epochs.
+    max_epochs : int
+    keeps_finished : bool
+        Whether this run continues finished ones with at most as many epochs, and stays for longer
+        ones when it has finished.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: str, max_epochs: int, keeps_finished: bool
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{fingerprint}{_SUFFIX}"
+        self._folder, self._fingerprint = folder, fingerprint
+        self._max_epochs, self._keeps_finished = max_epochs, keeps_finished
+        self._path = folder / f"{fingerprint}-{max_epochs}{_SUFFIX}"
         remove_left(self._path)
 
     def others(self) -> list[str]:
-        """Names of the files of other runs in the same folder."""
-        return sorted({p.name for p in self._path.parent.glob(f"*{_SUFFIX}")} - {self._path.name})
+        """Names of the files of other runs, unless this one shares its folder with many."""
+        if self._keeps_finished:
+            return []
+        return sorted({p.name for p in self._folder.glob(f"*{_SUFFIX}")} - {self._path.name})
 
     def read(self) -> SavedRun | None:
-        """Read the last complete epoch; None if there is no file."""
-        if not self._path.is_file():
-            return None
-        try:
-            with torch.device("cpu"), safe_open(self._path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                position = RunPosition(**json.loads(file.metadata()["skbert"]))
-                return SavedRun(tensors, position)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"Could not read the checkpoint {str(self._path)!r} ({error}). Delete it to train "
-                "from the beginning."
-            ) from error
+        """Read the last complete epoch of this run, or of the finished one that it continues.
+
+        None if there is neither.
+        """
+        if self._path.is_file():
+            return _read(self._path)
+        return self._longest_finished() if self._keeps_finished else None
+
+    def _longest_finished(self) -> SavedRun | None:
+        names = [p.name for p in self._folder.glob(f"{self._fingerprint}-*{_FINISHED_SUFFIX}")]
+        found = [int(name.removesuffix(_FINISHED_SUFFIX).rpartition("-")[2]) for name in names]
+        fitting = [n_epochs for n_epochs in found if n_epochs <= self._max_epochs]
+        return _read(self._finished(max(fitting))) if fitting else None
+
+    def _finished(self, n_epochs: int) -> Path:
+        return self._folder / f"{self._fingerprint}-{n_epochs}{_FINISHED_SUFFIX}"
 
     def write(self, run: SavedRun) -> None:
         """Replace the last epoch by this one in one step: a crash leaves either of the two.
@@ -169,9 +188,24 @@ class RunFile:
         finally:
             new.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Delete the file, because the run has ended."""
+    def end(self) -> None:
+        """Delete the file, or keep it for longer runs, because the run has finished."""
+        if self._keeps_finished and self._path.is_file():
+            self._path.replace(self._finished(self._max_epochs))
         self._path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> SavedRun:
+    try:
+        with torch.device("cpu"), safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            position = RunPosition(**json.loads(file.metadata()["skbert"]))
+            return SavedRun(tensors, position)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Could not read the checkpoint {str(path)!r} ({error}). Delete it to train from the "
+            "beginning."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -226,14 +260,20 @@ class KeptRun:
         )
         self.file.write(SavedRun(tensors, position))
 
-    def remove(self) -> None:
-        """Delete the file, because the run has ended."""
+    def end(self) -> None:
+        """Delete the file, or keep it for longer runs, because the run has finished."""
         if self.file is not None:
-            self.file.remove()
+            self.file.end()
 
 
 def find_run(
-    folder: Path, fingerprint: str, classifier: TextClassifier, ranks: Ranks | None = None
+    folder: Path,
+    fingerprint: str,
+    classifier: TextClassifier,
+    ranks: Ranks | None = None,
+    *,
+    max_epochs: int,
+    keeps_finished: bool,
 ) -> KeptRun:
     """Look for a run by all that determines it, and load its weights into `classifier`.
 
@@ -241,11 +281,14 @@ def find_run(
     ----------
     folder : Path
     fingerprint : str
-        From `fingerprint_of`.
+        From `fingerprint_of`, without the number of epochs.
     classifier : TextClassifier
         As it is before the first step.
     ranks : Ranks or None
         Rank 0 alone reads and writes the folder; the others get what it has found.
+    max_epochs : int
+    keeps_finished : bool
+        As in `RunFile`.
 
     Returns
     -------
@@ -255,9 +298,12 @@ def find_run(
     Warns
     -----
     UserWarning
-        If the folder holds other runs, but not this one.
+        If the folder holds other runs, but not this one. Not with `keeps_finished`: the runs of a
+        search share a folder.
     """
-    file = RunFile(folder, fingerprint) if ranks is None or ranks.is_first else None
+    file = None
+    if ranks is None or ranks.is_first:
+        file = RunFile(folder, fingerprint, max_epochs, keeps_finished)
     saved = file.read() if file else None
     if ranks is not None:
         saved = ranks.from_first(saved)
