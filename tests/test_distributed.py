@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skbert.contract.ranks import check_same_fit
+from skbert.engine.clusters import is_started_by_torchrun
+from skbert.engine.model import device
 from skbert.engine.training import distributed
-from skbert.engine.training.distributed import balanced_owners, is_started_by_torchrun
+from skbert.engine.training.distributed import balanced_owners
 from tests.offline import ROOT, in_this_clone
 from tests.padded_folders import save_padded
 from tests.ranks import FITS, classifier, reviews, weights_of
@@ -159,6 +161,15 @@ def test_only_the_process_that_torchrun_has_started_is_a_rank(monkeypatch):
     assert is_started_by_torchrun()
     workers = joblib.Parallel(n_jobs=2)(joblib.delayed(is_started_by_torchrun)() for _ in range(2))
     assert workers == [False, False]
+
+
+def test_ranks_take_the_devices_of_their_machine_in_turn(monkeypatch):
+    monkeypatch.setattr(device, "_count", lambda kind: 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for number, expected in enumerate(["cuda:0", "cuda:1", "cuda:0"]):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        assert str(device.resolve_device("cuda")) == expected
+    assert str(device.resolve_device("cuda:0")) == "cuda:0"
 
 
 def test_one_process_of_torchrun_fits_alone(monkeypatch):

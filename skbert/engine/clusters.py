@@ -1,11 +1,12 @@
-"""What Dask and Ray say of the task that runs in this thread: its neighbours and its GPUs.
+"""What Dask, Ray and torchrun say of this thread or process: its neighbours and its GPUs.
 
-Neither package is imported here. A thread runs a task of theirs only if the process has imported
-them.
+No package is imported here. A thread runs a task of Dask or Ray only if the process has imported
+them. torchrun sets environment variables.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,17 @@ from typing import Any
 
 #: `ray.get_runtime_context().worker.mode` of a process that runs tasks; a driver has another one.
 _RAY_WORKER = 1
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether ``torchrun`` started this process itself, and not as a worker of a pool in it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and multiprocessing.parent_process() is None
+
+
+def local_rank() -> int | None:
+    """Find the number of this process among those of ``torchrun`` on its machine."""
+    number = os.environ.get("LOCAL_RANK") if is_started_by_torchrun() else None
+    return None if number is None else int(number)
 
 
 def runs_dask_task() -> bool:

@@ -15,7 +15,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from skbert.engine.clusters import dask_workers, ray_gpus
+from skbert.engine.clusters import dask_workers, local_rank, ray_gpus
 from skbert.engine.forks import after_fork
 from skbert.engine.warn import warn_user
 
@@ -108,8 +108,8 @@ def resolve_device(device: DeviceName) -> torch.device:
         these, also with a number ("cuda:1"). A number is that of a CUDA device. Without a number,
         "cuda" is torch's current device. But the processes of a pool, such as those of joblib, take
         the devices in turn: with two devices, the first process takes "cuda:0", the second
-        "cuda:1", the third "cuda:0". So do the workers of a Dask cluster on the same machine. A
-        worker of Ray takes the device that Ray has assigned to it.
+        "cuda:1", the third "cuda:0". So do the workers of a Dask cluster on the same machine, and
+        the ranks of ``torchrun``. A worker of Ray takes the device that Ray has assigned to it.
 
     Raises
     ------
@@ -146,6 +146,8 @@ def resolve_device(device: DeviceName) -> torch.device:
 def _own_cuda_device() -> torch.device:
     """Choose the CUDA device of this process among those of its pool or cluster."""
     n_devices = _count("cuda")
+    if (rank := local_rank()) is not None:
+        return torch.device("cuda", rank % n_devices)
     if workers := dask_workers():
         device = torch.device("cuda", workers.device(n_devices))
         if (n_sharing := workers.n_sharing(n_devices)) > 1:

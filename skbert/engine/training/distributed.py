@@ -7,7 +7,6 @@ skbert starts no process. It uses the process group of the caller; only if there
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from skbert.engine.clusters import is_started_by_torchrun
 from skbert.engine.warn import left_to_another
 
 _Value = TypeVar("_Value")
@@ -175,12 +175,6 @@ def _is_one_of_several() -> bool:
         dist.init_process_group("gloo")
         atexit.register(_leave)
     return dist.get_world_size() > 1
-
-
-def is_started_by_torchrun() -> bool:
-    """Whether ``torchrun`` started this process itself, and not as a worker of a pool in it."""
-    is_worker = multiprocessing.parent_process() is not None
-    return dist.is_available() and dist.is_torchelastic_launched() and not is_worker
 
 
 def _leave() -> None:
