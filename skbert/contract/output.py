@@ -19,8 +19,8 @@ def check_logits(logits: np.ndarray, n_before: int = 0) -> np.ndarray:
         row = int(np.flatnonzero(~finite)[0])
         raise ValueError(
             f"The logits of X[{n_before + row}] are {shorten(logits[row].tolist())}, so there is "
-            "no predicted class: the weights of the model are too large or damaged. Fit it again with "
-            "a lower learning rate, or load an intact copy."
+            "no predicted class: the weights of the model are too large or damaged. Fit it again "
+            "with a lower learning rate, or load an intact copy."
         )
     return logits
 
