@@ -37,7 +37,7 @@ from tests.family_folders import save_family
 
 ROOT = Path(__file__).parents[1]
 #: Why a block may not run.
-SKIP_REASONS = {"needs a CUDA device"}
+SKIP_REASONS = {"needs a CUDA device", "needs a Dask cluster", "needs Spark"}
 
 #: What is shown to the reader and nothing else. Names in braces are directives of MyST.
 SHOWN = {"text", "json", "toml", "yaml", "csv", "html", "bibtex"}

@@ -97,7 +97,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(clf, model, tmp_path):
     sizes = [pq.read_metadata(scored / name).num_rows for name in before]
     assert sizes == [N_ROWS // N_PIECES] * len(before)  # each of them is complete
 
-    status, written = finish(start(*arguments))
+    status, written = finish(start(*arguments, "--workers", 1))
     assert status == 0, written
     after = finished_in(scored)
     assert len(after) == N_PIECES and before.items() <= after.items()  # written once

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
@@ -76,12 +77,22 @@ def some_columns(table):
     return pa.dataset.dataset(wide).scanner(columns=table.column_names)
 
 
+def written_as_csv(table, folder):
+    """Two files, whose names have the order of the rows."""
+    folder.mkdir()
+    for i, part in enumerate([table[:9], table[9:]]):
+        pa.csv.write_csv(part, folder / f"{i}.csv")
+    return pa.dataset.dataset(folder, format="csv", schema=table.schema)
+
+
 #: Streams of the rows of a table, which may be written into a folder.
 STREAMS = {
     "generator": lambda table, folder: (row for row in rows_of(table)),
     "iterator": lambda table, folder: iter(rows_of(table)),
     "map": lambda table, folder: map(copy.copy, rows_of(table)),
     "dataset": lambda table, folder: pa.dataset.dataset(saved(table, folder)),
+    "filtered": lambda table, folder: pa.dataset.dataset(table).filter(pa.dataset.scalar(True)),
+    "folder of CSV": lambda table, folder: written_as_csv(table, folder / "csv"),
     "dataset in memory": lambda table, folder: pa.dataset.dataset(table),
     "scanner": lambda table, folder: pa.dataset.dataset(saved(table, folder)).scanner(),
     "some columns": lambda table, folder: some_columns(table),
@@ -224,6 +235,25 @@ def test_the_memory_of_long_texts_is_that_of_a_part(clf):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4e6  # all texts have 21 MB
+
+
+@pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
+@pytest.mark.parametrize("kind", ["dataset", "file"])
+def test_pyarrow_does_not_read_far_ahead(clf, tmp_path, monkeypatch, kind):
+    rng = np.random.default_rng(0)
+    table = pa.table({"text": [rng.bytes(25_000).hex() for _ in range(200)]})  # 10 MB
+    stream = STREAMS[kind](table, tmp_path)  # in row groups of 5 texts
+    del table
+    before, held = pa.total_allocated_bytes(), []
+    predict = TextClassifier.logits
+
+    def logits(*arguments):
+        held.append(pa.total_allocated_bytes() - before)
+        return predict(*arguments)
+
+    monkeypatch.setattr(TextClassifier, "logits", logits)
+    clf.predict(stream)
+    assert len(held) >= 25 and max(held) < 2e6
 
 
 # Errors and warnings ------------------------------------------------------------------------------

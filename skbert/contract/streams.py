@@ -111,10 +111,27 @@ def _choice_of_columns(kind: str) -> str:
 def _batches_of(X: Any, kind: str) -> Iterable[Any]:
     if kind == "ParquetFile":
         return X.iter_batches(batch_size=TEXTS_AT_ONCE)
-    if kind == "Dataset":  # by default it reads 16 batches of 131,072 rows of 4 files ahead
-        ahead = {"batch_readahead": 1, "fragment_readahead": 1}
-        return X.to_batches(batch_size=TEXTS_AT_ONCE, **ahead)
+    if kind == "Dataset":
+        return _batches_of_dataset(X)
     return X.to_batches() if kind == "Scanner" else X
+
+
+def _batches_of_dataset(dataset: Any) -> Iterator[Any]:
+    """Read one row group of Parquet, or one file of another format, at a time.
+
+    A scan of all files holds more than a gigabyte if texts are read faster than predicted, also
+    with the smallest settings for reading ahead.
+    """
+    settings = {"batch_size": TEXTS_AT_ONCE, "batch_readahead": 1, "fragment_readahead": 1}
+    try:
+        fragments = [*dataset.get_fragments()]
+    except ValueError:  # pyarrow does not give those of a data set with a filter
+        yield from dataset.to_batches(**settings)
+        return
+    for fragment in fragments:
+        can_split = hasattr(fragment, "split_by_row_group")
+        for part in fragment.split_by_row_group() if can_split else [fragment]:
+            yield from part.to_batches(schema=dataset.schema, **settings)
 
 
 def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
