@@ -175,7 +175,7 @@ def start_worker(work: Work) -> None:
 
 def batches_of(piece: Piece, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Read the rows of a piece; of its file, only the row groups that contain them."""
-    with pq.ParquetFile(piece.file) as file:
+    with pq.ParquetFile(piece.file, pre_buffer=False) as file:  # which would read all groups ahead
         ends, end = [], 0
         for i in range(file.num_row_groups):
             end += file.metadata.row_group(i).num_rows

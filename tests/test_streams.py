@@ -40,7 +40,8 @@ SETTINGS = {"max_length": 16, "max_epochs": 1, "batch_size": 4, "random_state": 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("skbert.contract.text_parts.TEXTS_AT_ONCE", N_AT_ONCE)
+    for module in ("streams", "text_parts"):
+        monkeypatch.setattr(f"skbert.contract.{module}.TEXTS_AT_ONCE", N_AT_ONCE)
     monkeypatch.setattr("skbert.contract.streams._ROWS_AT_ONCE", 3)
 
 
@@ -226,7 +227,7 @@ def test_a_part_is_predicted_before_the_next_one_is_read(clf, monkeypatch):
 @pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
 def test_the_memory_of_long_texts_is_that_of_a_part(clf):
     def texts():
-        for i in range(200):
+        for i in range(100):
             yield f"{i} " + "a film " * 15_000  # 105 kB
 
     clf.predict(["a film " * 40])  # warns of truncation, and imports what it needs
@@ -234,14 +235,14 @@ def test_the_memory_of_long_texts_is_that_of_a_part(clf):
     clf.predict(texts())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4e6  # all texts have 21 MB
+    assert peak < 3e6  # all texts have 10 MB
 
 
 @pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
 @pytest.mark.parametrize("kind", ["dataset", "file"])
 def test_pyarrow_does_not_read_far_ahead(clf, tmp_path, monkeypatch, kind):
     rng = np.random.default_rng(0)
-    table = pa.table({"text": [rng.bytes(25_000).hex() for _ in range(200)]})  # 10 MB
+    table = pa.table({"text": [rng.bytes(25_000).hex() for _ in range(100)]})  # 5 MB
     stream = STREAMS[kind](table, tmp_path)  # in row groups of 5 texts
     del table
     before, held = pa.total_allocated_bytes(), []
@@ -253,7 +254,7 @@ def test_pyarrow_does_not_read_far_ahead(clf, tmp_path, monkeypatch, kind):
 
     monkeypatch.setattr(TextClassifier, "logits", logits)
     clf.predict(stream)
-    assert len(held) >= 25 and max(held) < 2e6
+    assert len(held) >= 12 and max(held) < 1.5e6
 
 
 # Errors and warnings ------------------------------------------------------------------------------

@@ -110,17 +110,23 @@ def _choice_of_columns(kind: str) -> str:
 
 def _batches_of(X: Any, kind: str) -> Iterable[Any]:
     if kind == "ParquetFile":
-        return X.iter_batches(batch_size=TEXTS_AT_ONCE)
+        return _batches_of_file(X)
     if kind == "Dataset":
         return _batches_of_dataset(X)
     return X.to_batches() if kind == "Scanner" else X
 
 
+def _batches_of_file(file: Any) -> Iterator[Any]:
+    """Read one row group at a time, because pyarrow buffers all that it is asked for."""
+    for number in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=TEXTS_AT_ONCE, row_groups=[number])
+
+
 def _batches_of_dataset(dataset: Any) -> Iterator[Any]:
     """Read one row group of Parquet, or one file of another format, at a time.
 
-    A scan of all files holds more than a gigabyte if texts are read faster than predicted, also
-    with the smallest settings for reading ahead.
+    A scan of all files reads far ahead if texts are read faster than they are predicted, also with
+    the smallest settings.
     """
     settings = {"batch_size": TEXTS_AT_ONCE, "batch_readahead": 1, "fragment_readahead": 1}
     try:
