@@ -52,7 +52,7 @@ def start(*arguments):
 
 
 def finish(process):
-    _, written = process.communicate(timeout=240)
+    _, written = process.communicate(timeout=600)
     return process.returncode, written
 
 
