@@ -75,7 +75,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"serve_",  # the page on serving shows it
+    "ignore_pattern": r"serve_|score_",  # pages of the guide show them
     "within_subsection_order": "gallery_order.by_order",
     "abort_on_example_error": True,
     "backreferences_dir": "generated/backreferences",

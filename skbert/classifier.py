@@ -349,8 +349,8 @@ class BertSentimentClassifier(
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`, or a stream; see `predict_proba`.
 
         Returns
         -------
@@ -369,8 +369,8 @@ class BertSentimentClassifier(
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`, or a stream; see `predict_proba`.
 
         Returns
         -------
@@ -385,8 +385,11 @@ class BertSentimentClassifier(
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`. Or a stream, which is read in parts of 16,384 texts and need not fit into
+            memory: an iterator of texts or of pairs, or a `Dataset`, `Scanner`,
+            `RecordBatchReader` or `ParquetFile` of pyarrow with one column of texts, or two
+            columns of pairs. See :doc:`/guide/more_than_memory`.
 
         Returns
         -------
@@ -401,8 +404,8 @@ class BertSentimentClassifier(
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`, or a stream; see `predict_proba`.
 
         Returns
         -------

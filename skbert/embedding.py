@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
@@ -31,7 +32,8 @@ from skbert.contract.parameters import (
 )
 from skbert.contract.persistence import migrate_state, stamp_state
 from skbert.contract.progress import show_texts
-from skbert.contract.texts import check_texts
+from skbert.contract.text_parts import texts_in_parts
+from skbert.contract.texts import Texts, check_texts
 from skbert.engine.files.arrays import pack_pretrained, unpack_pretrained
 from skbert.engine.files.find import ModelName
 from skbert.engine.files.pretrained import (
@@ -55,10 +57,15 @@ from skbert.engine.prediction.embed import (
     embed_texts,
     embed_texts_cached,
     embed_tokens,
+    join_parts,
     to_numpy,
 )
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
 from skbert.engine.text.tokens import Tokens
+from skbert.engine.text.wordpiece import WordPieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,8 +274,9 @@ class BertEmbeddingTransformer(
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`, or a stream, as in `BertSentimentClassifier.predict_proba`. Equal texts
+            of a stream are encoded once in each part, unless there is a cache.
 
         Returns
         -------
@@ -293,17 +301,25 @@ class BertEmbeddingTransformer(
         UnknownTokenWarning
             If more than 3% of the tokens are not in the vocabulary; once after each `fit`.
         """
-        pretrained, tokens = self._load_and_tokenize(X)
-        embedder = self._embedder(pretrained)
-        place, n_texts = self._cache_place(), len(tokens)
-        with show_texts("embedding", n_texts, self.verbose) as part:
-            if place is None:
-                vectors = embed_texts(embedder, tokens, part(n_texts))
-            else:
-                with closing(open_cache(place)) as cache:
-                    sha256, progress = self._sha256(), part(n_texts)
-                    vectors = embed_texts_cached(embedder, tokens, cache, sha256, progress)
-        return vectors if wants_tensors(self) else with_index_of(X, to_numpy(vectors), self)
+        self._validate_params()
+        given = texts_in_parts(self, X, whole=True)
+        pretrained = self._load()
+        embedder, wordpiece = self._embedder(pretrained), self._wordpiece(pretrained)
+        keeps_tensors = wants_tensors(self)
+        vectors, lost, n_before = [], [], 0
+        with ExitStack() as stack:
+            embed = self._embed_with(embedder, stack)
+            part = stack.enter_context(show_texts("embedding", given.n_texts, self.verbose))
+            for texts in given.parts:
+                tokens = self._tokenize(wordpiece, texts)
+                found = embed(tokens, progress=part(len(texts)), n_before=n_before)
+                vectors.append(found if keeps_tensors else to_numpy(found))
+                lost.append(LostTokens.of(tokens, wordpiece))
+                n_before += len(texts)
+                del texts, tokens  # before the next part of a stream is read
+        LostTokens.total(lost).warn(self, pretrained.config)
+        together = join_parts(vectors)
+        return together if keeps_tensors else with_index_of(X, together, self)
 
     def token_embeddings(self, X: Any) -> list[TokenEmbeddings]:
         """Compute the vector of each token, which depends on the text around it.
@@ -327,7 +343,12 @@ class BertEmbeddingTransformer(
         >>> text.tokens, text.vectors.shape
         (['[CLS]', 'so', 'dull', '[SEP]'], (4, 384))
         """
-        pretrained, tokens = self._load_and_tokenize(X)
+        self._validate_params()
+        texts = check_texts(self, X, reset=False)
+        pretrained = self._load()
+        wordpiece = self._wordpiece(pretrained)
+        tokens = self._tokenize(wordpiece, texts)
+        LostTokens.of(tokens, wordpiece).warn(self, pretrained.config)
         embedder = self._embedder(pretrained)
         with show_texts("embedding", len(tokens), self.verbose) as part:
             vectors = embed_tokens(embedder, tokens, part(len(tokens)))
@@ -351,17 +372,21 @@ class BertEmbeddingTransformer(
                 f"model_type in {able}. Choose pooling='cls', 'mean' or 'max', or such a model."
             )
 
-    def _load_and_tokenize(self, X: Any) -> tuple[Pretrained, Tokens]:
-        """Check everything that needs no weights, load the model, and tokenise."""
-        self._validate_params()
-        texts = check_texts(self, X, reset=False)
-        pretrained = self._load()
-        wordpiece = pretrained.wordpiece.naming_emoji(self.emoji_names)
-        tokens = wordpiece(
+    def _embed_with(self, embedder: TextEmbedder, stack: ExitStack) -> Callable[..., Tensor]:
+        """Return what computes vectors of tokens; a cache is open until `stack` closes it."""
+        place = self._cache_place()
+        if place is None:
+            return partial(embed_texts, embedder)
+        cache = stack.enter_context(closing(open_cache(place)))
+        return partial(embed_texts_cached, embedder, cache=cache, weights_sha256=self._sha256())
+
+    def _wordpiece(self, pretrained: Pretrained) -> WordPieceTokenizer:
+        return pretrained.wordpiece.naming_emoji(self.emoji_names)
+
+    def _tokenize(self, wordpiece: WordPieceTokenizer, texts: Texts) -> Tokens:
+        return wordpiece(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
-        LostTokens.of(tokens, wordpiece).warn(self, pretrained.config)
-        return pretrained, tokens
 
     def _load(self) -> Pretrained:
         """Check the parameters against the model, and load its weights."""

@@ -293,8 +293,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
 
         Parameters
         ----------
-        X : sequence of str, of length n_texts
-            As in `fit`.
+        X : sequence or stream of str, of length n_texts
+            As in `fit`, or a stream, as in `BertSentimentClassifier.predict_proba`.
 
         Returns
         -------

@@ -104,6 +104,10 @@ def test_the_caller_s_list_is_not_changed(tiny_bert):
 
 
 SEQUENCE = "a sequence of texts is expected, such as a list or a pandas Series of str."
+STREAM = (
+    "Only methods that predict, and transform of BertEmbeddingTransformer, read a stream. If the "
+    "texts fit into memory, pass"
+)
 LONG = "many words " * 20
 
 
@@ -133,7 +137,7 @@ LONG = "many words " * 20
         (
             (text for text in "ab"),
             TypeError,
-            f"X is a generator; {SEQUENCE} Convert it to a list of texts.",
+            f"X is a generator; {SEQUENCE} {STREAM} list(X).",
         ),
         (
             [],

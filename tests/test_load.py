@@ -89,7 +89,7 @@ def test_texts_in_parts_are_predicted_as_in_one(clf, monkeypatch):
     texts = ["a great film", "a dull film " * 20, "", "a great film"] * 5 + ["dull"]
     with pytest.warns(TruncationWarning) as at_once:
         expected = copy.deepcopy(clf).decision_function(texts)
-    monkeypatch.setattr("skbert.contract.logits.TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr("skbert.contract.text_parts.TEXTS_AT_ONCE", 4)
     with pytest.warns(TruncationWarning) as in_parts:
         found = copy.deepcopy(clf).decision_function(texts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -100,7 +100,7 @@ def test_texts_in_parts_are_predicted_as_in_one(clf, monkeypatch):
     clf_of_pairs._n_columns = 2
     monkeypatch.undo()
     expected = clf_of_pairs.decision_function(pairs)
-    monkeypatch.setattr("skbert.contract.logits.TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr("skbert.contract.text_parts.TEXTS_AT_ONCE", 3)
     np.testing.assert_allclose(clf_of_pairs.decision_function(pairs), expected, rtol=0, atol=1e-5)
 
 

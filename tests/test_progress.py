@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
-from skbert.contract import logits, progress
+from skbert.contract import progress
 from skbert.contract.progress import FitBar, plan_epochs, show_fit, show_texts
 from skbert.engine.training import classification
 from skbert.engine.training.classification import TrainingRun
@@ -395,7 +395,7 @@ def test_long_computations_are_shown(
 
 
 def test_parts_of_many_texts_have_one_bar(fitted, toy_reviews, monkeypatch, at_once, capsys):
-    monkeypatch.setattr(logits, "TEXTS_AT_ONCE", 20)
+    monkeypatch.setattr("skbert.contract.text_parts.TEXTS_AT_ONCE", 20)
     monkeypatch.setattr(fitted, "verbose", 1)
     fitted.predict(toy_reviews[0])
     check_lines(

@@ -31,6 +31,14 @@ def has_rows(values: Any) -> bool:
     return hasattr(values, "__len__") or hasattr(values, "__array__")
 
 
+def no_rows(values: Any, name: str) -> ValueError:
+    """Make the error for a container without rows."""
+    return ValueError(
+        f"{name} has 0 texts ({type(values).__name__}); a minimum of 1 is required. Check the "
+        f"filter or the file that {name} comes from."
+    )
+
+
 def column_names(table: Any) -> list[Any]:
     """Find the names of the columns of a frame, a table or a data set; [] for an array."""
     return list(getattr(table, "column_names", getattr(table, "columns", [])))

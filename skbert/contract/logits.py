@@ -12,16 +12,13 @@ from skbert.contract.output import check_logits
 from skbert.contract.parameters import check_max_length
 from skbert.contract.prepare_finetuning import state_of, tokenize
 from skbert.contract.progress import show_texts
-from skbert.contract.texts import check_texts
+from skbert.contract.text_parts import texts_in_parts
 from skbert.engine.model.families import longest_text
 from skbert.engine.prediction.predict import predict_logits
 
-#: Number of texts that are tokenised at once, so that the memory is bounded.
-TEXTS_AT_ONCE = 2**14
-
 
 def logits_of(estimator: Any, X: Any) -> np.ndarray:
-    """Compute the logits of texts; shape (n_texts, n_classes), float32.
+    """Compute the logits of texts, or of a stream of texts; shape (n_texts, n_classes), float32.
 
     Raises
     ------
@@ -40,13 +37,17 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     check_is_fitted(estimator)
     state = state_of(estimator, estimator.precision_)
     config = estimator.model_.config
-    logits, lost = [], []
-    given = check_texts(estimator, X, reset=False)
-    with show_texts("predicting", len(given), estimator.verbose) as part:
-        for texts in given.parts(TEXTS_AT_ONCE):
-            check_max_length(estimator.max_length, longest_text(config))
+    given = texts_in_parts(estimator, X)
+    check_max_length(estimator.max_length, longest_text(config))
+    logits: list[np.ndarray] = []
+    lost, n_before = [], 0
+    with show_texts("predicting", given.n_texts, estimator.verbose) as part:
+        for texts in given.parts:
             tokens = tokenize(estimator, texts, state.wordpiece)
-            logits.append(predict_logits(state.network, tokens, part(len(texts))))
+            found = predict_logits(state.network, tokens, part(len(texts)))
+            logits.append(check_logits(found, n_before))
             lost.append(LostTokens.of(tokens, state.wordpiece))
+            n_before += len(texts)
+            del texts, tokens  # before the next part of a stream is read
     LostTokens.total(lost).warn(estimator, config)
-    return check_logits(np.concatenate(logits))
+    return np.concatenate(logits)

@@ -12,15 +12,15 @@ from sklearn.utils._set_output import _get_output_config
 from skbert.contract.containers import shorten
 
 
-def check_logits(logits: np.ndarray) -> np.ndarray:
-    """Raise an error if a text has logits that are not finite."""
+def check_logits(logits: np.ndarray, n_before: int = 0) -> np.ndarray:
+    """Raise an error if a text has logits that are not finite; `n_before` texts of X precede."""
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise ValueError(
-            f"The logits of X[{row}] are {shorten(logits[row].tolist())}, so there is no "
-            "predicted class: the weights of the model are too large or damaged. Fit it again with "
-            "a lower learning rate, or load an intact copy."
+            f"The logits of X[{n_before + row}] are {shorten(logits[row].tolist())}, so there is "
+            "no predicted class: the weights of the model are too large or damaged. Fit it again "
+            "with a lower learning rate, or load an intact copy."
         )
     return logits
 

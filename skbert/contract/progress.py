@@ -233,7 +233,7 @@ def show_fit(verbose: int, epochs: list[PlannedEpoch]) -> Iterator[FitProgress]:
 
 @contextmanager
 def show_texts(
-    phase: str, n_texts: int, verbose: int
+    phase: str, n_texts: int | None, verbose: int
 ) -> Iterator[Callable[[int], BatchProgress | None]]:
     """Show the progress of computing something for each text inside the block, if it takes long.
 
@@ -241,8 +241,9 @@ def show_texts(
     ----------
     phase : str
         What is shown before the numbers.
-    n_texts : int
-        Number of all texts.
+    n_texts : int or None
+        Number of all texts; None if a stream does not tell. Then neither a share nor the time left
+        is shown.
     verbose : int
 
     Yields
@@ -256,7 +257,8 @@ def show_texts(
     if display == "nothing":
         yield lambda n: None
         return
-    shown = TextsBar(phase, n_texts) if display == "bar" else TextsLines(phase, n_texts)
+    lines = TextsLines(phase, n_texts) if n_texts else LinesOfStream(phase)
+    shown = TextsBar(phase, n_texts) if display == "bar" else lines
     n_before = 0
 
     def part(n: int) -> BatchProgress:
@@ -278,7 +280,7 @@ def show_texts(
 class TextsBar:
     """A bar for many texts."""
 
-    def __init__(self, phase: str, n_texts: int) -> None:
+    def __init__(self, phase: str, n_texts: int | None) -> None:
         self._bar = tqdm(total=n_texts, desc=phase, unit=" texts", delay=DELAY_SECONDS, **_place())
 
     def advance(self, n_done: int) -> None:
@@ -311,6 +313,32 @@ class TextsLines:
 
     def close(self) -> None:
         """Do nothing: lines are always complete."""
+
+
+class LinesOfStream:
+    """Lines for a stream of texts: none at first, then at ever larger distances."""
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._start = self._last_time = time.monotonic()
+        self._n_done = self._n_shown = 0
+
+    def advance(self, n_done: int) -> None:
+        """Write a line if there are a tenth more texts than in the last one, and after seconds."""
+        self._n_done, now = n_done, time.monotonic()
+        if n_done >= 1.1 * self._n_shown and now - self._last_time >= LINE_SECONDS:
+            self._last_time = now
+            self._write()
+
+    def _write(self) -> None:
+        self._n_shown = self._n_done
+        seconds = time.monotonic() - self._start
+        write_line(f"{self._phase}: {self._n_done} texts, {seconds:.1f} s")
+
+    def close(self) -> None:
+        """Write the number of all texts, if there was a line before."""
+        if 0 < self._n_shown < self._n_done:
+            self._write()
 
 
 def _display(verbose: int) -> Literal["bar", "lines", "nothing"]:

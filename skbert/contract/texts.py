@@ -13,11 +13,13 @@ from skbert.contract.containers import (
     has_rows,
     is_missing,
     is_sparse,
+    no_rows,
     read_column,
     read_table,
     shape_of,
     shorten,
 )
+from skbert.contract.streams import how_to_read_all, is_stream
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,33 @@ def check_texts(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Text
         single texts and the estimator was fitted to pairs, or vice versa.
     """
     columns = _read_columns(X, name)
-    _check_columns(estimator, X, len(columns), reset=reset, name=name)
+    check_columns(estimator, X, len(columns), reset=reset, name=name)
+    return _texts_of(columns)
+
+
+def check_rows(rows: list[Any], n_before: int, width: int | None) -> Texts:
+    """Convert some rows of a stream to lists of str.
+
+    Parameters
+    ----------
+    rows : list
+        Texts, or pairs of texts; at least one.
+    n_before : int
+        Number of rows before them.
+    width : int or None
+        Number of texts in the first row of the stream, if that is a list or tuple.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `check_texts`.
+    """
+    columns = [rows] if width is None else _columns_of_pairs(rows, "X", n_before, width)
+    _check_strings(columns, "X", n_before)
+    return _texts_of(columns)
+
+
+def _texts_of(columns: list[list[Any]]) -> Texts:
     first, *second = ([str.__str__(text) for text in column] for column in columns)
     return Texts(first, second[0] if second else None)
 
@@ -103,8 +131,7 @@ def check_pairs(X: Any, name: str = "X") -> Texts:
             f"{name} contains single texts, but pairs of texts are expected. Pass two columns, or "
             "a list of (first, second)."
         )
-    first, second = ([str.__str__(text) for text in column] for column in columns)
-    return Texts(first, second)
+    return _texts_of(columns)
 
 
 def check_documents(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Documents:
@@ -126,7 +153,7 @@ def check_documents(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> 
                 "one column of texts, or documents as a list of lists of sentences. Choose a "
                 "column, or convert the rows to lists."
             )
-        _check_columns(estimator, X, 1, reset=reset, name=name)
+        check_columns(estimator, X, 1, reset=reset, name=name)
         return Documents([str.__str__(text) for text in columns[0]], None)
     documents = read_column(X)
     for row, document in enumerate(documents):
@@ -144,7 +171,7 @@ def check_documents(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> 
         for number, sentence in enumerate(document):
             if not isinstance(sentence, str):
                 raise _not_a_text(f"{name}[{row}][{number}]", sentence, name)
-    _check_columns(estimator, documents, 1, reset=reset, name=name)
+    check_columns(estimator, documents, 1, reset=reset, name=name)
     sentences = [[str.__str__(sentence) for sentence in document] for document in documents]
     return Documents([" ".join(document) for document in sentences], sentences)
 
@@ -155,16 +182,18 @@ def _read_columns(X: Any, name: str) -> list[list[Any]]:
         raise _no_sequence(X, name)
     columns = _columns(X, name)
     if len(columns[0]) == 0:
-        raise ValueError(
-            f"{name} has 0 texts ({type(X).__name__}); a minimum of 1 is required. Check the "
-            f"filter or the file that {name} comes from."
-        )
+        raise no_rows(X, name)
+    _check_strings(columns, name)
+    return columns
+
+
+def _check_strings(columns: list[list[Any]], name: str, n_before: int = 0) -> None:
+    """Raise an error if a value is no str; `n_before` rows are not in the columns."""
     for number, column in enumerate(columns):
-        for row, text in enumerate(column):
+        for row, text in enumerate(column, start=n_before):
             if not isinstance(text, str):
                 place = f"{name}[{row}]" if len(columns) == 1 else f"{name}[{row}][{number}]"
                 raise _not_a_text(place, text, name)
-    return columns
 
 
 def _no_sequence(X: Any, name: str) -> TypeError:
@@ -178,6 +207,12 @@ def _no_sequence(X: Any, name: str) -> TypeError:
         return TypeError(
             f"{name} is a sparse {type(X).__name__} of shape {shape_of(X)}; {expected} Pass the "
             "texts themselves, without a vectorizer before skbert."
+        )
+    if is_stream(X):
+        return TypeError(
+            f"{name} is a {type(X).__name__}; {expected} Only methods that predict, and transform "
+            "of BertEmbeddingTransformer, read a stream. If the texts fit into memory, pass "
+            f"{how_to_read_all(X, name)}."
         )
     advice = "Convert it to a list of texts."
     if isinstance(X, Mapping) and type(X) is not dict:  # a DatasetDict, a BatchEncoding
@@ -198,7 +233,7 @@ def _holds_lists(X: Any) -> bool:
 _NOTED = ("_n_columns", "n_features_in_", "feature_names_in_")
 
 
-def _check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool, name: str) -> None:
+def check_columns(estimator: Any, X: Any, n_columns: int, *, reset: bool, name: str) -> None:
     """Store the number of columns and their names, or compare X with those of `fit`."""
     kinds = {1: "single texts", 2: "pairs of texts"}
     if reset:
@@ -251,7 +286,7 @@ def _columns(X: Any, name: str) -> list[list[Any]]:
         )
     texts = read_column(X)
     if len(texts) and isinstance(texts[0], (list, tuple)):
-        return _columns_of_pairs(texts, name)
+        return _columns_of_pairs(texts, name, 0, len(texts[0]))
     return [texts]
 
 
@@ -267,18 +302,19 @@ def _columns_of_table(X: Any, name: str) -> list[list[Any]]:
     return read_table(X)
 
 
-def _columns_of_pairs(rows: Sequence[Any], name: str) -> list[list[Any]]:
-    if len(rows[0]) not in (1, 2):
+def _columns_of_pairs(rows: Sequence[Any], name: str, n_before: int, width: int) -> list[list[Any]]:
+    """Convert rows to columns; `width` is that of the first row, `n_before` rows before these."""
+    if width not in (1, 2):
         raise ValueError(
-            f"{name}[0] is {shorten(rows[0])} ({type(rows[0]).__name__} of {len(rows[0])}); every "
+            f"{name}[0] is {shorten(rows[0])} ({type(rows[0]).__name__} of {width}); every "
             "row must be a str, or a pair of str. Join the words or sentences of each text, for "
             f"example [' '.join(words) for words in {name}]."
         )
-    for i, row in enumerate(rows):
-        if not isinstance(row, (list, tuple)) or len(row) != len(rows[0]):
+    for i, row in enumerate(rows, start=n_before):
+        if not isinstance(row, (list, tuple)) or len(row) != width:
             raise ValueError(
                 f"{name}[{i}] is {shorten(row)} ({type(row).__name__}), but {name}[0] has "
-                f"{len(rows[0])} text(s); all rows must be a str, or all must be pairs of str. "
+                f"{width} text(s); all rows must be a str, or all must be pairs of str. "
                 "Pass pairs as [(first, second), ...]."
             )
     return [list(column) for column in zip(*rows, strict=True)]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -121,7 +121,10 @@ class TextEmbedder:
 
 
 def embed_texts(
-    embedder: TextEmbedder, tokens: Tokens, progress: BatchProgress | None = None
+    embedder: TextEmbedder,
+    tokens: Tokens,
+    progress: BatchProgress | None = None,
+    n_before: int = 0,
 ) -> Tensor:
     """Compute one vector for each text.
 
@@ -131,6 +134,8 @@ def embed_texts(
     tokens : Tokens
     progress : callable or None
         Shows progress; None shows nothing.
+    n_before : int
+        Number of texts of X before these, for error messages.
 
     Returns
     -------
@@ -144,7 +149,7 @@ def embed_texts(
         fill_rows(pooled, tokens, with_progress(parts, progress), embedder.pool)
     if len(distinct) < len(tokens):
         pooled = pooled[torch.from_numpy(stands_for)]
-    _check_finite(pooled, np.arange(len(tokens)))
+    _check_finite(pooled, n_before + np.arange(len(tokens)))
     return embedder.finish(pooled)
 
 
@@ -154,12 +159,13 @@ def embed_texts_cached(
     cache: Cache,
     weights_sha256: str,
     progress: BatchProgress | None = None,
+    n_before: int = 0,
 ) -> Tensor:
     """As `embed_texts`, but read vectors from `cache`, and add the missing ones.
 
     Parameters
     ----------
-    embedder, tokens, progress
+    embedder, tokens, progress, n_before
         As in `embed_texts`.
     cache : Cache
     weights_sha256 : str
@@ -183,7 +189,7 @@ def embed_texts_cached(
             batch = pack(tokens, rows)
             with torch.inference_mode():
                 vectors = embedder.pool_all(batch)
-            _check_finite(vectors, batch.rows)  # before the cache stores them
+            _check_finite(vectors, n_before + batch.rows)  # before the cache stores them
             return vectors.cpu().numpy()
 
         parts = compute_parts([distinct[missing]], compute_rows, pieces)
@@ -262,6 +268,13 @@ def embed_tokens(
             for row, (start, stop) in zip(batch.rows.tolist(), ends, strict=True):
                 vectors[row] = states[start:stop]
     return [vectors[row].copy() for row in stands_for.tolist()]
+
+
+def join_parts(parts: Sequence[Any]) -> Any:
+    """Join the vectors of parts of the texts, which are all Tensor or all ndarray."""
+    if len(parts) == 1:
+        return parts[0]  # without a copy
+    return torch.cat([*parts]) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def to_numpy(vectors: Tensor) -> np.ndarray:
