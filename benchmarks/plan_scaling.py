@@ -77,7 +77,7 @@ def predictions() -> str:
 def epochs() -> str:
     """How long an epoch of fine-tuning takes on one machine."""
     gpu = results_of(GPU, "gpu")
-    cpu = {case["name"]: case for case in results_of(CPU, "distributed")["cases"]}["sentences"]
+    cpu = results_of(CPU, "distributed")["cases"][0]
     one, two = (cpu["n_texts"] / np.median(cpu["epoch_seconds"][n]) for n in ("1", "2"))
     machines = {
         "MiniLM, one core": one,
@@ -143,10 +143,18 @@ def two_processes() -> str:
     for case in results_of(CPU, "distributed")["cases"]:
         one, two = (float(np.median(case["epoch_seconds"][n])) for n in ("1", "2"))
         simulated = case["simulated_epoch_of_2"]
-        name = f"{case['n_texts']} {case['name']}, {case['batch_size']} in a step"
-        rows.append([name, f"{one:.2f} s", f"{two:.2f} s", f"{simulated:.2f} s"])
-        rows[-1].append(f"{case['simulation_error']:+.1%}")
+        rows.append(
+            [
+                f"{case['n_texts']} {case['name']}",
+                f"{one:.2f} s",
+                f"{two:.2f} s",
+                f"{simulated:.2f} s",
+            ]
+        )
+        rows[-1] += [f"{case['simulation_error']:+.1%}", f"{case['epoch_efficiency']:.2f}"]
+        rows[-1].append(f"{case['efficiency']:.2f}")
     header = ["MiniLM, one epoch", "one rank", "two ranks", "simulated", "error"]
+    header += ["efficiency", "of the whole fit"]
     return common.markdown_table(header, rows)
 
 

@@ -155,7 +155,7 @@ def test_it_starts_from_the_encoder_after_pre_training(tiny_bert, toy_reviews):
     clf = BertSentimentClassifier(tiny_bert, pretraining_epochs=1, **settings)
     seen = []
 
-    def watch(network, data, classifier, criterion):
+    def watch(network, data, classifier, criterion, ranks):
         first_head.start_head(network, data, classifier, criterion)
         seen.append(first_head.predict_vectors(network, data.tokens))
 

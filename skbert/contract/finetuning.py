@@ -132,7 +132,7 @@ def fine_tune(
     criterion, seed = prepared.target.criterion, prepared.seeds.training
     if prepared.pretrained is not None and not (kept and kept.saved):
         classifier = prepared.pretrained.classifier
-        start_head(start.network, prepared.training, classifier, criterion)
+        start_head(start.network, prepared.training, classifier, criterion, prepared.ranks)
     run = TrainingRun(start.network, prepared.training, options, seed, criterion)
     stopping = None
     if estimator.early_stopping:

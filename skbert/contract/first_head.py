@@ -29,6 +29,7 @@ from skbert.engine.files.low_rank import ClassifierHead
 from skbert.engine.model.heads import Head
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.prediction.predict import predict_vectors
+from skbert.engine.text.tokens import Tokens
 from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.criteria import (
     CROSS_ENTROPY,
@@ -38,6 +39,7 @@ from skbert.engine.training.criteria import (
     CumulativeLogits,
     SquaredError,
 )
+from skbert.engine.training.distributed import Ranks
 
 #: The most training texts for which `fit` starts with a logistic regression. A fit of three epochs
 #: would spend about a tenth of its time on the vectors. With 1,000 tweets, it gained nothing.
@@ -60,6 +62,7 @@ def start_head(
     data: LabelledTexts,
     classifier: ClassifierHead | None,
     criterion: Criterion = CROSS_ENTROPY,
+    ranks: Ranks | None = None,
 ) -> None:
     """Set the head to a regression on the vectors of the encoder, in place.
 
@@ -76,6 +79,8 @@ def start_head(
         The classifier that the model contains. It is not used if its pooling is another.
     criterion : Criterion
         Decides whether the regression is logistic or linear.
+    ranks : Ranks or None
+        Share the computation of the vectors.
     """
     if isinstance(criterion, CumulativeLogits):
         is_above = data.labels[:, None] > np.arange(network.head.out_features)
@@ -85,7 +90,7 @@ def start_head(
     n_classes = network.head.out_features
     if len(data.labels) > MOST_TEXTS or (is_class and len(np.unique(data.labels)) < n_classes):
         return
-    vectors = predict_vectors(network, data.tokens)
+    vectors = _vectors(network, data.tokens, ranks)
     norm = float(np.linalg.norm(vectors, axis=1).mean())
     if not np.isfinite(norm) or norm == 0:
         return
@@ -107,6 +112,14 @@ def start_head(
     else:
         weight, bias = _regression_per_column(features, vectors, data, np.ones(n_classes))
         _set(network.head, weight=weight.mean(axis=0, keepdims=True), thresholds=-bias)
+
+
+def _vectors(network: TextClassifier, tokens: Tokens, ranks: Ranks | None) -> np.ndarray:
+    if ranks is None:
+        return predict_vectors(network, tokens)
+    return ranks.compute_rows(
+        tokens.lengths, lambda rows: predict_vectors(network, tokens.take(rows))
+    )
 
 
 def _set(head: Head, **weights: np.ndarray) -> None:

@@ -26,10 +26,6 @@ from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.micro_batches import MicroBatches, Part
 from skbert.engine.training.objective import Network, Objective
 
-# Largest size of a bucket of gradients, in MiB. The last one has to wait for the whole backward
-# pass, so it should be small.
-_BUCKET_MIB = 8
-
 
 class SharedMicroBatches(MicroBatches):
     """As `MicroBatches`, but computes the texts of one rank, and gives all ranks the sums.
@@ -92,18 +88,18 @@ class SharedMicroBatches(MicroBatches):
     def accumulate(self, objective: Objective, parts: Sequence[Part], batch: np.ndarray) -> Tensor:
         """Add the gradients of the parts, and return the sums of the loss, of all ranks."""
         if self._parallel is None:
-            self._parallel = self._connect(objective, parts[0])
+            self._parallel = self._connect(objective, batch)
         sums = [self._backward_own(objective, part, part is parts[-1]) for part in parts]
         return self._ranks.total(torch.stack(sums).sum(0))
 
-    def _connect(self, objective: Objective, part: Part) -> DistributedDataParallel:
+    def _connect(self, objective: Objective, batch: np.ndarray) -> DistributedDataParallel:
         """Find the weights that the loss depends on, the same in all batches, and share them."""
-        loss = objective.loss(part.staged.copy(self._device), no_dropout).part
-        used = _weights_of(loss)
+        shortest = batch[objective.lengths[batch].argmin()][None]
+        one_text = stage(objective.prepare(shortest, batch), self._device).copy(self._device)
+        used = _weights_of(objective.loss(one_text, no_dropout).part)
         return DistributedDataParallel(
             _LossOfBatch([weight for weight in self._parameters if weight in used]),
             process_group=self._ranks.group,
-            bucket_cap_mb=_BUCKET_MIB,
             gradient_as_bucket_view=True,
         )
 
