@@ -35,8 +35,11 @@ class Speeds:
     hidden_share : float
         Share of the sum of the gradients that runs beside the backward pass, at most.
     host_seconds : float
-        What the host needs to start the kernels of a step, beside the device: a step takes at least
-        as long.
+        What the host needs to start the kernels of a micro-batch: it takes at least as long.
+    graph_seconds : float
+        The same for a step of one rank and one micro-batch, which a CUDA graph replays.
+    part_tokens : float
+        Number of tokens of a micro-batch, of each rank.
     """
 
     tokens_per_second: float
@@ -46,6 +49,8 @@ class Speeds:
     latency: float = 0.0
     hidden_share: float = 0.0
     host_seconds: float = 0.0
+    graph_seconds: float = 0.0
+    part_tokens: float = np.inf
 
     def all_reduce_seconds(self, n_ranks: int) -> float:
         """Time of a ring: each rank sends 2 (n - 1) / n of the gradients in 2 (n - 1) messages."""
@@ -78,5 +83,9 @@ def simulate_epoch(
         compute = n_tokens.max() / speeds.tokens_per_second
         backward = compute * 2 / 3
         visible = max(all_reduce * (1 - speeds.hidden_share), all_reduce - backward)
-        seconds += max(compute + visible + speeds.update_seconds, speeds.host_seconds)
+        n_parts = int(np.ceil(n_tokens.sum() / (speeds.part_tokens * n_ranks))) or 1
+        host = speeds.host_seconds * n_parts
+        if n_ranks == n_parts == 1:
+            host = speeds.graph_seconds
+        seconds += max(compute + visible + speeds.update_seconds, host)
     return seconds

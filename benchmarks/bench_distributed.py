@@ -2,8 +2,9 @@
 
 One rank and two ranks fit the same texts with the same batch size, so two ranks end with the same
 weights. Each process is pinned to one core and computes on one thread. The efficiency is the time
-of one rank divided by twice the time of two. Then a simulation predicts the time of two ranks from
-what was measured on one, and from a sum of gradients alone.
+of one rank divided by twice the time of two. One process with a thread on each of both cores is the
+alternative on one machine. A simulation predicts the time of two ranks from what was measured on
+one, and from a sum of gradients alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from skbert.engine.training.loop import Trainer
 LEAST_EFFICIENCY = 0.85  # of the steps with the most tokens, which hide the sum of gradients best
 LARGEST_ERROR = 0.15  # of the simulation
 N_SUMS = 9
+TWO_THREADS = "2 threads"
 BUCKET_BYTES = 25 * 2**20  # the default of DistributedDataParallel
 
 
@@ -44,8 +45,8 @@ class Rank:
     """Answers the requests of the parent process, one per line."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        os.sched_setaffinity(0, {settings["core"]})
-        torch.set_num_threads(1)
+        os.sched_setaffinity(0, settings["cores"])
+        torch.set_num_threads(len(settings["cores"]))
         self._n_ranks = settings["n_ranks"]
         if self._n_ranks > 1:
             dist.init_process_group(
@@ -127,19 +128,27 @@ def serve(settings: dict[str, Any]) -> None:
 
 
 class Ranks:
-    """Processes that fit together; a context manager."""
+    """Processes that fit together; a context manager.
 
-    def __init__(self, n_ranks: int, cores: list[int], folder: Path) -> None:
+    Parameters
+    ----------
+    cores : list of list of int
+        Of each process; it has one thread per core.
+    folder : Path
+    """
+
+    def __init__(self, cores: list[list[int]], folder: Path) -> None:
         self._processes = []
-        for rank in range(n_ranks):
-            settings = {"rank": rank, "n_ranks": n_ranks, "core": cores[rank]}
-            settings["store"] = str(folder / f"store.{n_ranks}")
+        for rank, own in enumerate(cores):
+            settings: dict[str, Any] = {"rank": rank, "n_ranks": len(cores), "cores": own}
+            settings["store"] = str(folder / "store")
+            n_threads = str(len(own))
             process = subprocess.Popen(
                 [sys.executable, __file__, "--rank", json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": n_threads, "MKL_NUM_THREADS": n_threads},
             )
             self._processes.append(process)
         for process in self._processes:
@@ -200,16 +209,15 @@ def _request(path: str, batch_size: int, max_length: int) -> dict[str, Any]:
 
 
 def measure(
-    requests: dict[str, dict[str, Any]], rounds: int, one: Ranks, two: Ranks
+    requests: dict[str, dict[str, Any]], rounds: int, contenders: dict[str, Ranks]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Fit each case on one rank and on two, in turns."""
+    """Fit each case on one rank, on two, and in one process with two threads, in turns."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, request in requests.items():
-        found[name] = {"1": [], "2": []}
+        found[name] = {contender: [] for contender in contenders}
         for i in range(rounds):
-            ask_both = [("1", one), ("2", two)]
-            for n_ranks, ranks in ask_both[:: 1 if i % 2 == 0 else -1]:
-                found[name][n_ranks].append(slowest(ranks.ask(do="fit", **request)))
+            for contender, ranks in [*contenders.items()][:: 1 if i % 2 == 0 else -1]:
+                found[name][contender].append(slowest(ranks.ask(do="fit", **request)))
             print(f"{name}: round {i + 1} of {rounds} done", file=sys.stderr, flush=True)
     return found
 
@@ -263,8 +271,8 @@ def compare(
         "batch_size": batch_size,
         "efficiency": float(np.median(efficiency)),
         "epoch_efficiency": float(np.median(of_epochs)),
-        "seconds": {n: column(n, "seconds").tolist() for n in ("1", "2")},
-        "epoch_seconds": {n: column(n, "epoch").tolist() for n in ("1", "2")},
+        "seconds": {n: column(n, "seconds").tolist() for n in found},
+        "epoch_seconds": {n: column(n, "epoch").tolist() for n in found},
         "sum_seconds": sum_seconds,
         "speeds": asdict(speeds),
         "simulated_epoch_of_2": float(simulated),
@@ -275,13 +283,14 @@ def compare(
 def print_cases(results: list[dict[str, Any]]) -> None:
     rows = []
     for case in results:
-        one, two = (np.median(case["seconds"][n]) for n in ("1", "2"))
         step = 1e3 * case["speeds"]["update_seconds"]
-        row = [case["name"], f"{one:.2f}", f"{two:.2f}", f"{case['efficiency']:.3f}"]
+        row = [case["name"], *(f"{np.median(s):.2f}" for s in case["seconds"].values())]
+        row.append(f"{case['efficiency']:.3f}")
         row += [f"{case['epoch_efficiency']:.3f}", f"{1e3 * case['sum_seconds']:.0f}"]
         row += [f"{step:.0f}", f"{case['simulation_error']:+.1%}"]
         rows.append(row)
-    header = ["fit", "1 rank, s", "2 ranks, s", "efficiency", "of the epoch", "sum, ms"]
+    header = ["fit", "1 rank, s", "2 ranks, s", "2 threads, s", "efficiency", "of the epoch"]
+    header.append("sum, ms")
     common.print_table([*header, "update, ms", "simulation"], rows)
 
 
@@ -295,13 +304,17 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         requests = cases(arguments, Path(folder))
-        start = partial(Ranks, cores=cores, folder=Path(folder))
-        one, two = (stack.enter_context(start(n)) for n in (1, 2))
-        found = measure(requests, arguments.rounds, one, two)
+        first, second = cores
+        contenders = {"1": [[first]], "2": [[first], [second]], TWO_THREADS: [[first, second]]}
+        started = {
+            name: stack.enter_context(Ranks(of_ranks, Path(folder)))
+            for name, of_ranks in contenders.items()
+        }
+        found = measure(requests, arguments.rounds, started)
         results = []
         for name, request in requests.items():
             n_bytes = n_gradient_bytes(request)
-            [sums, _] = two.ask(do="sum_gradients", n_bytes=n_bytes)
+            [sums, _] = started["2"].ask(do="sum_gradients", n_bytes=n_bytes)
             results.append(compare(name, request, found[name], sums["seconds"], n_bytes))
     print_cases(results)
     bounds = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import _common as common
 import numpy as np
 from _gpu_inputs import LENGTHS, MAX_LENGTH
 from _scaling import Speeds, simulate_epoch
+
+from skbert.engine.training.micro_batches import (
+    _MICRO_BATCH_TOKENS_OF_ACCELERATORS as TOKENS_OF_A_PART,
+)
 
 CPU, GPU = "amd-epyc", "nvidia-h200"
 N_TEXTS_PER_STEP = 32
@@ -61,11 +66,11 @@ def predictions() -> str:
     cpu = rate(results_of(CPU, "predict"))
     minilm, bert = (rate(gpu, f"predict, {shape}, sentences") for shape in ("minilm", "bert"))
     machines = {
-        "MiniLM, two cores (AMD EPYC)": cpu,
+        "MiniLM, two cores": cpu,
         "MiniLM, 50 workers of two cores, simulated": 50 * cpu,
         "MiniLM, one H200": minilm,
         "BERT-base, one H200": bert,
-        f"BERT-base, {N_GPUS} H200, simulated": N_GPUS * bert,
+        f"BERT-base, {N_GPUS} H200 with 16 cores each, simulated": N_GPUS * bert,
     }
     rows = [
         [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e6, 1e9))]
@@ -78,10 +83,11 @@ def epochs() -> str:
     """How long an epoch of fine-tuning takes on one machine."""
     gpu = results_of(GPU, "gpu")
     cpu = results_of(CPU, "distributed")["cases"][0]
-    one, two = (cpu["n_texts"] / np.median(cpu["epoch_seconds"][n]) for n in ("1", "2"))
+    of_cpu = {n: cpu["n_texts"] / np.median(cpu["epoch_seconds"][n]) for n in cpu["epoch_seconds"]}
     machines = {
-        "MiniLM, one core": one,
-        "MiniLM, two ranks on two cores": two,
+        "MiniLM, one core": of_cpu["1"],
+        "MiniLM, two cores, one process": of_cpu["2 threads"],
+        "MiniLM, two cores, two ranks": of_cpu["2"],
         "MiniLM, one H200": rate(gpu, "fit, minilm, sentences"),
         "BERT-base, one H200": rate(gpu, "fit, bert, sentences"),
     }
@@ -89,50 +95,49 @@ def epochs() -> str:
         [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e4, 1e6))]
         for name, per_second in machines.items()
     ]
-    return common.markdown_table(["machine", "sentences/s", "10,000", "a million"], rows)
+    return common.markdown_table(["machine", "sentences/s", "10,000 sentences", "a million"], rows)
 
 
-def speeds_of_bert(kind: str) -> tuple[Speeds, Speeds]:
-    """Measure one GPU with graphs, and what each of several GPUs does, without graphs."""
+def speeds_of_bert() -> Speeds:
+    """Find out from the measured fits of BERT-base what one GPU and its host do."""
     gpu = results_of(GPU, "gpu")
 
     def seconds(kind: str, contender: str) -> float:
         return gpu[f"fit, bert, {kind}"]["contenders"][contender]["median_seconds"]
 
-    def per_step(kind: str, contender: str) -> float:
-        contenders = gpu[f"fit, bert, {kind}"]["contenders"]
-        n_steps = contenders[contender]["n_texts"] / N_TEXTS_PER_STEP
-        return seconds(kind, contender) / n_steps
+    def per_step(contender: str) -> float:
+        n_texts = gpu["fit, bert, sentences"]["contenders"][contender]["n_texts"]
+        return seconds("sentences", contender) * N_TEXTS_PER_STEP / n_texts
 
     # Documents keep the device busy; sentences show what the host needs.
     n_documents = gpu["fit, bert, documents"]["contenders"]["skbert"]["n_texts"]
     n_tokens = lengths_of("documents", n_documents).sum()
-    tokens_per_second = n_tokens / seconds("documents", "skbert")
-    one = Speeds(tokens_per_second, 0.0, 0.0, 1.0, host_seconds=per_step("sentences", "skbert"))
-    several = Speeds(
-        tokens_per_second,
-        update_seconds=0.0,
+    return Speeds(
+        tokens_per_second=n_tokens / seconds("documents", "skbert"),
+        update_seconds=0.0,  # contained in the tokens per second
         gradient_bytes=4 * N_WEIGHTS_OF_BERT,
         bytes_per_second=1.0,
         latency=LATENCY,
         hidden_share=HIDDEN_SHARE,
-        host_seconds=per_step("sentences", "skbert, without graphs"),
+        host_seconds=per_step("skbert, without graphs"),
+        graph_seconds=per_step("skbert"),
+        part_tokens=TOKENS_OF_A_PART,
     )
-    return one, several
 
 
 def gpus() -> str:
     """Simulate the speed-up of eight GPUs over one, by the number of texts in a step."""
     rows = []
     for kind in ("sentences", "documents"):
-        one, several = speeds_of_bert(kind)
         for batch_size in (32, 256, 2048):
             lengths = lengths_of(kind, 8 * batch_size)
-            alone = simulate_epoch(lengths, batch_size, 1, one)
             row = [f"{kind}, {batch_size:,}"]
             for bandwidth in BYTES_PER_SECOND.values():
-                speeds = Speeds(**(vars(several) | {"bytes_per_second": bandwidth}))
-                row.append(f"{alone / simulate_epoch(lengths, batch_size, N_GPUS, speeds):.1f} x")
+                speeds = replace(speeds_of_bert(), bytes_per_second=bandwidth)
+                one, several = (
+                    simulate_epoch(lengths, batch_size, n_ranks, speeds) for n_ranks in (1, N_GPUS)
+                )
+                row.append(f"{one / several:.1f} x")
             rows.append(row)
     return common.markdown_table(["BERT-base, texts in a step", *BYTES_PER_SECOND], rows)
 
@@ -154,7 +159,7 @@ def two_processes() -> str:
         rows[-1] += [f"{case['simulation_error']:+.1%}", f"{case['epoch_efficiency']:.2f}"]
         rows[-1].append(f"{case['efficiency']:.2f}")
     header = ["MiniLM, one epoch", "one rank", "two ranks", "simulated", "error"]
-    header += ["efficiency", "of the whole fit"]
+    header += ["efficiency, epoch", "efficiency, whole fit"]
     return common.markdown_table(header, rows)
 
 

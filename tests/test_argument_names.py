@@ -168,11 +168,6 @@ TEXT_FAULTS = {
         TypeError,
         f"{{}} is a LazyFrame; {SEQUENCE} Convert it to a list of texts.",
     ),
-    "a generator": (
-        (text for text in "ab"),
-        TypeError,
-        f"{{}} is a generator; {SEQUENCE} Convert it to a list of texts.",
-    ),
     "a dict": (
         {"text": ["a"]},
         TypeError,
@@ -193,6 +188,18 @@ def test_a_fault_of_texts(give, argument, fault):
     value, error, message = TEXT_FAULTS[fault]
     with pytest.raises(error, match=exactly(message.replace("{}", argument.split()[0]))):
         give(argument, value)
+
+
+@pytest.mark.parametrize("argument", [n for n in TEXT_ARGUMENTS if n != "X of transform"])
+def test_a_stream(give, argument):
+    name = argument.split()[0]
+    message = (
+        f"{name} is a generator; {SEQUENCE} Only methods that predict, and transform of "
+        "BertEmbeddingTransformer, read a stream. If the texts fit into memory, pass "
+        f"list({name})."
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        give(argument, (text for text in "ab"))
 
 
 @pytest.mark.parametrize("argument", [name for name in TEXT_ARGUMENTS if name != "texts"])

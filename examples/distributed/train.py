@@ -2,23 +2,25 @@ r"""
 Train on several processes
 ==========================
 
-``torchrun`` starts this script once per GPU, or, without GPUs, once per group of cores; `fit` then
-shares each batch among the processes. Every process reads all reviews and ends with the same
-weights, which are those of a single process, whatever the number of processes. Only the first one,
-rank 0, shows progress, writes checkpoints, and saves the model.
+``torchrun`` starts this script as several processes, for example one per GPU, and `fit` shares each
+batch among them. Every process reads all reviews and ends with the same weights: apart from
+rounding, those of a single process. Only the first one, rank 0, shows progress, writes checkpoints,
+and saves the model.
 
 With one machine and two processes::
 
-    pip install "skbert[offline]"
+    pip install ".[offline]"
     torchrun --standalone --nproc-per-node=2 examples/distributed/train.py reviews.csv model
 
-On each of two machines with eight GPUs, of which 10.0.0.1 is the first::
+On each of two machines with eight GPUs, of which 10.0.0.1 is one (this has not been run)::
 
     torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=10.0.0.1:29500 \
-        train.py reviews.csv model
+        examples/distributed/train.py reviews.csv model
 
-reviews.csv has the columns "text" and "label". If the run is killed, the same command resumes it
-from the last epoch, also with another number of processes.
+reviews.csv has the columns "text" and "label", and must be on both machines. ``torchrun`` chooses
+which machine has rank 0, so let the model and the checkpoints be on a disk that both share. If the
+run is killed, the same command resumes it from the last epoch, also with another number of
+processes.
 """
 
 import argparse

@@ -108,10 +108,12 @@ checkpoint_dir : str, path or None, default=None
     Folder in which `fit` saves its last completed epoch, which takes three times the size of
     the weights. It is created if it does not exist. After a crash, the same `fit` resumes from
     that epoch and ends with the same weights as an uninterrupted one, given the same number of
-    threads. `fit` then deletes the file, or, with `warm_start`, may keep it for longer runs. With
-    other data, parameters or versions, `fit` starts from the beginning, and warns if the folder
-    contains other interrupted runs, unless `warm_start` keeps them. If an epoch cannot be saved,
-    for example because the disk is full, `fit` warns and continues. The epochs of
+    threads; with another number of threads, or of ranks of ``torchrun``, apart from rounding.
+    `fit` then deletes the file, or, with `warm_start` and an int as `random_state`, keeps it so
+    that a fit with more epochs can continue. With other data, parameters or versions, `fit`
+    starts from the beginning, and warns if the folder contains other interrupted runs, unless
+    `warm_start` keeps them. If an epoch cannot be saved, for example because the disk is full,
+    `fit` warns and continues. The epochs of
     `pretraining_epochs` are only saved together with the first epoch of fine-tuning.""",
     "random_state": """\
 random_state : int, RandomState instance or None, default=None

@@ -52,6 +52,8 @@ class SharedMicroBatches(MicroBatches):
         dropout: Dropout,
     ) -> None:
         super().__init__(network, parameters, dropout)
+        if self._device.type != "cpu":  # as large for each rank as for one process
+            self._planned_budget *= ranks.n_ranks
         self._ranks = ranks
         self._parallel: DistributedDataParallel | None = None
 
