@@ -252,7 +252,7 @@ def run(options: argparse.Namespace) -> None:
             raise CannotScore(
                 "A worker process has ended. If it wrote no error above, it was killed, maybe "
                 "because the memory was short. The finished pieces are kept: run the same command "
-                "again, if need be with fewer --workers."
+                "again, with fewer --workers if memory was short."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -270,8 +270,11 @@ def main() -> None:
     parser.add_argument("--keep", nargs="*", help="columns of the input to keep; default: all")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rows-per-piece", type=int, default=100_000)
+    options = parser.parse_args()
+    if min(options.workers, options.rows_per_piece) < 1:
+        parser.error("--workers and --rows-per-piece must be at least 1")
     try:
-        run(parser.parse_args())
+        run(options)
     except CannotScore as error:
         sys.exit(f"score_parquet.py: {error}")
 

@@ -318,6 +318,8 @@ class BertSentimentClassifier(
             As in `fit`. Also if `classes` is missing in the first call or differs in a later one.
         ArithmeticError
             If the loss or a gradient is no longer finite.
+        ConnectionError
+            As in `fit`.
 
         Notes
         -----

@@ -279,6 +279,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
             not.
         ArithmeticError
             If the loss or a gradient is no longer finite.
+        ConnectionError
+            As in `fit`.
 
         Notes
         -----

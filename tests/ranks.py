@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from skbert import BertPretrainer, BertSentimentClassifier, BertSentimentRegressor
 from skbert.engine.training import micro_batches
+from skbert.engine.training.classification import Classification
 from skbert.engine.training.loop import Trainer
 
 WORDS = "good bad film the fun not a this very great".split()
@@ -161,18 +162,36 @@ def fit_other_texts(model: str, folder: Path, rank: int) -> None:
     classifier(model).fit(*reviews(seed=rank))
 
 
-def fail_and_stay(model: str, folder: Path, rank: int) -> None:
-    """The last rank fails in its third step, and runs until the others have ended."""
-    plain, taken = Trainer.step, 0
+def fit_with_other_seeds(model: str, folder: Path, rank: int) -> None:
+    classifier(model, random_state=rank).fit(*reviews())
 
-    def step(*arguments: Any) -> None:
+
+def fork(model: str, folder: Path, rank: int) -> None:
+    """A fork of a rank fits alone."""
+    classifier(model, max_epochs=1).fit(*reviews())
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            classifier(model, max_epochs=1).fit(*reviews(seed=rank))
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def fail_and_stay(model: str, folder: Path, rank: int, where: str) -> None:
+    """The last rank fails in its third call, and runs until the others have ended."""
+    owner = {"step": Trainer, "loss": Classification}[where]
+    plain, taken = getattr(owner, where), 0
+
+    def failing(*arguments: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == 3 and rank == dist.get_world_size() - 1:
             raise KeyboardInterrupt
-        plain(*arguments)
+        return plain(*arguments)
 
-    Trainer.step = step  # type: ignore[method-assign]
+    setattr(owner, where, failing)
     try:
         classifier(model).fit(*reviews())
     except KeyboardInterrupt:

@@ -118,8 +118,9 @@ def test_a_killed_run_resumes_on_another_number_of_ranks(
         assert_same(tmp_path / f"resumed.{rank}.npz", whole, atol=1e-5)
 
 
-def test_a_rank_that_fails_does_not_let_the_others_wait(run_ranks):
-    first, second, failed = run_ranks("fail_and_stay", 3)
+@pytest.mark.parametrize("where", ["step", "loss"])
+def test_a_rank_that_fails_does_not_let_the_others_wait(run_ranks, where):
+    first, second, failed = run_ranks("fail_and_stay", 3, where)
     assert first.startswith("ConnectionError: Rank 0 of 3 has lost the connection")
     assert second.startswith("ConnectionError: Rank 1 of 3 has lost the connection")
     assert failed == "done"
@@ -128,6 +129,11 @@ def test_a_rank_that_fails_does_not_let_the_others_wait(run_ranks):
 def test_ranks_that_fit_different_texts_get_an_error(run_ranks):
     printed = run_ranks("fit_other_texts", 3)
     assert all(text.startswith("ValueError: Rank 1 fits other texts") for text in printed)
+
+
+def test_ranks_with_different_seeds_get_an_error(run_ranks):
+    message = "ValueError: Rank 1 has another random_state than rank 0"
+    assert all(text.startswith(message) for text in run_ranks("fit_with_other_seeds", 2))
 
 
 def test_the_callbacks_of_rank_0_stop_all_ranks(run_ranks):
@@ -181,11 +187,27 @@ def test_one_process_of_torchrun_fits_alone(monkeypatch):
 
 
 def test_a_device_that_cannot_sum_over_processes_is_refused():
-    class TwoRanks:
-        n_ranks = 2
-
     with pytest.raises(ValueError, match="device='mps', but 2 ranks share this fit"):
-        check_same_fit(TwoRanks(), "", "mps", keeps_runs=False)
+        check_same_fit(TwoRanks(), "", torch.device("mps"), keeps_runs=False)
+
+
+class TwoRanks:
+    """Two ranks that always have the same values."""
+
+    n_ranks = 2
+
+    def all_values(self, value):
+        return [value] * 2
+
+
+def test_two_ranks_on_one_gpu_are_refused():
+    message = r"Ranks 0 and 1 both compute on 'cuda:0' of the machine .*, but each rank needs a GPU"
+    with pytest.raises(ValueError, match=message):
+        check_same_fit(TwoRanks(), "", torch.device("cuda:0"), keeps_runs=False)
+
+
+def test_a_forked_process_is_no_rank(run_ranks):
+    assert run_ranks("fork", 2) == ["done", "done"]
 
 
 def test_the_example_trains_with_torchrun(tiny_bert, tmp_path):

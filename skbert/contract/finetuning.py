@@ -144,8 +144,10 @@ def fine_tune(
         found = evaluate(start.network, prepared.validation, criterion, prepared.ranks)
         return {"val_loss": found.loss, "val_score": found.score}
 
-    def save(history: list[dict[str, Any]], stopped: bool) -> None:
+    def save(history: list[dict[str, Any]], stopped: bool, by_callback: bool) -> None:
         if kept:
+            if by_callback:
+                kept.forget_when_finished()
             kept.write(
                 run.trainer,
                 stopping,
@@ -212,10 +214,10 @@ def fine_tune_one_epoch(
     lost = LostTokens.of(tokens, start.wordpiece)
     lost.warn(estimator, start.network.encoder.config)
     labelled = LabelledTexts(tokens, checked.values, checked.weights)
+    same = ""
     if ranks is not None:
         target, with_head = checked.target, not is_first
         same = fingerprint_of_fit(estimator, start, [labelled], target, seeds, with_head)
-        check_same_fit(ranks, same, start.network.device.type, keeps_runs=False)
     training = take_rows(labelled, np.flatnonzero(checked.weights))
     trainer = getattr(estimator, "_trainer", None)
     options = _open_ended_options(estimator, len(training.tokens), trainer)
@@ -223,15 +225,17 @@ def fine_tune_one_epoch(
         start = start if is_first else copy_state(start)
         n_texts = len(training.tokens)
         trainer = open_ended_trainer(start.network, n_texts, options, seeds.training)
+    if ranks is not None:
+        position = trainer.position()
+        same += repr([position[name] for name in ("n_steps", "n_epochs", "order")])
+        check_same_fit(ranks, same, start.network.device, keeps_runs=False)
     if not is_first:
         transaction.undo.append(way_back(start.network))
     objective = Classification(start.network, training, options, checked.target.criterion)
     n_before = len(start.history)
     n_steps = steps_per_epoch(len(training.tokens), options.batch_size)
-    planned, verbose = (
-        plan_epochs("epoch", 1, n_steps, n_before),
-        verbose_of(estimator.verbose, ranks),
-    )
+    planned = plan_epochs("epoch", 1, n_steps, n_before)
+    verbose = verbose_of(estimator.verbose, ranks)
     with trainer.shared_by(ranks), show_fit(verbose, planned) as progress:
         record = trainer.epoch(objective, progress.after_step).as_dict() | {"epoch": n_before + 1}
         progress.end_epoch(record)

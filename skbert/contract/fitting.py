@@ -87,7 +87,8 @@ class EpochLoop:
     stopping : EarlyStopping or None
         Requires `validate`.
     save : callable or None
-        Called with the history so far, and whether training stops after this epoch.
+        Called with the history so far, whether training stops after this epoch, and whether a
+        callback has stopped it.
     """
 
     run: EpochRun
@@ -96,7 +97,7 @@ class EpochLoop:
     fitted_attributes: Callable[[list[dict[str, Any]]], dict[str, Any]]
     validate: Callable[[], dict[str, float]] | None = None
     stopping: EarlyStopping | None = None
-    save: Callable[[list[dict[str, Any]], bool], None] | None = None
+    save: Callable[[list[dict[str, Any]], bool, bool], None] | None = None
 
     def train(self, n_epochs: int, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Train at most `n_epochs`, and return `history` with their records appended."""
@@ -120,12 +121,13 @@ class EpochLoop:
         stop = self.stopping is not None and self.stopping.should_stop(history[-1]["val_loss"])
         if stop:
             self.progress.stop("early")
-        if self.tasks.end_epoch(lambda: self.fitted_attributes(list(history))) and not stop:
+        requested = self.tasks.end_epoch(lambda: self.fitted_attributes(list(history)))
+        by_callback = requested and not stop
+        if by_callback:
             self.progress.stop("by a callback")
-            stop = True
         if self.save:
-            self.save(history, stop)
-        return stop
+            self.save(history, stop or by_callback, by_callback)
+        return stop or by_callback
 
 
 def raise_or_warn(error: DivergenceError, trainer: Trainer) -> None:

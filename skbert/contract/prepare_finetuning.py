@@ -50,7 +50,10 @@ from skbert.engine.training.resume import KeptRun, RunSettings, find_run, finger
 from skbert.engine.warn import warn_user
 
 #: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
-_NOT_OF_A_RUN = ("checkpoint_dir", "n_threads", "verbose", "random_state", "max_epochs")
+_NOT_OF_A_RUN = (
+    *("checkpoint_dir", "n_threads", "verbose"),
+    *("random_state", "max_epochs", "device", "precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -485,7 +488,7 @@ def _find_kept_run(
     if ranks is not None:
         keeps_runs = estimator.checkpoint_dir is not None
         same = f"{fingerprint}-{max_epochs}"
-        check_same_fit(ranks, same, start.network.device.type, keeps_runs=keeps_runs)
+        check_same_fit(ranks, same, start.network.device, keeps_runs=keeps_runs)
     if estimator.checkpoint_dir is None:
         return None
     return find_run(

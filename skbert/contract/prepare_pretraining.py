@@ -199,7 +199,7 @@ def prepare_pretraining(
     texts = whole if pairs is None else pairs
     if ranks is not None:
         same = _fingerprint(estimator, start, texts, seeds)
-        check_same_fit(ranks, same, device.type, keeps_runs=False)
+        check_same_fit(ranks, same, device, keeps_runs=False)
     if not start.knows_words:
         start_from_frequencies(start.network, whole, vocabulary)
     masking = Masking(vocabulary, estimator.mask_fraction, estimator.whole_words)
@@ -211,7 +211,7 @@ def _fingerprint(
 ) -> str:
     """Hash all that determines the weights of a fit, apart from heads that begin at random."""
     parameters = plain_parameters(estimator)
-    for name in ("n_threads", "random_state", "verbose"):
+    for name in ("n_threads", "random_state", "verbose", "device", "precision"):
         del parameters[name]
     network = start.network
     settings = RunSettings(

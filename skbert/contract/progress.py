@@ -262,12 +262,13 @@ def show_texts(
     n_before = 0
 
     def part(n: int) -> BatchProgress:
+        nonlocal n_before
+        start, n_before = n_before, n_before + n
+
         def batches_of_part(batches: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-            nonlocal n_before
             for number, batch in enumerate(batches, start=1):
                 yield batch
-                shown.advance(n_before + n * number // len(batches))
-            n_before += n
+                shown.advance(start + n * number // len(batches))
 
         return batches_of_part
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbert.engine.model.device import to_device
+
 #: Hidden states (n, d) -> hidden states (n, d). The encoder and the heads apply it.
 Dropout = Callable[[Tensor], Tensor]
 
@@ -109,12 +111,13 @@ class _DeviceDropout:
 
     Attributes
     ----------
+    device : torch.device
     generator : torch.Generator
         A CUDA graph that draws masks must know it.
     """
 
     def __init__(self, p: float, seed: np.random.SeedSequence, device: torch.device) -> None:
-        self._p = p
+        self._p, self.device = p, device
         self.generator = torch.Generator(device).manual_seed(int(seed.generate_state(1)[0]))
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -180,10 +183,14 @@ class SlicedDropout:
         """
         return _Slice(
             self,
-            _Rows(self._n_texts, texts),
-            _Rows(self._n_sequences, sequences),
-            _Rows(self._n_tokens, tokens),
+            self._rows(self._n_texts, texts),
+            self._rows(self._n_sequences, sequences),
+            self._rows(self._n_tokens, tokens),
         )
+
+    def _rows(self, n_in_all: int, of_part: np.ndarray) -> _Rows:
+        device = getattr(self._dropout, "device", torch.device("cpu"))
+        return _Rows(n_in_all, to_device(of_part, device))
 
     def apply(self, hidden: Tensor, place: int, others: _Rows, tokens: _Rows) -> Tensor:
         """Draw the mask of a place for all texts, and apply the rows of some.
@@ -197,7 +204,7 @@ class SlicedDropout:
             return self._dropout(hidden)
         rows = tokens if len(hidden) == len(tokens.of_part) else others
         mask = self._dropout.draw((rows.n_in_all, hidden.shape[1]))
-        return self._dropout.apply(hidden, mask[rows.of_part])
+        return self._dropout.apply(hidden, mask.index_select(0, rows.of_part))
 
 
 @dataclass(frozen=True)
@@ -205,7 +212,7 @@ class _Rows:
     """The rows of a part, among those of all parts."""
 
     n_in_all: int
-    of_part: np.ndarray
+    of_part: Tensor
 
 
 class _Slice:

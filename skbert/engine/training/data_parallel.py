@@ -2,7 +2,9 @@
 
 Each rank computes some texts of each micro-batch. torch's DistributedDataParallel [1]_ sums the
 gradients in buckets, while the backward pass still computes others. Every rank knows all texts, and
-draws the dropout masks of all, so the steps are those of one process, apart from rounding.
+draws the dropout masks of all, so the steps are those of one process, apart from rounding. The
+masks are others for padded families, and on GPUs for steps of several micro-batches, which are
+larger than those of one process.
 
 .. [1] S. Li et al. PyTorch Distributed: Experiences on Accelerating Data Parallel Training.
    VLDB 2020, arXiv:2006.15704.
@@ -40,8 +42,8 @@ class SharedMicroBatches(MicroBatches):
     parameters : sequence of torch.nn.Parameter
         All ranks get the values of rank 0.
     dropout : Dropout
-        In the same state on all ranks, unless the network runs through the padded forward of
-        transformers: its masks depend on the other texts of the rank.
+        In the same state on all ranks, but another one if the network runs through the padded
+        forward of transformers: its masks depend on the other texts of the rank.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class SharedMicroBatches(MicroBatches):
 
     def leave(self) -> None:
         """Forget the connections to the other ranks, and the gradients, which buckets hold."""
+        if self._parallel is not None:  # the frames of a traceback may still hold it
+            for name in ("process_group", "reducer", "logger"):  # which hold the connections
+                setattr(self._parallel, name, None)
         self._parallel = None
         for weight in self._parameters:
             weight.grad = None
@@ -82,7 +87,7 @@ class SharedMicroBatches(MicroBatches):
             texts = self._ranks.share(np.diff(whole.cu_texts), n_before)
             counts = len(texts) > 0
             if not counts:
-                texts = np.array([len(whole.rows) - 1])  # the shortest
+                texts = np.array([len(whole.rows) - 1])  # a short one
             own = objective.prepare(whole.rows[texts], batch)
             prepared.append(Part(stage(own, self._device), whole, texts, counts))
         return prepared

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from skbert.engine.clusters import is_started_by_torchrun
+from skbert.engine.forks import after_fork
 from skbert.engine.warn import left_to_another
 
 _Value = TypeVar("_Value")
@@ -134,13 +135,13 @@ def balanced_owners(lengths: np.ndarray, n_before: np.ndarray) -> np.ndarray:
 def ranks_of_fit() -> Iterator[Ranks | None]:
     """Connect the processes that share a fit; None if this process trains alone.
 
-    Each fit has its own group. If it fails on one rank, its group ends, and the other ranks get an
-    error instead of waiting for it.
+    Each fit has its own group. If it fails on one rank, its group ends. With gloo, the other ranks
+    then get an error instead of waiting for it; with NCCL, nobody has tried.
 
     Raises
     ------
     ConnectionError
-        If another rank has ended, or cannot be reached.
+        If another rank has ended, cannot be reached, or does not take part.
     """
     if not _is_one_of_several():
         yield None
@@ -156,9 +157,9 @@ def ranks_of_fit() -> Iterator[Ranks | None]:
             raise
         raise ConnectionError(
             f"Rank {dist.get_rank()} of {dist.get_world_size()} has lost the connection to another "
-            "rank, which failed or was killed; its own message, if there is one, says why. The fit "
-            "ends on all ranks. Start it again; with checkpoint_dir, it resumes from its last "
-            "epoch, on any number of ranks."
+            "rank, which failed, was killed, or does not call fit; its own message, if there is "
+            "one, says why. The fit ends on all ranks. Start it again; with checkpoint_dir, it "
+            f"resumes from its last epoch, on any number of ranks. torch says: {error}"
         ) from error
     finally:
         if ranks is not None:
@@ -167,7 +168,7 @@ def ranks_of_fit() -> Iterator[Ranks | None]:
 
 def _is_one_of_several() -> bool:
     """Whether this process shares its fits; make the default group if ``torchrun`` started it."""
-    if not dist.is_available():
+    if _is_forked or not dist.is_available():
         return False
     if not dist.is_initialized():
         if not is_started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
@@ -175,6 +176,18 @@ def _is_one_of_several() -> bool:
         dist.init_process_group("gloo")
         atexit.register(_leave)
     return dist.get_world_size() > 1
+
+
+#: Whether the group belongs to the parent of this process, which is a fork of it.
+_is_forked = False
+
+
+def _note_fork() -> None:
+    global _is_forked
+    _is_forked = dist.is_available() and dist.is_initialized()
+
+
+after_fork(_note_fork)
 
 
 def _leave() -> None:

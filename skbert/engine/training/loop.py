@@ -233,7 +233,7 @@ class Trainer:
             key = (*seed.spawn_key, ranks.rank, self.n_steps)
             seed = np.random.SeedSequence(seed.entropy, spawn_key=key)
             dropout = seeded_dropout(self.options.dropout, seed, self._device)
-        alone = self._micro_batches
+        alone, graphs = self._micro_batches, (self._fills, self._may_replay)
         shared = SharedMicroBatches(ranks, self._network, self._parameters, dropout)
         self._micro_batches, self._is_shared = shared, True
         self._fills = self._may_replay = False
@@ -241,6 +241,7 @@ class Trainer:
             yield
         finally:
             self._micro_batches, self._is_shared = alone, False
+            self._fills, self._may_replay = graphs
             shared.leave()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -188,6 +188,10 @@ class RunFile:
         finally:
             new.unlink(missing_ok=True)
 
+    def forget_when_finished(self) -> None:
+        """Delete the file in any case when the run has finished, because it is no whole run."""
+        self._keeps_finished = False
+
     def end(self) -> None:
         """Delete the file, or keep it for longer runs, because the run has finished."""
         if self._keeps_finished and self._path.is_file():
@@ -259,6 +263,11 @@ class KeptRun:
             stopping=stopping.position() if stopping else None,
         )
         self.file.write(SavedRun(tensors, position))
+
+    def forget_when_finished(self) -> None:
+        """Do not keep the file for longer runs: a callback, which they may lack, stopped this."""
+        if self.file is not None:
+            self.file.forget_when_finished()
 
     def end(self) -> None:
         """Delete the file, or keep it for longer runs, because the run has finished."""
