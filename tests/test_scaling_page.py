@@ -46,5 +46,10 @@ def test_a_sum_beside_the_backward_pass_is_not_seen(plan):
 
 
 def test_a_step_takes_at_least_as_long_as_the_host(plan):
-    speeds = plan.Speeds(100.0, 0.0, 0.0, 1.0, host_seconds=3.0)
-    assert plan.simulate_epoch(np.array([50, 50]), 1, 1, speeds) == pytest.approx(6.0)
+    speeds = plan.Speeds(
+        100.0, 0.0, 0.0, 1.0, host_seconds=3.0, graph_seconds=1.0, part_tokens=60.0
+    )
+    lengths = np.array([50, 50])
+    assert plan.simulate_epoch(lengths, 1, 1, speeds) == pytest.approx(2 * 1.0)  # graphs
+    assert plan.simulate_epoch(lengths, 2, 1, speeds) == pytest.approx(2 * 3.0)  # two parts
+    assert plan.simulate_epoch(lengths, 2, 2, speeds) == pytest.approx(3.0)  # one for each rank

@@ -193,7 +193,7 @@ def test_another_job_is_refused(clf, model, reviews, tmp_path, score):
     def message(what):
         return (
             f"score_parquet.py: {output} contains the results of another {what}. Choose another "
-            "folder, delete this one to start anew, or use what it was made from."
+            "folder, delete this one to start again, or use what it was made from."
         )
 
     before = finished_in(output)
