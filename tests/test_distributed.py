@@ -1,12 +1,13 @@
 """Fits that several processes share, on a CPU with gloo. NCCL, and two GPUs, never ran."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
@@ -165,8 +166,8 @@ def test_only_the_process_that_torchrun_has_started_is_a_rank(monkeypatch):
     assert not is_started_by_torchrun()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert is_started_by_torchrun()
-    workers = joblib.Parallel(n_jobs=2)(joblib.delayed(is_started_by_torchrun)() for _ in range(2))
-    assert workers == [False, False]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert not pool.submit(is_started_by_torchrun).result()
 
 
 def test_ranks_take_the_devices_of_their_machine_in_turn(monkeypatch):
