@@ -60,6 +60,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def rates_table(machines: dict[str, float], numbers: dict[str, float]) -> str:
+    """Say how long some numbers of sentences take, from the sentences per second."""
+    rows = [
+        [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in numbers.values())]
+        for name, per_second in machines.items()
+    ]
+    return common.markdown_table(["machine", "sentences/s", *numbers], rows)
+
+
 def predictions() -> str:
     """How long predicting sentences takes."""
     gpu = results_of(GPU, "gpu")
@@ -72,11 +81,7 @@ def predictions() -> str:
         "BERT-base, one H200": bert,
         f"BERT-base, {N_GPUS} H200 with 16 cores each, simulated": N_GPUS * bert,
     }
-    rows = [
-        [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e6, 1e9))]
-        for name, per_second in machines.items()
-    ]
-    return common.markdown_table(["machine", "sentences/s", "a million", "a billion"], rows)
+    return rates_table(machines, {"a million": 1e6, "a billion": 1e9})
 
 
 def epochs() -> str:
@@ -91,11 +96,7 @@ def epochs() -> str:
         "MiniLM, one H200": rate(gpu, "fit, minilm, sentences"),
         "BERT-base, one H200": rate(gpu, "fit, bert, sentences"),
     }
-    rows = [
-        [name, f"{per_second:,.0f}", *(duration(n / per_second) for n in (1e4, 1e6))]
-        for name, per_second in machines.items()
-    ]
-    return common.markdown_table(["machine", "sentences/s", "10,000 sentences", "a million"], rows)
+    return rates_table(machines, {"10,000 sentences": 1e4, "a million": 1e6})
 
 
 def speeds_of_bert() -> Speeds:

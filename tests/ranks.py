@@ -45,6 +45,12 @@ def with_validation(model: str) -> Any:
     return clf.fit(*reviews())
 
 
+def with_one_validation_text(model: str) -> Any:
+    """With fewer validation texts than ranks."""
+    texts, labels = reviews(31)
+    return classifier(model).fit(texts[1:], labels[1:], X_val=texts[:1], y_val=labels[:1])
+
+
 def in_many_parts(model: str) -> Any:
     """Each step has parts of few texts, and the last step fewer texts than ranks."""
     before, micro_batches._MICRO_BATCH_TOKENS = micro_batches._MICRO_BATCH_TOKENS, 40
@@ -95,8 +101,8 @@ def next_sentence(model: str) -> Any:
 FITS = {
     function.__name__: function
     for function in (
-        *(with_validation, in_many_parts, in_windows, with_frozen_layers, after_masked_lm),
-        *(in_two_calls, regressor, masked_lm, next_sentence),
+        *(with_validation, with_one_validation_text, in_many_parts, in_windows),
+        *(with_frozen_layers, after_masked_lm, in_two_calls, regressor, masked_lm, next_sentence),
     )
 }
 

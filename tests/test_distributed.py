@@ -189,7 +189,7 @@ def test_one_process_of_torchrun_fits_alone(monkeypatch):
 
 def test_a_device_that_cannot_sum_over_processes_is_refused():
     with pytest.raises(ValueError, match="device='mps', but 2 ranks share this fit"):
-        check_same_fit(TwoRanks(), "", torch.device("mps"), keeps_runs=False)
+        check_same_fit(TwoRanks(), "", torch.device("mps"))
 
 
 class TwoRanks:
@@ -204,7 +204,7 @@ class TwoRanks:
 def test_two_ranks_on_one_gpu_are_refused():
     message = r"Ranks 0 and 1 both compute on 'cuda:0' of the machine .*, but each rank needs a GPU"
     with pytest.raises(ValueError, match=message):
-        check_same_fit(TwoRanks(), "", torch.device("cuda:0"), keeps_runs=False)
+        check_same_fit(TwoRanks(), "", torch.device("cuda:0"))
 
 
 def test_a_forked_process_is_no_rank(run_ranks):

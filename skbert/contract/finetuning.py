@@ -13,6 +13,7 @@ import numpy as np
 
 from skbert.contract.callbacks import EpochTasks
 from skbert.contract.data_sizes import sizes_with_more
+from skbert.contract.fingerprints import fingerprint_of_fit
 from skbert.contract.first_head import start_head
 from skbert.contract.fitting import EpochLoop, Transaction
 from skbert.contract.lost_tokens import LostTokens
@@ -23,7 +24,6 @@ from skbert.contract.prepare_finetuning import (
     check_before_loading,
     check_for_model,
     copy_state,
-    fingerprint_of_fit,
     new_state,
     state_of,
     take_rows,
@@ -214,10 +214,6 @@ def fine_tune_one_epoch(
     lost = LostTokens.of(tokens, start.wordpiece)
     lost.warn(estimator, start.network.encoder.config)
     labelled = LabelledTexts(tokens, checked.values, checked.weights)
-    same = ""
-    if ranks is not None:
-        target, with_head = checked.target, not is_first
-        same = fingerprint_of_fit(estimator, start, [labelled], target, seeds, with_head)
     training = take_rows(labelled, np.flatnonzero(checked.weights))
     trainer = getattr(estimator, "_trainer", None)
     options = _open_ended_options(estimator, len(training.tokens), trainer)
@@ -226,9 +222,18 @@ def fine_tune_one_epoch(
         n_texts = len(training.tokens)
         trainer = open_ended_trainer(start.network, n_texts, options, seeds.training)
     if ranks is not None:
+        fingerprint = fingerprint_of_fit(
+            estimator,
+            start.network,
+            [labelled],
+            seeds,
+            heads=[] if is_first else [start.network.head],
+            classes=checked.target.identity,
+            n_epochs_before=len(start.history),
+        )
         position = trainer.position()
-        same += repr([position[name] for name in ("n_steps", "n_epochs", "order")])
-        check_same_fit(ranks, same, start.network.device, keeps_runs=False)
+        same = (fingerprint, position["n_steps"], position["n_epochs"], position["order"])
+        check_same_fit(ranks, same, start.network.device)
     if not is_first:
         transaction.undo.append(way_back(start.network))
     objective = Classification(start.network, training, options, checked.target.criterion)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from skbert.contract.fingerprints import fingerprint_of_fit
 from skbert.contract.holdout import hold_out, hold_out_any
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.padded import check_has_heads
@@ -25,7 +26,6 @@ from skbert.contract.parameters import (
     check_n_frozen_layers,
     resolve_pooling,
 )
-from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.ranks import check_same_fit, shared_seeds
 from skbert.contract.steps import training_options, warn_few_steps
 from skbert.contract.targets import CheckedTargets, Target
@@ -46,14 +46,8 @@ from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import TrainingOptions
-from skbert.engine.training.resume import KeptRun, RunSettings, find_run, fingerprint_of
+from skbert.engine.training.resume import KeptRun, find_run
 from skbert.engine.warn import warn_user
-
-#: Parameters that have no influence on the weights of a run, or that `RunSettings` holds otherwise.
-_NOT_OF_A_RUN = (
-    *("checkpoint_dir", "n_threads", "verbose"),
-    *("random_state", "max_epochs", "device", "precision"),
-)
 
 
 @dataclass(frozen=True)
@@ -483,12 +477,18 @@ def _find_kept_run(
     """Look in `checkpoint_dir` for this run, and load its weights into the network of `start`."""
     if estimator.checkpoint_dir is None and ranks is None:
         return None
-    with_head = continues_fit(estimator)
-    fingerprint = fingerprint_of_fit(estimator, start, data.all_data(), target, seeds, with_head)
+    fingerprint = fingerprint_of_fit(
+        estimator,
+        start.network,
+        data.all_data(),
+        seeds,
+        heads=[start.network.head] if continues_fit(estimator) else [],
+        classes=target.identity,
+        n_epochs_before=len(start.history),
+    )
     if ranks is not None:
-        keeps_runs = estimator.checkpoint_dir is not None
-        same = f"{fingerprint}-{max_epochs}"
-        check_same_fit(ranks, same, start.network.device, keeps_runs=keeps_runs)
+        same = (fingerprint, max_epochs, estimator.checkpoint_dir is None)
+        check_same_fit(ranks, same, start.network.device)
     if estimator.checkpoint_dir is None:
         return None
     return find_run(
@@ -524,29 +524,3 @@ def _keeps_finished_runs(estimator: Any) -> bool:
         "ones. Set random_state to an int, or warm_start=False."
     )
     return False
-
-
-def fingerprint_of_fit(
-    estimator: Any,
-    start: ClassifierState,
-    data: list[LabelledTexts | Tokens | None],
-    target: Target,
-    seeds: Seeds,
-    with_head: bool,
-) -> str:
-    """Hash all that determines the weights of a fit, besides its number of epochs."""
-    parameters = plain_parameters(estimator)
-    for name in _NOT_OF_A_RUN:
-        del parameters[name]
-    network = start.network
-    settings = RunSettings(
-        parameters=parameters,
-        precision=precision_name(network.precision),
-        device=network.device.type,
-        classes=target.identity,
-        entropy=None if estimator.random_state is None else seeds.root.entropy,
-        versions=versions(),
-        n_epochs_before=len(start.history),
-    )
-    modules = [network.encoder, *([network.head] if with_head else [])]
-    return fingerprint_of(settings, modules, data)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skbert.contract.fingerprints import fingerprint_of_fit
 from skbert.contract.lost_tokens import LostTokens, forget_warnings
 from skbert.contract.padded import check_has_heads
 from skbert.contract.parameters import Seeds, check_max_length
-from skbert.contract.persistence import plain_parameters, versions
 from skbert.contract.ranks import check_same_fit, shared_seeds
 from skbert.contract.texts import Documents
 from skbert.engine.files.pretrained import (
@@ -42,7 +42,6 @@ from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.masked_lm import Masking, start_from_frequencies
-from skbert.engine.training.resume import RunSettings, fingerprint_of
 from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
@@ -198,32 +197,12 @@ def prepare_pretraining(
     start = PretrainerState.of(pretrained, heads, model, precision)
     texts = whole if pairs is None else pairs
     if ranks is not None:
-        same = _fingerprint(estimator, start, texts, seeds)
-        check_same_fit(ranks, same, device, keeps_runs=False)
+        fingerprint = fingerprint_of_fit(estimator, start.network, [texts], seeds)
+        check_same_fit(ranks, (fingerprint, estimator.max_epochs), device)
     if not start.knows_words:
         start_from_frequencies(start.network, whole, vocabulary)
     masking = Masking(vocabulary, estimator.mask_fraction, estimator.whole_words)
     return PreparedPretraining(start, texts, masking, seeds)
-
-
-def _fingerprint(
-    estimator: Any, start: PretrainerState, texts: Tokens | Sentences, seeds: Seeds
-) -> str:
-    """Hash all that determines the weights of a fit, apart from heads that begin at random."""
-    parameters = plain_parameters(estimator)
-    for name in ("n_threads", "random_state", "verbose", "device", "precision"):
-        del parameters[name]
-    network = start.network
-    settings = RunSettings(
-        parameters=parameters,
-        precision=precision_name(network.precision),
-        device=network.device.type,
-        classes=[],
-        entropy=None if estimator.random_state is None else seeds.root.entropy,
-        versions=versions(),
-        n_epochs_before=0,
-    )
-    return fingerprint_of(settings, [network.encoder], [texts])
 
 
 def check_length(estimator: Any, config: Any) -> None:

@@ -29,19 +29,15 @@ def shared_seeds(random_state: Any, ranks: Ranks | None) -> Seeds:
     return Seeds(np.random.SeedSequence(ranks.from_first(seeds.root.entropy)))
 
 
-def check_same_fit(
-    ranks: Ranks, fingerprint: str, device: torch.device, *, keeps_runs: bool
-) -> None:
+def check_same_fit(ranks: Ranks, same: Any, device: torch.device) -> None:
     """Raise an error on all ranks if they do not fit the same.
 
     Parameters
     ----------
     ranks : Ranks
-    fingerprint : str
-        Of all that determines the fit; see `resume.fingerprint_of`.
+    same : object
+        What must be equal on all ranks, such as a fingerprint; see `fingerprint_of_fit`.
     device : torch.device
-    keeps_runs : bool
-        Whether the estimator has a `checkpoint_dir`.
 
     Raises
     ------
@@ -56,7 +52,7 @@ def check_same_fit(
             "script as one process, without torchrun."
         )
     _check_equal(
-        ranks.all_values((fingerprint, keeps_runs)),
+        ranks.all_values(same),
         "fits other texts, labels, weights or parameters than rank 0, or with other versions of "
         "packages",
     )

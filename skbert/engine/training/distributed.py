@@ -136,7 +136,7 @@ def ranks_of_fit() -> Iterator[Ranks | None]:
     """Connect the processes that share a fit; None if this process trains alone.
 
     Each fit has its own group. If it fails on one rank, its group ends. With gloo, the other ranks
-    then get an error instead of waiting for it; with NCCL, nobody has tried.
+    then get an error instead of waiting for it. This has not been run with NCCL.
 
     Raises
     ------
