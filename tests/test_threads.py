@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
+from skbert.contract import threads
 from skbert.contract.threads import limited_threads
 
 TEXTS = ["good movie", "bad movie", "a great joy", "a dull waste"]
@@ -199,6 +200,31 @@ def test_a_thread_gets_its_own_number_back(clf):
             pool.submit(torch.set_num_threads, stored).result()
 
 
+def test_a_new_thread_does_not_keep_the_limit_of_another_call(clf, monkeypatch):
+    """Torch stores the number of the last switch, and the first use of a thread takes it."""
+    default = number_in_a_new_thread()
+    in_new_thread, new_threads = threads._in_new_thread, []
+    seen = []
+
+    def predict():
+        clf.predict(TEXTS)
+        seen.append(torch.get_num_threads())
+
+    def restore_late(function):
+        if function is not torch.get_num_threads:  # the stored number is the limit until this call
+            new_threads.append(threading.Thread(target=predict))
+            new_threads[-1].start()
+            new_threads[-1].join(0.3)  # long enough for the whole call, if nothing stops it
+        return in_new_thread(function)
+
+    monkeypatch.setattr(threads, "_in_new_thread", restore_late)
+    with limited_threads(default + 2):
+        pass
+    for thread in new_threads:
+        thread.join(60)
+    assert seen == [default]
+
+
 def test_overlapping_calls():
     """Torch: each thread its own number. BLAS: the smallest, and all is restored at the end."""
     blas = ThreadpoolController().select(user_api="blas")
@@ -276,7 +302,6 @@ def test_a_resumed_run_may_use_another_number(tiny_bert, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_process_forked_within_a_call_can_limit_again():
     """Also if the lock of the switch was held by another thread when the process was forked."""
-    from skbert.contract import threads
 
     def predict_numbers(queue):
         with limited_threads(1):

@@ -63,9 +63,10 @@ class ThreadsMixin:
 def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        n_here = _number_here()
         n_threads = getattr(self, "n_threads", None)
         if n_threads is None:
-            n_threads = _threads_of_a_task()
+            n_threads = _threads_of_a_task(n_here)
         if n_threads is None:
             return method(self, *args, **kwargs)
         if not isinstance(n_threads, Integral) or n_threads < 1:
@@ -77,7 +78,7 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _threads_of_a_task() -> int | None:
+def _threads_of_a_task(n_here: int) -> int | None:
     """Choose the number of threads in a task of Dask; None elsewhere, which changes no number.
 
     Dask runs a task in each thread of a worker, and counts it as one core. A nanny starts its
@@ -88,7 +89,7 @@ def _threads_of_a_task() -> int | None:
     if not runs_dask_task():
         return None
     number = re.match(r"\d+", os.environ.get("OMP_NUM_THREADS", ""))
-    return min(torch.get_num_threads(), max(1, int(number.group())) if number else 1)
+    return min(n_here, max(1, int(number.group())) if number else 1)
 
 
 @contextmanager
@@ -115,9 +116,19 @@ def limited_threads(n_threads: int) -> Iterator[None]:
 _switching = threading.Lock()
 
 
+def _number_here() -> int:
+    """Read torch's number of threads for this thread.
+
+    A thread takes the stored number when it first uses torch, and keeps it. So it must not do that
+    while another call has changed the stored number.
+    """
+    with _switching:
+        return torch.get_num_threads()
+
+
 @contextmanager
 def _torch_limited(n_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+    before = _number_here()
     if before == n_threads:
         yield
         return
