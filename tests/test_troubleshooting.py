@@ -1,6 +1,7 @@
 """docs/troubleshooting.md has each message of skbert, and no other."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -41,7 +42,7 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "lazy_names.py"  # its message about attributes is Python's own
 }
-STRINGS = [string for strings, _ in FILES.values() for string in strings]
+STRINGS = sorted({string for strings, _ in FILES.values() for string in strings})
 MESSAGES = sorted({(file, text) for file, (_, messages) in FILES.items() for text in messages})
 ENTRIES = [
     entry
@@ -58,6 +59,7 @@ EXAMPLES = re.compile(
 )
 
 
+@functools.cache
 def parts_of(text):
     parts = EXAMPLES.sub(GAP, text).split(GAP)
     return [part for part in (re.sub(r"^\W+|\W+$", "", part) for part in parts) if part]
@@ -66,7 +68,12 @@ def parts_of(text):
 def is_in(entry, message):
     """Whether the parts of an entry occur in a message, in their order."""
     pattern = ".*".join(re.escape(part) for part in parts_of(entry))
-    return re.search(pattern, GAP.join(parts_of(message)), re.DOTALL) is not None
+    return re.search(pattern, joined_parts_of(message), re.DOTALL) is not None
+
+
+@functools.cache
+def joined_parts_of(text):
+    return GAP.join(parts_of(text))
 
 
 def test_there_are_messages_and_entries():
