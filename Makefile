@@ -18,7 +18,7 @@ export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-newest check docs bench bench-pretraining \
+.PHONY: help demo test test-all test-oldest test-newest check docs bench bench-pretraining \
 	bench-few-labels bench-windows bench-stars sentiment-start figures fix lint types wheel docs-quick \
 	bench-smoke clean
 
@@ -29,22 +29,28 @@ demo: $(VENV)/.installed-examples ## fine-tune BERT on real reviews (examples/pl
 	$(BIN)/python examples/plot_quickstart.py
 
 # One thread a worker: two workers with two threads each are slower than that on two cores.
-test test-oldest test-newest: export OMP_NUM_THREADS := 1
-test test-oldest test-newest: export MKL_NUM_THREADS := 1
-test: $(VENV)/.installed-dev ## tests and doctests; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test test-all test-oldest test-newest: export OMP_NUM_THREADS := 1
+test test-all test-oldest test-newest: export MKL_NUM_THREADS := 1
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
+# An expression in ARGS replaces this one.
+WITHOUT_SLOW := -m "not slow"
+test: $(VENV)/.installed-dev ## tests and doctests, without slow ones; ARGS="-k name" is passed to pytest
+	$(BIN)/python $(PYTEST) $(WITHOUT_SLOW) $(ARGS)
 
-test-oldest: $(OLDEST)/.installed ## the same with the oldest versions allowed, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test-all: $(VENV)/.installed-dev ## the same with the slow tests
+	$(BIN)/python $(PYTEST) $(ARGS)
 
-test-newest: $(NEWEST)/bin/python ## the same with the newest releases, in .venv-newest; not in check
+test-oldest: $(OLDEST)/.installed ## make test with the oldest versions allowed, in .venv-oldest
+	$(OLDEST)/bin/python $(PYTEST) $(WITHOUT_SLOW) $(ARGS)
+
+test-newest: $(NEWEST)/bin/python ## all tests with the newest releases, in .venv-newest; not in check
 	@echo "installing the newest releases into $(NEWEST); the first time this takes many minutes"
 	$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade \
 		--upgrade-strategy eager -e ".[test]"
 	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(NEWEST)/bin/python $(PYTEST) $(ARGS)
 
-check: lint types test test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
+check: lint types test-all test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
 
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html

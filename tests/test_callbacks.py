@@ -82,7 +82,7 @@ def test_progress_names_the_callback_and_not_its_predictions(
     assert lines[-1] == "stopped by a callback after epoch 2 of 4"
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_scoring_monitor_through_grid_search_and_pipeline(tiny_bert, toy_reviews, n_jobs):
     X, y = toy_reviews
     pipeline = Pipeline(

@@ -11,6 +11,8 @@ from tests.cluster_tasks import device_with_gpus, set_visible, threads_of_a_fit
 
 distributed = pytest.importorskip("distributed", reason="needs the package distributed")
 
+pytestmark = pytest.mark.slow  # each worker process imports torch and transformers
+
 GRID = {"learning_rate": [1e-5, 5e-3]}
 
 

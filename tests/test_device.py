@@ -102,6 +102,7 @@ print(sorted(set(joblib.Parallel(n_jobs=2)(joblib.delayed(found)(i) for i in ran
 """
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_search_take_the_devices_in_turn():
     found = subprocess.run(
         [sys.executable, "-c", IN_A_POOL], capture_output=True, text=True, check=True, timeout=300

@@ -63,7 +63,7 @@ def assert_same(path: Path, estimator, atol: float) -> None:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("n_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_number_of_ranks_changes_nothing(run_ranks, tiny_bert, tmp_path, n_ranks):
     assert run_ranks("fit_all", n_ranks) == ["done"] * n_ranks
     for name, function in FITS.items():
@@ -211,6 +211,7 @@ def test_a_forked_process_is_no_rank(run_ranks):
     assert run_ranks("fork", 2) == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_the_example_trains_with_torchrun(tiny_bert, tmp_path):
     texts, labels = reviews(40)
     lines = ["text,label", *(f"{t},{y}" for t, y in zip(texts, labels, strict=True))]

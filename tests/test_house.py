@@ -126,6 +126,7 @@ def test_every_parameter_has_a_constraint(estimator):
     assert set(estimator._parameter_constraints) == set(estimator().get_params())
 
 
+@pytest.mark.slow
 def test_public_names_are_imported_when_they_are_used(tmp_path):
     done = run_offline(
         "import skbert\n"
@@ -142,6 +143,7 @@ def test_public_names_are_imported_when_they_are_used(tmp_path):
     assert done.stdout == "module 'skbert' has no attribute 'no_such_name'\n"
 
 
+@pytest.mark.slow
 def test_displays_import_matplotlib_when_they_plot(tmp_path):
     done = run_offline(
         "import skbert.inspection as inspection\n"
@@ -156,6 +158,7 @@ def test_displays_import_matplotlib_when_they_plot(tmp_path):
     assert done.stdout == "module 'skbert.inspection' has no attribute 'no_such_name'\n"
 
 
+@pytest.mark.slow
 def test_importing_leaves_the_process_as_it_was(tmp_path):
     # What skbert imports is imported first: what that changes is not skbert's doing.
     done = run_offline(

@@ -257,6 +257,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_forking_after_a_fit_warns_of_nothing(tiny_bert, tmp_path):
     done = run_offline(FORK_AFTER_FIT, tiny_bert, folder=tmp_path / "run", OMP_NUM_THREADS="1")

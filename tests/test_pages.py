@@ -25,6 +25,15 @@ PAGES = {
     for path in sorted(ROOT.glob(folder))
     if not _BUILT.intersection((name := path.relative_to(ROOT).as_posix()).split("/"))
 }
+#: Pages whose code runs for more than five seconds.
+SLOW = {
+    "docs/coming_from.md",
+    "docs/guide/long_reviews.md",
+    "docs/guide/onnx.md",
+    "docs/guide/search_on_a_cluster.md",
+    "docs/interoperability.md",
+}
+assert PAGES.keys() >= SLOW
 
 
 @pytest.fixture
@@ -57,7 +66,9 @@ def own_folder(tmp_path, monkeypatch):
     plt.close("all")
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAGES]
+)
 def test_the_code_of_a_page_runs(name, stand_in, own_folder, monkeypatch):
     given = {"stand_in": stand_in, "set_defaults": pages.default_setter(monkeypatch)}
     # Processes for n_jobs take seconds to start; other tests have them.

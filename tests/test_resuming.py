@@ -59,6 +59,7 @@ main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_weights_of_an_uninterrupted_run(
     prepared, tiny_bert, tmp_path
 ):
@@ -306,6 +307,7 @@ def test_a_refused_partial_fit_costs_nothing(tiny_bert, toy_reviews):
     assert_same_weights(clf.partial_fit(X, y), other.partial_fit(X, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_an_interruption_at_any_line_leaves_the_old_or_the_new(tiny_bert, toy_reviews, method):
     """Interrupt a fit at many lines of skbert, as a signal between two instructions does."""

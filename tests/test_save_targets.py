@@ -152,6 +152,7 @@ def test_a_failure_in_place_leaves_the_old_files(clf, tmp_path, monkeypatch, tar
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_a_writer_that_is_killed_in_place_leaves_no_mixture(
     clf, tiny_bert, toy_reviews, tmp_path, monkeypatch

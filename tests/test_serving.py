@@ -66,10 +66,12 @@ def check_growth(clf):
     assert resident_mib() - memory < 10
 
 
+@pytest.mark.slow
 def test_short_lived_threads_leave_nothing(clf):
     check_growth(clf)
 
 
+@pytest.mark.slow
 def test_short_lived_threads_with_a_limit_leave_nothing(clf, two_threads):
     check_growth(copy.copy(clf).set_params(n_threads=1))
 

@@ -74,13 +74,12 @@ def test_the_learning_rate_depends_on_the_model(real_weights, toy_reviews, tmp_p
 
 
 @pytest.mark.weights
-def test_the_learning_rate_of_partial_fit_stays_that_of_the_first_call(real_weights, toy_reviews):
-    X, y = toy_reviews
+def test_the_learning_rate_of_partial_fit_stays_that_of_the_first_call(real_weights):
     clf = BertSentimentClassifier(max_length=16, random_state=0)
-    clf.partial_fit(X * 7, np.tile(y, 7), classes=["bad", "good"])
+    clf.partial_fit(["bad", "good"] * 280, ["bad", "good"] * 280, classes=["bad", "good"])
     assert clf.learning_rate_ == 5e-5  # 560 texts
     trainer = clf._trainer
-    clf.partial_fit(X, y)
+    clf.partial_fit(["bad", "good"], ["bad", "good"])
     assert (clf.learning_rate_, clf._trainer) == (5e-5, trainer)
 
 

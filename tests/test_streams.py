@@ -224,6 +224,7 @@ def test_a_part_is_predicted_before_the_next_one_is_read(clf, monkeypatch):
     assert max(row for _, row in seen) == N_AT_ONCE - 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::skbert.TruncationWarning")
 def test_the_memory_of_long_texts_is_that_of_a_part(clf):
     def texts():
