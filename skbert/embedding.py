@@ -61,8 +61,8 @@ from skbert.engine.prediction.embed import (
     to_numpy,
 )
 from skbert.engine.text.layout import TRUNCATIONS, smallest_max_length
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -304,17 +304,18 @@ class BertEmbeddingTransformer(
         self._validate_params()
         given = texts_in_parts(self, X, whole=True)
         pretrained = self._load()
-        embedder, wordpiece = self._embedder(pretrained), self._wordpiece(pretrained)
+        embedder = self._embedder(pretrained)
+        subword_tokenizer = self._subword_tokenizer(pretrained)
         keeps_tensors = wants_tensors(self)
         vectors, lost, n_before = [], [], 0
         with ExitStack() as stack:
             embed = self._embed_with(embedder, stack)
             part = stack.enter_context(show_texts("embedding", given.n_texts, self.verbose))
             for texts in given.parts:
-                tokens = self._tokenize(wordpiece, texts)
+                tokens = self._tokenize(subword_tokenizer, texts)
                 found = embed(tokens, progress=part(len(texts)), n_before=n_before)
                 vectors.append(found if keeps_tensors else to_numpy(found))
-                lost.append(LostTokens.of(tokens, wordpiece))
+                lost.append(LostTokens.of(tokens, subword_tokenizer))
                 n_before += len(texts)
                 del texts, tokens  # before the next part of a stream is read
         LostTokens.total(lost).warn(self, pretrained.config)
@@ -346,9 +347,9 @@ class BertEmbeddingTransformer(
         self._validate_params()
         texts = check_texts(self, X, reset=False)
         pretrained = self._load()
-        wordpiece = self._wordpiece(pretrained)
-        tokens = self._tokenize(wordpiece, texts)
-        LostTokens.of(tokens, wordpiece).warn(self, pretrained.config)
+        subword_tokenizer = self._subword_tokenizer(pretrained)
+        tokens = self._tokenize(subword_tokenizer, texts)
+        LostTokens.of(tokens, subword_tokenizer).warn(self, pretrained.config)
         embedder = self._embedder(pretrained)
         with show_texts("embedding", len(tokens), self.verbose) as part:
             vectors = embed_tokens(embedder, tokens, part(len(tokens)))
@@ -380,11 +381,11 @@ class BertEmbeddingTransformer(
         cache = stack.enter_context(closing(open_cache(place)))
         return partial(embed_texts_cached, embedder, cache=cache, weights_sha256=self._sha256())
 
-    def _wordpiece(self, pretrained: Pretrained) -> WordPieceTokenizer:
-        return pretrained.wordpiece.naming_emoji(self.emoji_names)
+    def _subword_tokenizer(self, pretrained: Pretrained) -> SubwordTokenizer:
+        return pretrained.subword_tokenizer.naming_emoji(self.emoji_names)
 
-    def _tokenize(self, wordpiece: WordPieceTokenizer, texts: Texts) -> Tokens:
-        return wordpiece(
+    def _tokenize(self, subword_tokenizer: SubwordTokenizer, texts: Texts) -> Tokens:
+        return subword_tokenizer(
             texts.first, texts.second, max_length=self.max_length, truncation=self.truncation
         )
 

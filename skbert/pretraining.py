@@ -45,9 +45,9 @@ from skbert.engine.files.find import ModelName
 from skbert.engine.files.tokenizer_files import (
     fill_masks,
     pack_tokenizer,
+    subword_tokenizer_of,
     unpack_tokenizer,
     vocabulary_of,
-    wordpiece_of,
     words_of,
 )
 from skbert.engine.model.device import DeviceName, gradients_on, loaded_precision, precision_name
@@ -479,7 +479,7 @@ class BertPretrainer(
         state = current_state(self)
         check_length(self, self.model_.config)
         documents = check_documents(self, X, reset=False)
-        tokens = tokenize_whole(self, documents, state.wordpiece, self.model_.config)
+        tokens = tokenize_whole(self, documents, state.subword_tokenizer, self.model_.config)
         masking, rng = Masking(vocabulary_of(state.tokenizer)), np.random.default_rng(0)
         n_texts = len(documents.texts)
         with show_texts("scoring", n_texts, self.verbose) as part:
@@ -533,8 +533,10 @@ class BertPretrainer(
         config = self.model_.config
         check_length(self, config)
         truncation = _TRUNCATION if second is None else _TRUNCATION_OF_PAIRS
-        tokens = state.wordpiece(first, second, max_length=self.max_length, truncation=truncation)
-        LostTokens.of(tokens, state.wordpiece).warn(self, config, selects=False)
+        tokens = state.subword_tokenizer(
+            first, second, max_length=self.max_length, truncation=truncation
+        )
+        LostTokens.of(tokens, state.subword_tokenizer).warn(self, config, selects=False)
         return tokens
 
     def __getstate__(self) -> dict[str, Any]:
@@ -545,7 +547,7 @@ class BertPretrainer(
         if "model_" in state:
             state["model_"] = pack_pretraining_model(state["model_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
-            del state["_wordpiece"]
+            del state["_subword_tokenizer"]
         return stamp_state(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -564,7 +566,9 @@ class BertPretrainer(
             self.model_ = unpack_pretraining_model(state["model_"]).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             config = self.model_.config
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments(config))
+            self._subword_tokenizer = subword_tokenizer_of(
+                self.tokenizer_, type_vocab_size=n_segments(config)
+            )
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

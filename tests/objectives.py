@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def classifier_and_tokens(folder, texts, pooling):
     pretrained = load_pretrained(folder)
     head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
-    tokens = pretrained.wordpiece(texts, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(texts, max_length=64, truncation="head")
     return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
 
 

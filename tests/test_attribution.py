@@ -14,8 +14,8 @@ from skbert.contract.explanation import _is_same
 from skbert.engine.model.families import FAMILIES, PADDED_FAMILIES, n_segments, word_embeddings
 from skbert.engine.prediction import attribute
 from skbert.engine.text.spans import TextPieces
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 from tests.padded_folders import save_padded
 
 TEXTS = [
@@ -101,7 +101,7 @@ def test_words_of_other_tokenizers(kind):
             special_tokens=["[CLS]", "[SEP]", "<unk>"], unk_token="<unk>", show_progress=False
         )
     backend.train_from_iterator([text, "good bad film x"], trainer)
-    pieces = WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]").pieces(text)
+    pieces = SubwordTokenizer(backend.to_str(), "[CLS]", "[SEP]").pieces(text)
     words = [text[start:stop] for start, stop in pieces.word_spans.tolist()]
     assert all(word and not any(char.isspace() for char in word) for word in words)
     assert pieces.words.tolist() == sorted(pieces.words.tolist())
@@ -125,7 +125,7 @@ STRANGE = [
 
 def test_pieces_have_the_ids_that_the_model_reads(clf):
     for names_emoji in (True, False):
-        tokenizer = clf._wordpiece.naming_emoji(names_emoji)
+        tokenizer = clf._subword_tokenizer.naming_emoji(names_emoji)
         for text in STRANGE:
             pieces = tokenizer.pieces(text)
             assert pieces.ids.tolist() == tokenizer.tokenize_bare([text]).ids.tolist(), text

@@ -14,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skbert import BertSentimentClassifier, TruncationWarning
 from skbert.engine.files.pretrained import free_pretrained, load_pretrained
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from tests.conftest import save_bert
 
 SETTINGS = {"max_length": 64, "max_epochs": 2, "learning_rate": 1e-3, "random_state": 0}
@@ -45,13 +45,13 @@ def test_each_text_is_tokenised_once(tiny_bert, toy_reviews, monkeypatch, n_froz
     X, y = toy_reviews
     load_pretrained(tiny_bert)  # loading tokenises some probe texts
     tokenised = []
-    tokenise = WordPieceTokenizer.__call__
+    tokenise = SubwordTokenizer.__call__
 
     def counting(self, texts, *others, **options):
         tokenised.extend(texts)
         return tokenise(self, texts, *others, **options)
 
-    monkeypatch.setattr(WordPieceTokenizer, "__call__", counting)
+    monkeypatch.setattr(SubwordTokenizer, "__call__", counting)
     settings = SETTINGS | {"max_epochs": 3, "n_frozen_layers": n_frozen_layers}
     BertSentimentClassifier(tiny_bert, **settings).fit(X, y)
     assert tokenised == X

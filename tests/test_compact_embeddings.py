@@ -45,7 +45,7 @@ def trained(folder):
     pretrained = load_pretrained(folder)
     head = random_head(pretrained.config.hidden_size, 2, 0.02, np.random.default_rng(0))
     classifier = TextClassifier(pretrained.new_encoder(), head, "cls")
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS, max_length=64, truncation="head")
     seed = np.random.SeedSequence(0)
     data = LabelledTexts(tokens, LABELS, np.ones(len(LABELS), dtype=np.float32))
     training = TrainingRun(classifier, data, OPTIONS, seed)
@@ -111,7 +111,7 @@ def test_an_error_in_the_middle_leaves_the_whole_table(tiny_bert):
     model = pretrained.new_encoder()
     table = model.embeddings.word_embeddings
     before = table.weight.detach().clone()
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS, max_length=64, truncation="head")
     with pytest.raises(KeyboardInterrupt), CompactEmbeddings(table, tokens).in_place():
         raise KeyboardInterrupt
     assert torch.equal(table.weight, before)

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from transformers import BertConfig
 
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
-from skbert.engine.files.pretrained import free_pretrained, load_pretrained, load_wordpiece
+from skbert.engine.files.pretrained import free_pretrained, load_pretrained, load_subword_tokenizer
 from skbert.inspection import TokenLengthDisplay, TrainingHistoryDisplay
 
 matplotlib = pytest.importorskip("matplotlib", reason="an extra for plots")
@@ -440,8 +440,8 @@ def test_an_estimator_that_is_not_fitted_needs_no_weights(tiny_bert, tmp_path, k
 
 def test_the_tokenizer_is_that_of_the_loaded_model(tiny_bert):
     texts = ["Good, good films!", "", "\U0001f600 unbelievable", "a\x85b\ud800"]
-    loaded = load_pretrained(tiny_bert).wordpiece
-    counted = load_wordpiece(tiny_bert).count_tokens(texts)
+    loaded = load_pretrained(tiny_bert).subword_tokenizer
+    counted = load_subword_tokenizer(tiny_bert).count_tokens(texts)
     tokens = loaded(texts, max_length=10_000, truncation="head")
     assert counted.tolist() == tokens.lengths.tolist() and counted[1] == 2
 
@@ -578,10 +578,10 @@ def test_styles_of_the_histogram():
 
 def test_long_texts_need_little_memory(tiny_bert):
     texts = ["good film " * 1_500] * 60
-    wordpiece = load_wordpiece(tiny_bert)
+    subword_tokenizer = load_subword_tokenizer(tiny_bert)
     tracemalloc.start()
     try:
-        counted = wordpiece.count_tokens(texts)
+        counted = subword_tokenizer.count_tokens(texts)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

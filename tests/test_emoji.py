@@ -23,12 +23,12 @@ pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")
-def wordpiece(real_weights):
-    return load_pretrained(DEFAULT_MODEL).wordpiece
+def subword_tokenizer(real_weights):
+    return load_pretrained(DEFAULT_MODEL).subword_tokenizer
 
 
-def tokens_of(text, wordpiece):
-    ids = wordpiece([text], max_length=64, truncation="head").ids
+def tokens_of(text, subword_tokenizer):
+    ids = subword_tokenizer([text], max_length=64, truncation="head").ids
     return load_pretrained(DEFAULT_MODEL).tokenizer.convert_ids_to_tokens(ids.tolist())[1:-1]
 
 
@@ -49,21 +49,21 @@ def tokens_of(text, wordpiece):
         ("สวัสดี", ["[UNK]"]),  # no emoji
     ],
 )
-def test_what_is_read(wordpiece, text, tokens):
-    assert tokens_of(text, wordpiece) == tokens
+def test_what_is_read(subword_tokenizer, text, tokens):
+    assert tokens_of(text, subword_tokenizer) == tokens
 
 
-def test_switched_off_it_is_unknown(wordpiece):
-    assert tokens_of("good😡 👍", wordpiece.naming_emoji(False)) == ["[UNK]", "[UNK]"]
-    assert wordpiece.naming_emoji(True) is wordpiece
+def test_switched_off_it_is_unknown(subword_tokenizer):
+    assert tokens_of("good😡 👍", subword_tokenizer.naming_emoji(False)) == ["[UNK]", "[UNK]"]
+    assert subword_tokenizer.naming_emoji(True) is subword_tokenizer
 
 
-def test_texts_without_emoji_have_the_ids_of_transformers(wordpiece):
+def test_texts_without_emoji_have_the_ids_of_transformers(subword_tokenizer):
     texts = ["plain", "café — “quoted”…", "日本語 テスト", "naïve ½ № ①", "a_b :smile: ;-)", "ﬁn"]
     expected = load_pretrained(DEFAULT_MODEL).tokenizer(texts)["input_ids"]
-    assert [wordpiece([t], max_length=64, truncation="head").ids.tolist() for t in texts] == [
-        ids[:64] for ids in expected
-    ]
+    assert [
+        subword_tokenizer([t], max_length=64, truncation="head").ids.tolist() for t in texts
+    ] == [ids[:64] for ids in expected]
 
 
 def with_names(text, is_known):
@@ -139,5 +139,5 @@ def test_a_vocabulary_learned_from_texts_contains_their_emoji(tmp_path):
 
 
 def tokens_of_fitted(pretrainer, text):
-    ids = pretrainer._wordpiece([text], max_length=64, truncation="head").ids
+    ids = pretrainer._subword_tokenizer([text], max_length=64, truncation="head").ids
     return pretrainer.tokenizer_.convert_ids_to_tokens(ids.tolist())[1:-1]

@@ -40,7 +40,7 @@ def pretrained(request):
 
 @pytest.fixture
 def batch(pretrained):
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS, max_length=64, truncation="head")
     return pack(tokens, np.random.default_rng(0).permutation(len(TEXTS)))
 
 
@@ -151,7 +151,7 @@ def test_the_groups_of_accelerators_say_the_same(pretrained, batch, monkeypatch,
 
 
 def test_a_text_does_not_see_its_neighbours(pretrained):
-    tokens = pretrained.wordpiece(
+    tokens = pretrained.subword_tokenizer(
         ["a good film", "dull dull dull dull"], max_length=64, truncation="head"
     )
     model = pretrained.new_encoder()

@@ -45,7 +45,7 @@ def known(tiny_bert, toy_reviews):
     X, y = toy_reviews
     clf = BertSentimentClassifier(tiny_bert, pooling="mean", **STANDING_STILL).fit(X, y)
     network = TextClassifier(clf.model_, clf.head_, "mean")
-    tokens = clf._wordpiece(X, None, max_length=32, truncation="head")
+    tokens = clf._subword_tokenizer(X, None, max_length=32, truncation="head")
     numbers = np.searchsorted(clf.classes_, y)
     vectors = predict_vectors(network, tokens)
     return network, tokens, numbers, known_classifier(vectors, numbers)

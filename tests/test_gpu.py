@@ -353,7 +353,7 @@ def relative_error(ours, theirs):
 def test_gradients_in_bfloat16_are_those_of_float32(small_bert, toy_reviews, filling):
     X, y = long_reviews(toy_reviews, 2)
     pretrained = load_pretrained(small_bert)
-    tokens = pretrained.wordpiece(X, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(X, max_length=64, truncation="head")
     data = LabelledTexts(tokens, (y == "good").astype(np.int64), np.ones(len(y), np.float32))
     found = []
     for precision in (torch.float32, torch.bfloat16):

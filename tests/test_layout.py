@@ -75,21 +75,21 @@ def test_what_is_laid_out_is_what_was_counted(n_segments):
 
 @pytest.mark.parametrize("pairs", [None, ["a good good film", "so very bad"]])
 def test_rows_that_are_cut_fill_their_length(tiny_bert, pairs):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     texts = ["a very very good film", "it was the best film ever"]
     for max_length in range(smallest_max_length(1 if pairs is None else 2), 8):
-        tokens = wordpiece(texts, pairs, max_length=max_length, truncation="head")
+        tokens = subword_tokenizer(texts, pairs, max_length=max_length, truncation="head")
         assert tokens.lengths.tolist() == [max_length, max_length]
 
 
 def test_bare_texts_are_those_between_the_special_tokens(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     texts = ["a film", "", "very good film [SEP]"]
-    bare = wordpiece.tokenize_bare(texts)
-    tokens = wordpiece(texts, max_length=64, truncation="head")
+    bare = subword_tokenizer.tokenize_bare(texts)
+    tokens = subword_tokenizer(texts, max_length=64, truncation="head")
     assert bare.ids.tolist() == tokens.ids[~tokens.is_special].tolist()
     assert bare.offsets.tolist() == [0, 2, 2, 6]
-    assert wordpiece.tokenize_bare([]).offsets.tolist() == [0]
+    assert subword_tokenizer.tokenize_bare([]).offsets.tolist() == [0]
 
 
 @pytest.mark.parametrize(

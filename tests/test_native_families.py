@@ -159,7 +159,7 @@ def test_loss_and_gradients_are_those_of_transformers(name, folders):
     folder = folders[name]["words"]
     model = AutoModelForMaskedLM.from_pretrained(folder)
     pretrained = load_pretrained(folder)
-    tokens = pretrained.wordpiece(TEXTS[:4], max_length=32, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS[:4], max_length=32, truncation="head")
     masking = Masking(vocabulary_of(pretrained.tokenizer), mask_fraction=0.4)
     heads = families.pretraining_heads(model) if name in WITHOUT_PAIRS else None
     network = PretrainingNetwork(model.base_model, heads or _heads_of_bert(model))

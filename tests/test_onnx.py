@@ -198,7 +198,7 @@ def test_other_activations(tiny_bert, tmp_path, act):
 def test_several_labels_have_sigmoids(clf):
     model = build_onnx(clf.model_, "cls", Classes(clf.head_, "sigmoid"), "scores")
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    tokens = clf._wordpiece(["a film"], max_length=24, truncation="head")
+    tokens = clf._subword_tokenizer(["a film"], max_length=24, truncation="head")
     ids = tokens.ids[None].astype(np.int64)
     found = session.run(["scores"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
     logits = predict_logits(state_of(clf, "float32").network, tokens)

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 from skbert import BertEmbeddingTransformer, BertPretrainer, BertSentimentClassifier
 from skbert.contract.lost_tokens import LostTokens
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.files.tokenizer_files import vocabulary_of, wordpiece_of
+from skbert.engine.files.tokenizer_files import subword_tokenizer_of, vocabulary_of
 from skbert.engine.text.masking import may_be_masked
 from tests.conftest import WORDS
 
@@ -99,11 +99,11 @@ def rows_of(tokens, array):
 @pytest.mark.parametrize("pairs", [False, True])
 def test_ids_and_segments_are_those_of_transformers(layout, pairs):
     tokenizer = tokenizer_of(LAYOUTS[layout])
-    wordpiece = wordpiece_of(tokenizer)
+    subword_tokenizer = subword_tokenizer_of(tokenizer)
     texts = [FIRST, SECOND] if pairs else [FIRST]
-    n_special = wordpiece.layout.n_special(len(texts))
+    n_special = subword_tokenizer.layout.n_special(len(texts))
     for max_length in [*range(n_special + 1, n_special + 9), 99]:
-        ours = wordpiece(*texts, max_length=max_length, truncation="head")
+        ours = subword_tokenizer(*texts, max_length=max_length, truncation="head")
         theirs = tokenizer(
             *texts, truncation="longest_first", max_length=max_length, return_token_type_ids=True
         )
@@ -136,7 +136,7 @@ def test_vectors_are_those_of_transformers(layout, pairs, tmp_path):
 
 
 def test_a_pair_of_roberta_by_hand():
-    tokens = wordpiece_of(tokenizer_of(ROBERTA))(
+    tokens = subword_tokenizer_of(tokenizer_of(ROBERTA))(
         ["a good film", "so"], ["bad [SEP]", ""], max_length=9, truncation=("tail", "head")
     )
     words = [VOCABULARY[word] for word in ("a", "good", "film", "bad")]
@@ -147,7 +147,7 @@ def test_a_pair_of_roberta_by_hand():
     assert not tokens.segment_ids.any()
     special = [[1, 0, 0, 0, 1, 1, 0, 0, 1], [1, 0, 1, 1, 1]]  # one [SEP] is a word of the text
     assert rows_of(tokens, tokens.is_special.astype(int)) == special
-    cut = wordpiece_of(tokenizer_of(ROBERTA))(
+    cut = subword_tokenizer_of(tokenizer_of(ROBERTA))(
         ["a good film"], ["bad"], max_length=7, truncation=("tail", "head")
     )
     assert cut.ids.tolist() == [CLS, words[1], words[2], SEP, SEP, words[3], SEP]
@@ -160,13 +160,15 @@ def test_a_pair_of_roberta_by_hand():
 @every_layout
 def test_special_tokens_are_neither_masked_nor_words(layout):
     tokenizer = tokenizer_of(LAYOUTS[layout])
-    wordpiece = wordpiece_of(tokenizer)
-    tokens = wordpiece(["good film", ""], ["so bad", "joy"], max_length=32, truncation="head")
+    subword_tokenizer = subword_tokenizer_of(tokenizer)
+    tokens = subword_tokenizer(
+        ["good film", ""], ["so bad", "joy"], max_length=32, truncation="head"
+    )
     allowed = may_be_masked(tokens, vocabulary_of(tokenizer))
     assert sorted(tokens.ids[allowed]) == sorted(
         VOCABULARY[w] for w in ("good", "film", "bad", "joy")
     )
-    counts = LostTokens.of(tokens, wordpiece)
+    counts = LostTokens.of(tokens, subword_tokenizer)
     assert (counts.n_unknown, counts.n_kept - counts.n_special) == (1, 5)
 
 
@@ -186,7 +188,9 @@ def test_a_mask_that_the_tokenizer_adds_is_not_filled(tmp_path):
 @every_layout
 def test_next_sentences_are_laid_out_so_too(layout, tmp_path):
     save(tmp_path, LAYOUTS[layout])
-    single, pair = (load_pretrained(str(tmp_path)).wordpiece.layout.n_special(n) for n in (1, 2))
+    single, pair = (
+        load_pretrained(str(tmp_path)).subword_tokenizer.layout.n_special(n) for n in (1, 2)
+    )
     documents = [["good", "bad film"], ["a joy", "fun"], ["boring"]] * 2
     settings = {"max_length": 16, "random_state": 0, "dropout": 0.0}
     pretrainer = BertPretrainer(str(tmp_path), **settings).fit(documents)

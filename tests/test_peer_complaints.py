@@ -233,7 +233,7 @@ COMPLAINTS = [
         "RuntimeError: Already borrowed, because a fast tokenizer is not thread-safe",
         "huggingface/tokenizers#537 huggingface/transformers#47085",
         "tests/test_load.py::test_sixteen_threads_get_the_answers_of_one "
-        "tests/test_wordpiece.py::test_threads_may_share_it",
+        "tests/test_subword_tokenizer.py::test_threads_may_share_it",
     ),
     # Side effects, noise, network
     (

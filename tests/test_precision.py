@@ -319,7 +319,7 @@ def test_training_learns_as_in_float32(tiny_bert, toy_reviews, n_frozen_layers):
 @pytest.mark.usefixtures("bfloat16_cpu")
 def test_frozen_layers_keep_float32_states(tiny_bert):
     pretrained = load_pretrained(tiny_bert)
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS, max_length=64, truncation="head")
     packed, encoder = pack(tokens, np.arange(len(tokens))), pretrained.frozen_encoder(CPU)
 
     def states_in(precision):

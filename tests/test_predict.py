@@ -23,7 +23,7 @@ TEXTS = ["a film", "dull", "a film", "A  FILM", "very very good", "dull", ""]
 def classifier_and_tokens(tiny_bert):
     pretrained = load_pretrained(tiny_bert)
     head = random_head(pretrained.config.hidden_size, 3, 0.5, np.random.default_rng(0))
-    tokens = pretrained.wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = pretrained.subword_tokenizer(TEXTS, max_length=64, truncation="head")
     return TextClassifier(pretrained.new_encoder(), head, "cls"), tokens
 
 
@@ -62,8 +62,8 @@ def test_thousands_of_variants_of_a_text_come_in_bounded_batches(
     words = np.array("this film was not very good but i loved it".split())
     kept = np.random.default_rng(0).random((5000, len(words))) < 0.5
     variants = [" ".join(words[row]) for row in kept]
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    tokens = wordpiece(variants, max_length=64, truncation="head")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    tokens = subword_tokenizer(variants, max_length=64, truncation="head")
     sizes = []
 
     def counting(tokens, rows):
@@ -78,7 +78,7 @@ def test_thousands_of_variants_of_a_text_come_in_bounded_batches(
 
 def test_no_texts_give_no_rows(classifier_and_tokens, tiny_bert):
     classifier, _ = classifier_and_tokens
-    none = load_pretrained(tiny_bert).wordpiece([], max_length=64, truncation="head")
+    none = load_pretrained(tiny_bert).subword_tokenizer([], max_length=64, truncation="head")
     assert predict_logits(classifier, none).shape == (0, 3)
 
 
@@ -90,7 +90,7 @@ def test_batches_filled_for_onednn_give_the_same_logits(
     rng = np.random.default_rng(0)
     words = np.array("the a film very good bad dull i my not".split())
     texts = [" ".join(rng.choice(words, n)) for n in rng.integers(5, 60, 300)]
-    tokens = load_pretrained(tiny_bert).wordpiece(texts, max_length=64, truncation="head")
+    tokens = load_pretrained(tiny_bert).subword_tokenizer(texts, max_length=64, truncation="head")
     sizes = [tokens.lengths[rows].sum() for rows in budgeted_batches(tokens.lengths, FULL_ROWS)]
     assert sum(FULL_ROWS - 64 <= size < FULL_ROWS for size in sizes) >= 3
     found = predict_logits(classifier, tokens)
@@ -105,7 +105,7 @@ def test_results_of_a_filled_batch_have_the_rows_of_the_batch(
 ):
     classifier, _ = classifier_and_tokens
     texts = ["a film " * 30] * 33  # 62 tokens each: 2046 in all
-    tokens = load_pretrained(tiny_bert).wordpiece(texts, max_length=64, truncation="head")
+    tokens = load_pretrained(tiny_bert).subword_tokenizer(texts, max_length=64, truncation="head")
     batch = pack(tokens, np.arange(33))
     assert len(batch.ids) == FULL_ROWS - 2
     model = classifier.encoder

@@ -65,8 +65,8 @@ def same_weights(left, right):
 
 
 def ids_of(model, text):
-    wordpiece = load_pretrained(model).wordpiece
-    return wordpiece([text], max_length=16, truncation="head").ids.tolist()
+    subword_tokenizer = load_pretrained(model).subword_tokenizer
+    return subword_tokenizer([text], max_length=16, truncation="head").ids.tolist()
 
 
 # Places

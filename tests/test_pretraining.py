@@ -596,7 +596,7 @@ def test_the_folder_is_a_model_for_the_other_estimators(fitted, tmp_path, toy_re
 
 def test_a_pickle_has_no_tensors_and_predicts_the_same(fitted):
     state = fitted.__getstate__()
-    assert isinstance(state["model_"], dict) and "_wordpiece" not in state
+    assert isinstance(state["model_"], dict) and "_subword_tokenizer" not in state
     assert all(isinstance(array, np.ndarray) for array in state["model_"]["weights"].values())
     assert not any("decoder" in name for name in state["model_"]["weights"])
     pickled = pickle.dumps(fitted)

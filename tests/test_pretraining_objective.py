@@ -67,11 +67,11 @@ def masking_of(folder, **settings):
 
 
 def sentences_of(folder):
-    wordpiece = load_pretrained(folder).wordpiece
+    subword_tokenizer = load_pretrained(folder).subword_tokenizer
     documents = [*DOCUMENTS, *([text] for text in SINGLE)]
-    bare = wordpiece.tokenize_bare([text for document in documents for text in document])
+    bare = subword_tokenizer.tokenize_bare([text for document in documents for text in document])
     numbers = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
-    return Sentences.of(bare, numbers, wordpiece.layout)
+    return Sentences.of(bare, numbers, subword_tokenizer.layout)
 
 
 def padded(texts):
@@ -125,8 +125,8 @@ def test_losses_and_gradients_are_those_of_transformers(tiny_bert, module, whole
 
 
 def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    tokens = wordpiece(SINGLE, max_length=64, truncation="head")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    tokens = subword_tokenizer(SINGLE, max_length=64, truncation="head")
     network = network_of(module)
     objective = Pretraining(network, tokens, masking_of(tiny_bert), np.random.default_rng(0))
     rows = np.arange(3)
@@ -143,7 +143,7 @@ def test_without_pairs_the_loss_is_that_of_the_words(tiny_bert, module):
 def test_the_score_is_the_masked_loss_of_transformers(tiny_bert):
     clf = BertPretrainer(tiny_bert, max_epochs=0, max_length=64, next_sentence=False).fit(SINGLE)
     texts = SINGLE * 5
-    tokens = load_pretrained(tiny_bert).wordpiece(texts, max_length=64, truncation="head")
+    tokens = load_pretrained(tiny_bert).subword_tokenizer(texts, max_length=64, truncation="head")
     inputs = padded(draw_texts(tokens, masking_of(tiny_bert), np.random.default_rng(0)))
     with torch.no_grad():
         logits = clf.model_(

@@ -328,7 +328,7 @@ def test_the_gradients_are_those_of_transformers(folder):
     dense, output = (
         model.get_submodule(path) for path in (family.classifier_dense, family.classifier)
     )
-    tokens = clf._wordpiece(TEXTS, max_length=64, truncation="head")
+    tokens = clf._subword_tokenizer(TEXTS, max_length=64, truncation="head")
     batch = pack(tokens, np.arange(len(TEXTS)))
     logits = state_of(clf, "float32").network.logits(batch)
     order = [LABELS.index(label) for label in clf.classes_]

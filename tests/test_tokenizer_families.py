@@ -24,14 +24,14 @@ from skbert.engine.files.tokenizer_files import (
     fill_masks,
     pack_tokenizer,
     read_tokenizer,
+    subword_tokenizer_of,
     unpack_tokenizer,
     vocabulary_of,
-    wordpiece_of,
 )
 from skbert.engine.model.families import FAMILIES, new_config
 from skbert.engine.text.masking import NOT_MASKED, mask_tokens
-from skbert.engine.text.wordpiece import readable
-from tests.test_wordpiece import TRICKY
+from skbert.engine.text.subword_tokenizer import readable
+from tests.test_subword_tokenizer import TRICKY
 
 WORDS = "the film was so good bad not great café naïve über straße".split()
 LETTERS = sorted({*"abcdefghijklmnopqrstuvwxyzäéüß0123456789.,!?'’-", "好", "电", "影", "片", "👍"})
@@ -61,7 +61,7 @@ TEXTS = [
 # tokenizers of the families -----------------------------------------------------------------------
 
 
-def wordpieces(special, letters=LETTERS):
+def subword_tokenizer(special, letters=LETTERS):
     pieces = [*special, *WORDS, *letters, *(f"##{letter}" for letter in letters)]
     return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
 
@@ -86,7 +86,7 @@ def byte_pairs(special):
 
 
 def bert(special=BRACKETS, letters=LETTERS, name="BertTokenizer", **settings):
-    return getattr(transformers, name)(vocab=wordpieces(special, letters), **settings)
+    return getattr(transformers, name)(vocab=subword_tokenizer(special, letters), **settings)
 
 
 def chinese(**settings):
@@ -212,7 +212,7 @@ def folder(folders, kind, tmp_path):
 def read(folder, **sizes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # albert has pieces with capital letters
-        return wordpiece_of(read_tokenizer(folder), **sizes).naming_emoji(False)
+        return subword_tokenizer_of(read_tokenizer(folder), **sizes).naming_emoji(False)
 
 
 def rows_of(tokens, array):
@@ -307,7 +307,7 @@ def test_a_pickle_has_the_same_tokenizer(kind, folder):
         assert unpacked.special_tokens_map == read_one.special_tokens_map
         assert unpacked.all_special_ids == read_one.all_special_ids
         assert unpacked.mask_token_id == read_one.mask_token_id
-        agree(wordpiece_of(unpacked).naming_emoji(False), read_one, TEXTS, TEXTS[::-1])
+        agree(subword_tokenizer_of(unpacked).naming_emoji(False), read_one, TEXTS, TEXTS[::-1])
 
 
 # models without segments --------------------------------------------------------------------------
@@ -329,12 +329,12 @@ def test_a_model_without_segments_ignores_their_ids(kind, folder):
 
 def test_ids_that_transformers_would_not_feed_are_zero():
     """The class names no segment ids, so the model gets zeros; it has no others."""
-    ours = wordpiece_of(modernbert(), type_vocab_size=1)
+    ours = subword_tokenizer_of(modernbert(), type_vocab_size=1)
     tokens = ours(["good"], ["bad"], max_length=9, truncation="head")
     assert not tokens.segment_ids.any()
-    assert wordpiece_of(modernbert(), type_vocab_size=2).layout.pair[-1].segment_id == 1
+    assert subword_tokenizer_of(modernbert(), type_vocab_size=2).layout.pair[-1].segment_id == 1
     with pytest.raises(ValueError, match=r"^The model has type_vocab_size=1, but pairs of texts "):
-        wordpiece_of(bert(), type_vocab_size=1).layout.check(n_segments=2)
+        subword_tokenizer_of(bert(), type_vocab_size=1).layout.check(n_segments=2)
 
 
 def test_other_names_of_special_tokens(folders):
@@ -342,7 +342,7 @@ def test_other_names_of_special_tokens(folders):
     tokenizer = AutoTokenizer.from_pretrained(folders["modernbert"])
     expected = tokenizer("good film")["input_ids"]
     tokenizer.cls_token = tokenizer.sep_token = None
-    tokens = wordpiece_of(tokenizer)(["good film"], max_length=9, truncation="head")
+    tokens = subword_tokenizer_of(tokenizer)(["good film"], max_length=9, truncation="head")
     assert tokens.ids.tolist() == expected
 
 
@@ -409,7 +409,7 @@ def test_the_signs_of_bytes_are_no_capital_letters(word, tmp_path):
     ],
 )
 def test_a_vocabulary_alone(letters, ids, tmp_path):
-    vocabulary = wordpieces(BRACKETS, letters)
+    vocabulary = subword_tokenizer(BRACKETS, letters)
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     (tmp_path / "config.json").write_text('{"model_type": "electra"}')
     tokens = read(tmp_path)(["Good 好 film"], max_length=99, truncation="head")
@@ -437,7 +437,7 @@ def test_byte_pairs_without_a_tokenizer_json(tmp_path):
     assert len(tokenizer) == len(byte_pairs([*ANGLES, "<mask>"])[0])
     ours, theirs = read(folder), AutoTokenizer.from_pretrained(folder)
     agree(ours, theirs, TEXTS, TEXTS[::-1])
-    agree(wordpiece_of(unpack_tokenizer(pack_tokenizer(tokenizer))), theirs, TEXTS)
+    agree(subword_tokenizer_of(unpack_tokenizer(pack_tokenizer(tokenizer))), theirs, TEXTS)
     assert missing_files(folder) == ["model.safetensors"]
 
 
@@ -457,7 +457,7 @@ def test_half_of_a_vocabulary(own, other, tmp_path):
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "mpnet"])
 def test_a_vocab_txt_without_a_tokenizer_json(kind, folder):
     (folder / "tokenizer.json").unlink()
-    vocabulary = wordpieces([*ANGLES, "[UNK]", "<mask>"] if kind == "mpnet" else BRACKETS)
+    vocabulary = subword_tokenizer([*ANGLES, "[UNK]", "<mask>"] if kind == "mpnet" else BRACKETS)
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     theirs = AutoTokenizer.from_pretrained(folder)
     assert len(theirs) == len(vocabulary)
@@ -577,7 +577,7 @@ def test_sentencepiece_is_converted(model_type, tmp_path):
     agree(read(tmp_path), theirs, TEXTS, TEXTS[::-1])
     packed = pack_tokenizer(theirs)
     assert {*packed} == {"tokenizer.json", "tokenizer_config.json"}
-    ours = wordpiece_of(unpack_tokenizer(packed, model_type=model_type))
+    ours = subword_tokenizer_of(unpack_tokenizer(packed, model_type=model_type))
     agree(ours.naming_emoji(False), theirs, TEXTS, TEXTS[::-1])
 
 
@@ -587,7 +587,7 @@ def test_sentencepiece_is_converted(model_type, tmp_path):
 @every_kind
 def test_masks_replace_words_by_words(kind, folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    vocabulary, ours = vocabulary_of(tokenizer), wordpiece_of(tokenizer)
+    vocabulary, ours = vocabulary_of(tokenizer), subword_tokenizer_of(tokenizer)
     assert vocabulary.mask_id == tokenizer.convert_tokens_to_ids(tokenizer.mask_token)
     special = {*tokenizer.all_special_ids}
     assert special and not special & {*vocabulary.word_ids.tolist()}
@@ -612,7 +612,7 @@ def test_masks_replace_words_by_words(kind, folder):
 def test_whole_words_are_masked(kind, folder):
     text = "xyz zzz yyy the"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokens = wordpiece_of(tokenizer)([text], max_length=99, truncation="head")
+    tokens = subword_tokenizer_of(tokenizer)([text], max_length=99, truncation="head")
     ids = tokens.ids[~tokens.is_special]
     starts = np.flatnonzero(~vocabulary_of(tokenizer).continues[ids])
     words = np.split(tokenizer.convert_ids_to_tokens(ids), starts[starts > 0])

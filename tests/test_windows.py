@@ -58,7 +58,7 @@ def network_and_tokens(folder, pooling, texts=TEXTS, max_windows=None):
     pretrained = load_pretrained(folder)
     head = random_head(pretrained.config.hidden_size, 2, 0.5, np.random.default_rng(0))
     tokens = tokenize_in_windows(
-        pretrained.wordpiece, texts, max_length=MAX_LENGTH, max_windows=max_windows
+        pretrained.subword_tokenizer, texts, max_length=MAX_LENGTH, max_windows=max_windows
     )
     return TextClassifier(pretrained.new_encoder(), head, pooling), tokens
 
@@ -110,9 +110,9 @@ def test_windows_cover_what_they_can_and_overlap(room, max_windows):
 
 
 def test_tokens_by_hand(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     words = "a good film and a great joy and fun and love".split()
-    tokens = tokenize_in_windows(wordpiece, [" ".join(words), "fun"], max_length=MAX_LENGTH)
+    tokens = tokenize_in_windows(subword_tokenizer, [" ".join(words), "fun"], max_length=MAX_LENGTH)
     vocabulary = load_pretrained(tiny_bert).tokenizer
     # 11 tokens: 2 windows that share at least 2 tokens have 7 each
     assert vocabulary.convert_ids_to_tokens(tokens.ids.tolist()) == [
@@ -130,9 +130,9 @@ def test_tokens_by_hand(tiny_bert):
 
 
 def test_short_texts_have_the_tokens_of_any_truncation(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    found = tokenize_in_windows(wordpiece, ["good", "", "so dull"], max_length=MAX_LENGTH)
-    expected = wordpiece(["good", "", "so dull"], max_length=MAX_LENGTH, truncation="head")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    found = tokenize_in_windows(subword_tokenizer, ["good", "", "so dull"], max_length=MAX_LENGTH)
+    expected = subword_tokenizer(["good", "", "so dull"], max_length=MAX_LENGTH, truncation="head")
     assert found.windows is None
     for name, array in vars(expected).items():
         if name != "windows":
@@ -429,11 +429,11 @@ def test_an_interrupted_fit_resumes(tiny_bert, tmp_path, monkeypatch):
 
 
 def test_lost_tokens_are_counted_once(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     # 40 tokens, of which 3 windows of 8 read 24; and 11 in two windows of 7, 3 of them twice
     texts = ["good film " * 20, "good film ดี " + "dull " * 8]
-    tokens = tokenize_in_windows(wordpiece, texts, max_length=MAX_LENGTH, max_windows=3)
-    lost = LostTokens.of(tokens, wordpiece)
+    tokens = tokenize_in_windows(subword_tokenizer, texts, max_length=MAX_LENGTH, max_windows=3)
+    lost = LostTokens.of(tokens, subword_tokenizer)
     assert lost == LostTokens(
         n_texts=2, n_truncated=1, n_kept=26 + 13, n_cut=16, n_special=4, n_unknown=1
     )

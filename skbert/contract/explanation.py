@@ -28,7 +28,7 @@ from skbert.engine.prediction.attribute import (
 from skbert.engine.prediction.parts import with_progress
 from skbert.engine.prediction.predict import predict_logits
 from skbert.engine.text.spans import TextPieces
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.warn import warn_user
 
 #: How `explain` can attribute a logit to words.
@@ -217,7 +217,7 @@ def _explain(
     """Explain some texts; `column` is that of the target, or None for the predicted class."""
     check_max_length(estimator.max_length, longest_text(estimator.model_.config))
     state = state_of(estimator, "float32")
-    tokens = tokenize(estimator, texts, state.wordpiece)
+    tokens = tokenize(estimator, texts, state.subword_tokenizer)
     if tokens.windows is not None:
         raise ValueError(
             f"X contains texts of more than max_length={estimator.max_length} tokens, which "
@@ -226,7 +226,7 @@ def _explain(
             "set_params(truncation='head+tail') first."
         )
     rows = [*zip(texts.first, texts.second, strict=True)] if texts.second else [*zip(texts.first)]
-    read = [_Reading.of(estimator, row, state.wordpiece) for row in rows]
+    read = [_Reading.of(estimator, row, state.subword_tokenizer) for row in rows]
     targets = np.full(len(rows), column)
     if column is None:
         predicting = state_of(estimator, estimator.precision_).network
@@ -255,7 +255,7 @@ def _explain(
         )
         for i, (row, reading) in enumerate(zip(rows, read, strict=True))
     ]
-    return _Explained(explained, LostTokens.of(tokens, state.wordpiece), n_incomplete)
+    return _Explained(explained, LostTokens.of(tokens, state.subword_tokenizer), n_incomplete)
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,13 @@ class _Reading:
     texts: list[int]
 
     @classmethod
-    def of(cls, estimator: Any, row: tuple[str, ...], wordpiece: WordPieceTokenizer) -> _Reading:
-        parts = wordpiece.kept_pieces(
+    def of(
+        cls, estimator: Any, row: tuple[str, ...], subword_tokenizer: SubwordTokenizer
+    ) -> _Reading:
+        parts = subword_tokenizer.kept_pieces(
             row, max_length=estimator.max_length, truncation=estimator.truncation
         )  # with truncation="windows", nothing is cut here
-        return cls(parts, wordpiece.layout.order(len(row)))
+        return cls(parts, subword_tokenizer.layout.order(len(row)))
 
     @property
     def piece_words(self) -> np.ndarray:

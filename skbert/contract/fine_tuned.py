@@ -40,7 +40,11 @@ from skbert.contract.ranks import verbose_of
 from skbert.contract.targets import CheckedTargets
 from skbert.engine.files.arrays import pack_encoder, to_arrays, unpack_encoder, unpack_head
 from skbert.engine.files.finetuned import Task, save_classifier
-from skbert.engine.files.tokenizer_files import pack_tokenizer, unpack_tokenizer, wordpiece_of
+from skbert.engine.files.tokenizer_files import (
+    pack_tokenizer,
+    subword_tokenizer_of,
+    unpack_tokenizer,
+)
 from skbert.engine.model.device import loaded_precision, precision_name
 from skbert.engine.model.families import n_segments
 from skbert.engine.model.networks import TextClassifier
@@ -218,7 +222,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
             state["model_"] = pack_encoder(state["model_"])
             state["head_"] = to_arrays(state["head_"])
             state["tokenizer_"] = pack_tokenizer(state["tokenizer_"])
-            del state["_wordpiece"]
+            del state["_subword_tokenizer"]
             state.pop("_trainer", None)
         return stamp_state(state)
 
@@ -235,7 +239,9 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
             self.head_ = unpack_head(state["head_"], self.model_).to(device)
             self.tokenizer_ = unpack_tokenizer(state["tokenizer_"])
             config = self.model_.config
-            self._wordpiece = wordpiece_of(self.tokenizer_, type_vocab_size=n_segments(config))
+            self._subword_tokenizer = subword_tokenizer_of(
+                self.tokenizer_, type_vocab_size=n_segments(config)
+            )
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the estimator has been fitted."""

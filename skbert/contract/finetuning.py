@@ -205,13 +205,13 @@ def fine_tune_one_epoch(
     if is_first:
         check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
-        tokens = tokenize(estimator, texts, pretrained.wordpiece)
+        tokens = tokenize(estimator, texts, pretrained.subword_tokenizer)
         start = new_state(estimator, pretrained, checked.target, seeds)
     else:
         check_for_model(estimator, estimator.model_.config)
         start = with_pooling(state_of(estimator, estimator.precision), estimator.pooling)
-        tokens = tokenize(estimator, texts, start.wordpiece)
-    lost = LostTokens.of(tokens, start.wordpiece)
+        tokens = tokenize(estimator, texts, start.subword_tokenizer)
+    lost = LostTokens.of(tokens, start.subword_tokenizer)
     lost.warn(estimator, start.network.encoder.config)
     labelled = LabelledTexts(tokens, checked.values, checked.weights)
     training = take_rows(labelled, np.flatnonzero(checked.weights))

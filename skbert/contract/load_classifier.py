@@ -109,7 +109,9 @@ def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
     is_changed = "precision" in parameters
     precision = (resolve_precision if is_changed else loaded_precision)(estimator.precision, device)
     network = replace(network.to(device), precision=precision)
-    state = ClassifierState(network, saved.tokenizer, saved.wordpiece, saved.settings["history"])
+    state = ClassifierState(
+        network, saved.tokenizer, saved.subword_tokenizer, saved.settings["history"]
+    )
     vars(estimator).update(state.fitted_attributes(state.history) | about_y)
     return estimator
 
@@ -187,8 +189,8 @@ def _untrained(
     device = resolve_device(clf.device)
     precision = resolve_precision(clf.precision, device)
     network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
-    wordpiece = pretrained.naming_emoji(clf.emoji_names).wordpiece
-    state = ClassifierState(network.to(device), pretrained.new_tokenizer(), wordpiece, [])
+    subword_tokenizer = pretrained.naming_emoji(clf.emoji_names).subword_tokenizer
+    state = ClassifierState(network.to(device), pretrained.new_tokenizer(), subword_tokenizer, [])
     target = one_class(np.array(labels))
     sizes = sizes_without_training(len(labels))
     vars(clf).update(state.fitted_attributes([]) | target.attributes | _UNTRAINED | sizes)

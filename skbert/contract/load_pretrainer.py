@@ -90,7 +90,7 @@ def _load_saved(cls: type, folder: str, parameters: dict[str, Any]) -> Any:
     state = PretrainerState(
         saved.model.to(device),
         saved.tokenizer,
-        saved.wordpiece,
+        saved.subword_tokenizer,
         saved.heads.knows_words,
         saved.heads.knows_next_sentence,
         saved.heads.knows_pooler,

@@ -43,10 +43,10 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
     lost, n_before = [], 0
     with show_texts("predicting", given.n_texts, estimator.verbose) as part:
         for texts in given.parts:
-            tokens = tokenize(estimator, texts, state.wordpiece)
+            tokens = tokenize(estimator, texts, state.subword_tokenizer)
             found = predict_logits(state.network, tokens, part(len(texts)))
             logits.append(check_logits(found, n_before))
-            lost.append(LostTokens.of(tokens, state.wordpiece))
+            lost.append(LostTokens.of(tokens, state.subword_tokenizer))
             n_before += len(texts)
             del texts, tokens  # before the next part of a stream is read
     LostTokens.total(lost).warn(estimator, config)

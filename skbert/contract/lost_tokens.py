@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from skbert.engine.model.families import longest_text
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import Tokens
 from skbert.engine.text.windows import WINDOWS
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.warn import warn_user
 
 #: The share of unknown tokens above which skbert warns.
@@ -85,14 +85,14 @@ class LostTokens:
     n_unknown: int = 0
 
     @classmethod
-    def of(cls, tokens: Tokens, wordpiece: WordPieceTokenizer) -> LostTokens:
+    def of(cls, tokens: Tokens, subword_tokenizer: SubwordTokenizer) -> LostTokens:
         """Count the tokens of texts."""
         count = np.count_nonzero
         ids, is_special = tokens.ids, tokens.is_special
         if tokens.windows is not None:
             is_first = ~tokens.windows.is_repeated
             ids, is_special = ids[is_first], is_special[is_first]
-        is_unknown = (ids == wordpiece.unknown_id) & ~is_special
+        is_unknown = (ids == subword_tokenizer.unknown_id) & ~is_special
         return cls(
             n_texts=len(tokens.n_lost),
             n_truncated=int(count(tokens.n_lost)),

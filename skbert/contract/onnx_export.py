@@ -137,7 +137,7 @@ class ExportClassifierMixin:
         given = _Export(
             self.model_,
             self.tokenizer_,
-            self._wordpiece.layout,
+            self._subword_tokenizer.layout,
             self.pooling_,
             Classes(self.head_, link="sigmoid" if self.multilabel_ else "softmax"),
             output="probabilities",
@@ -211,7 +211,7 @@ class ExportTransformerMixin:
         given = _Export(
             embedder.encoder,
             pretrained.tokenizer,
-            pretrained.wordpiece.layout,
+            pretrained.subword_tokenizer.layout,
             embedder.token_pooling,
             Vectors(embedder.d_model, embedder.normalize, pooler),
             output="vectors",

@@ -40,9 +40,9 @@ from skbert.engine.model.device import precision_name, resolve_device, resolve_p
 from skbert.engine.model.families import longest_text
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.text.sentences import WholeTexts
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import Tokens, concatenate
 from skbert.engine.text.windows import WINDOWS, tokenize_in_windows
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.classification import LabelledTexts
 from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.loop import TrainingOptions
@@ -140,7 +140,7 @@ class ClassifierState:
     ----------
     network : TextClassifier
     tokenizer : transformers.PreTrainedTokenizerBase
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
         The same tokenizer as the engine uses it.
     history : list of dict
         One record per epoch.
@@ -148,7 +148,7 @@ class ClassifierState:
 
     network: TextClassifier
     tokenizer: Any
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
     history: list[dict[str, Any]]
 
     def fitted_attributes(self, history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class ClassifierState:
             "model_": self.network.encoder,
             "head_": self.network.head,
             "tokenizer_": self.tokenizer,
-            "_wordpiece": self.wordpiece,
+            "_subword_tokenizer": self.subword_tokenizer,
             "history_": history,
             "n_epochs_": len(history),
             "device_": str(self.network.device),
@@ -170,8 +170,8 @@ def state_of(estimator: Any, precision: str) -> ClassifierState:
     """Collect what a fitted classifier has learned; `precision` is that of the computations."""
     dtype = resolve_precision(precision, next(estimator.head_.parameters()).device)
     network = TextClassifier(estimator.model_, estimator.head_, estimator.pooling_, dtype)
-    wordpiece = estimator._wordpiece.naming_emoji(estimator.emoji_names)
-    return ClassifierState(network, estimator.tokenizer_, wordpiece, estimator.history_)
+    subword_tokenizer = estimator._subword_tokenizer.naming_emoji(estimator.emoji_names)
+    return ClassifierState(network, estimator.tokenizer_, subword_tokenizer, estimator.history_)
 
 
 def copy_state(state: ClassifierState) -> ClassifierState:
@@ -196,7 +196,9 @@ def new_state(
     precision = resolve_precision(estimator.precision, device)
     pooling = resolve_pooling(estimator.pooling, pretrained.pooling)
     network = TextClassifier(pretrained.new_encoder(device), head, pooling, precision)
-    return ClassifierState(network.to(device), pretrained.new_tokenizer(), pretrained.wordpiece, [])
+    return ClassifierState(
+        network.to(device), pretrained.new_tokenizer(), pretrained.subword_tokenizer, []
+    )
 
 
 @dataclass(frozen=True)
@@ -268,11 +270,11 @@ def prepare_fit(estimator: Any, given: TrainingInput, ranks: Ranks | None = None
         check_for_model(estimator, estimator.model_.config)
         start = copy_state(state_of(estimator, estimator.precision))
         start = with_pooling(start, estimator.pooling)
-        data = tokenize_input(estimator, given, start.wordpiece, estimator.model_.config)
+        data = tokenize_input(estimator, given, start.subword_tokenizer, estimator.model_.config)
     else:
         check_before_loading(estimator)
         pretrained = load_pretrained(estimator.model).naming_emoji(estimator.emoji_names)
-        data = tokenize_input(estimator, given, pretrained.wordpiece, pretrained.config)
+        data = tokenize_input(estimator, given, pretrained.subword_tokenizer, pretrained.config)
         start = new_state(estimator, pretrained, given.target, seeds)
     parts = split(estimator, data, given.target, seeds)
     options = training_options(estimator, len(parts.training.tokens))
@@ -292,7 +294,7 @@ def prepare_fit(estimator: Any, given: TrainingInput, ranks: Ranks | None = None
         pretraining_texts=data.pretraining and data.pretraining.of_rows(parts.rows),
         options=options,
         n_truncated=data.labelled.tokens.n_truncated,
-        n_unknown_tokens=LostTokens.of(data.labelled.tokens, start.wordpiece).n_unknown,
+        n_unknown_tokens=LostTokens.of(data.labelled.tokens, start.subword_tokenizer).n_unknown,
         seeds=seeds,
         kept=kept,
         ranks=ranks,
@@ -359,28 +361,28 @@ class TokenizedInput:
 
 
 def tokenize_input(
-    estimator: Any, given: TrainingInput, wordpiece: WordPieceTokenizer, config: Any
+    estimator: Any, given: TrainingInput, subword_tokenizer: SubwordTokenizer, config: Any
 ) -> TokenizedInput:
     """Tokenise all texts, and warn once of what is lost of them."""
-    tokens = tokenize(estimator, given.labelled.texts, wordpiece)
-    lost = [LostTokens.of(tokens, wordpiece)]
+    tokens = tokenize(estimator, given.labelled.texts, subword_tokenizer)
+    lost = [LostTokens.of(tokens, subword_tokenizer)]
     validation = None
     if given.validation is not None:
-        held_out = tokenize(estimator, given.validation.texts, wordpiece)
-        lost.append(LostTokens.of(held_out, wordpiece))
+        held_out = tokenize(estimator, given.validation.texts, subword_tokenizer)
+        lost.append(LostTokens.of(held_out, subword_tokenizer))
         ones = np.ones(len(held_out), dtype=np.float32)
         validation = LabelledTexts(held_out, given.validation.values, ones)
     pretraining = None
     if pretrains(estimator):
-        pretraining = _tokenize_for_pretraining(estimator, given, tokens, wordpiece)
-        lost.append(LostTokens.of(pretraining.unlabelled, wordpiece))
+        pretraining = _tokenize_for_pretraining(estimator, given, tokens, subword_tokenizer)
+        lost.append(LostTokens.of(pretraining.unlabelled, subword_tokenizer))
     forget_warnings(estimator)
     LostTokens.total(lost).warn(estimator, config)
     labelled = LabelledTexts(tokens, given.labelled.values, given.weights)
     return TokenizedInput(labelled, validation, pretraining)
 
 
-def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tokens:
+def tokenize(estimator: Any, texts: Texts, subword_tokenizer: SubwordTokenizer) -> Tokens:
     """Tokenise texts or pairs, as the parameters of the estimator say.
 
     Raises
@@ -395,12 +397,12 @@ def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tok
                 "windows. Choose truncation='head+tail', or join the two texts of each pair."
             )
         return tokenize_in_windows(
-            wordpiece,
+            subword_tokenizer,
             texts.first,
             max_length=estimator.max_length,
             max_windows=estimator.max_windows,
         )
-    return wordpiece(
+    return subword_tokenizer(
         texts.first,
         texts.second,
         max_length=estimator.max_length,
@@ -409,19 +411,19 @@ def tokenize(estimator: Any, texts: Texts, wordpiece: WordPieceTokenizer) -> Tok
 
 
 def _tokenize_for_pretraining(
-    estimator: Any, given: TrainingInput, tokens: Tokens, wordpiece: WordPieceTokenizer
+    estimator: Any, given: TrainingInput, tokens: Tokens, subword_tokenizer: SubwordTokenizer
 ) -> PretrainingTexts:
     texts, unlabelled, max_length = given.labelled.texts, given.unlabelled, estimator.max_length
     if texts.second is None:
-        own = WholeTexts.of(wordpiece, texts.first, max_length)
+        own = WholeTexts.of(subword_tokenizer, texts.first, max_length)
     else:
         own = WholeTexts(tokens, np.arange(len(tokens)))
     if unlabelled is None:
         more = tokens.take(np.empty(0, dtype=np.int64))
     elif unlabelled.second is None:
-        more = WholeTexts.of(wordpiece, unlabelled.first, max_length).pieces
+        more = WholeTexts.of(subword_tokenizer, unlabelled.first, max_length).pieces
     else:
-        more = tokenize(estimator, unlabelled, wordpiece)
+        more = tokenize(estimator, unlabelled, subword_tokenizer)
     return PretrainingTexts(own, more)
 
 

@@ -38,8 +38,8 @@ from skbert.engine.text.sentences import (
     split_into_sentences,
     tokenize_in_pieces,
 )
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import Tokens
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 from skbert.engine.training.distributed import Ranks
 from skbert.engine.training.masked_lm import Masking, start_from_frequencies
 from skbert.engine.warn import warn_user
@@ -59,7 +59,7 @@ class PretrainerState:
     model : transformers.PreTrainedModel
         Of `Family.pretraining_class`.
     tokenizer : transformers.PreTrainedTokenizerBase
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
         The same tokenizer as the engine uses it.
     knows_words, knows_next_sentence, knows_pooler : bool
         Whether the heads and the pooler are trained; if not, their weights are random, or the
@@ -71,7 +71,7 @@ class PretrainerState:
 
     model: Any
     tokenizer: Any
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
     knows_words: bool
     knows_next_sentence: bool
     knows_pooler: bool
@@ -86,7 +86,7 @@ class PretrainerState:
         return cls(
             model,
             pretrained.new_tokenizer(),
-            pretrained.wordpiece,
+            pretrained.subword_tokenizer,
             heads.knows_words,
             heads.knows_next_sentence,
             heads.knows_pooler,
@@ -113,7 +113,7 @@ class PretrainerState:
         return {
             "model_": self.model,
             "tokenizer_": self.tokenizer,
-            "_wordpiece": self.wordpiece,
+            "_subword_tokenizer": self.subword_tokenizer,
             "history_": history,
             "n_epochs_": len(history),
             "device_": str(self.network.device),
@@ -157,7 +157,7 @@ def current_state(estimator: Any) -> PretrainerState:
     return PretrainerState(
         estimator.model_,
         estimator.tokenizer_,
-        estimator._wordpiece.naming_emoji(estimator.emoji_names),
+        estimator._subword_tokenizer.naming_emoji(estimator.emoji_names),
         estimator._knows_words,
         estimator._knows_next_sentence,
         estimator._knows_pooler,
@@ -190,7 +190,7 @@ def prepare_pretraining(
     pretrained = _load_or_create(estimator, documents, rng).naming_emoji(estimator.emoji_names)
     heads = head_weights(pretrained, rng)
     forget_warnings(estimator)
-    whole = tokenize_whole(estimator, documents, pretrained.wordpiece, pretrained.config)
+    whole = tokenize_whole(estimator, documents, pretrained.subword_tokenizer, pretrained.config)
     pairs = _sentences_to_pair(estimator, documents, pretrained)
     vocabulary = vocabulary_of(pretrained.tokenizer)
     model = new_pretraining_model(pretrained, heads).to(device)
@@ -213,11 +213,11 @@ def check_length(estimator: Any, config: Any) -> None:
 
 
 def tokenize_whole(
-    estimator: Any, documents: Documents, wordpiece: WordPieceTokenizer, config: Any
+    estimator: Any, documents: Documents, subword_tokenizer: SubwordTokenizer, config: Any
 ) -> Tokens:
     """Tokenise documents for masked language modelling alone; longer ones in several pieces."""
-    tokens = WholeTexts.of(wordpiece, documents.texts, estimator.max_length).pieces
-    LostTokens.of(tokens, wordpiece).warn(estimator, config, selects=False)
+    tokens = WholeTexts.of(subword_tokenizer, documents.texts, estimator.max_length).pieces
+    LostTokens.of(tokens, subword_tokenizer).warn(estimator, config, selects=False)
     return tokens
 
 
@@ -272,12 +272,12 @@ def _sentences_to_pair(
         return None
     split = documents.sentences or [split_into_sentences(text) for text in documents.texts]
     flat = [sentence for sentences in split for sentence in sentences]
-    wordpiece = pretrained.wordpiece
-    room = wordpiece.layout.room_for_each(estimator.max_length, n_segments=2)
-    sentences = tokenize_in_pieces(wordpiece, flat, documents_of(split), room)
+    subword_tokenizer = pretrained.subword_tokenizer
+    room = subword_tokenizer.layout.room_for_each(estimator.max_length, n_segments=2)
+    sentences = tokenize_in_pieces(subword_tokenizer, flat, documents_of(split), room)
     n_with_pairs = len(np.unique(sentences.documents[sentences.has_successor]))
     if n_with_pairs > 1:
-        wordpiece.layout.check(n_segments=2)
+        subword_tokenizer.layout.check(n_segments=2)
         return sentences
     why = (
         f"only 1 of the {len(split)} texts has several sentences, and false pairs need another"

@@ -14,10 +14,10 @@ from sklearn.utils._param_validation import Interval, validate_parameter_constra
 from skbert.contract.load_pretrainer import FromPretrainedMixin
 from skbert.contract.parameters import check_max_length, check_start
 from skbert.contract.texts import Texts, check_documents, check_texts
-from skbert.engine.files.pretrained import load_config, load_wordpiece
+from skbert.engine.files.pretrained import load_config, load_subword_tokenizer
 from skbert.engine.model.families import longest_text
 from skbert.engine.text.layout import smallest_max_length
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.inspection.drawing import check_estimator, mark_style, merge_style
 
 _ALLOWED = "an estimator of skbert"
@@ -166,9 +166,9 @@ class TokenLengthDisplay:
         max_length = estimator.max_length if max_length is None else int(max_length)
         model = _model_of(estimator, cls)
         check_max_length(max_length, longest_text(model.config))
-        wordpiece = model.wordpiece.naming_emoji(estimator.emoji_names)
-        wordpiece.layout.room(max_length, 1 if texts.second is None else 2)
-        lengths = wordpiece.count_tokens(texts.first, texts.second)
+        subword_tokenizer = model.subword_tokenizer.naming_emoji(estimator.emoji_names)
+        subword_tokenizer.layout.room(max_length, 1 if texts.second is None else 2)
+        lengths = subword_tokenizer.count_tokens(texts.first, texts.second)
         display = cls(lengths, max_length=max_length)
         return display.plot(ax=ax, hist_kw=hist_kw, line_kw=line_kw)
 
@@ -289,19 +289,19 @@ class _Model:
     """What the lengths depend on."""
 
     config: Any
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
 
 
 def _model_of(estimator: Any, display: type) -> _Model:
     """Take the tokenizer of a fitted estimator, or read that of `model` without its weights."""
     if hasattr(estimator, "model_"):
-        return _Model(estimator.model_.config, estimator._wordpiece)
+        return _Model(estimator.model_.config, estimator._subword_tokenizer)
     stored = estimator._stored_weights() if hasattr(estimator, "_stored_weights") else None
     if stored:
-        return _Model(stored.config, stored.wordpiece)
+        return _Model(stored.config, stored.subword_tokenizer)
     if not isinstance(estimator.model, str) and hasattr(estimator.model, "to_dict"):
         raise ValueError(
             f"{display.__name__} got a {type(estimator).__name__} whose model is a configuration "
             "and which is not fitted, but its vocabulary is learned by fit. Call fit first."
         )
-    return _Model(load_config(estimator.model), load_wordpiece(estimator.model))
+    return _Model(load_config(estimator.model), load_subword_tokenizer(estimator.model))

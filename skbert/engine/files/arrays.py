@@ -16,8 +16,8 @@ from skbert.engine.files.config import config_of
 from skbert.engine.files.pretrained import Pretrained
 from skbert.engine.files.tokenizer_files import (
     pack_tokenizer,
+    subword_tokenizer_of,
     unpack_tokenizer,
-    wordpiece_of,
 )
 from skbert.engine.files.weights import (
     HeadWeights,
@@ -90,7 +90,7 @@ def unpack_pretrained(packed: Mapping[str, Any]) -> Pretrained:
         weights=_to_tensors(packed["weights"]),
         pooler=_to_tensors(packed["pooler"]),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, type_vocab_size=n_segments(config)),
+        subword_tokenizer=subword_tokenizer_of(tokenizer, type_vocab_size=n_segments(config)),
         pooling=packed.get("pooling", "cls"),  # older pickles lack it
     )
 

@@ -40,8 +40,8 @@ from skbert.engine.files.textfiles import parse_object, text_of
 from skbert.engine.files.tokenizer_files import (
     TOKENIZER_FILES,
     pack_tokenizer,
+    subword_tokenizer_of,
     unpack_tokenizer,
-    wordpiece_of,
 )
 from skbert.engine.files.weights import (
     DRAWN,
@@ -55,7 +55,7 @@ from skbert.engine.files.weights import (
 from skbert.engine.model.families import family_of, n_segments
 from skbert.engine.model.networks import TextClassifier
 from skbert.engine.model.pooling import POOLINGS
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ class SavedClassifier:
     ----------
     network : TextClassifier
     tokenizer : transformers.PreTrainedTokenizerBase
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
         The same tokenizer as the engine uses it.
     settings : dict
         The settings that the estimator saved, of JSON types.
@@ -77,7 +77,7 @@ class SavedClassifier:
 
     network: TextClassifier
     tokenizer: PreTrainedTokenizerBase
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
     settings: dict[str, Any]
 
 
@@ -221,8 +221,8 @@ def load_classifier(folder: Path) -> SavedClassifier:
     network = TextClassifier(encoder, head, manifest["pooling"])
     check_finite(network, folder / WEIGHTS_FILE)
     tokenizer = unpack_tokenizer(texts, folder, config.model_type)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
-    return SavedClassifier(network, tokenizer, wordpiece, manifest["settings"])
+    subword_tokenizer = subword_tokenizer_of(tokenizer, config.vocab_size, n_segments(config))
+    return SavedClassifier(network, tokenizer, subword_tokenizer, manifest["settings"])
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -21,7 +21,7 @@ from skbert.engine.files.sentence_modules import check_modules, read_pooling
 from skbert.engine.files.tokenizer_files import (
     check_special_tokens,
     read_tokenizer,
-    wordpiece_of,
+    subword_tokenizer_of,
 )
 from skbert.engine.files.weights import (
     HeadWeights,
@@ -36,7 +36,7 @@ from skbert.engine.files.weights import (
 from skbert.engine.forks import after_fork
 from skbert.engine.model.capture import free_idle_memory
 from skbert.engine.model.families import family_of, n_segments
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -57,7 +57,7 @@ class Pretrained:
     pooler : dict of str to Tensor
         "weight" and "bias" of the pooler's linear layer; empty if the checkpoint has none.
     tokenizer : transformers.PreTrainedTokenizerBase
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
         The same tokenizer as the engine uses it.
     heads : dict of str to Tensor
         Weights of the pre-training heads that the checkpoint contains, by their full names.
@@ -74,7 +74,7 @@ class Pretrained:
     weights: Mapping[str, torch.Tensor]
     pooler: Mapping[str, torch.Tensor]
     tokenizer: PreTrainedTokenizerBase
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
     heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_tied: bool = True
     pooling: str = "cls"
@@ -91,8 +91,8 @@ class Pretrained:
 
     def naming_emoji(self, names_emoji: bool) -> Pretrained:
         """Return the checkpoint with a tokenizer that reads unknown emoji as names, or not."""
-        wordpiece = self.wordpiece.naming_emoji(names_emoji)
-        return self if wordpiece is self.wordpiece else replace(self, wordpiece=wordpiece)
+        other = self.subword_tokenizer.naming_emoji(names_emoji)
+        return self if other is self.subword_tokenizer else replace(self, subword_tokenizer=other)
 
     def new_tokenizer(self) -> PreTrainedTokenizerBase:
         """Copy the tokenizer, because each call sets padding and truncation on it."""
@@ -240,12 +240,12 @@ def load_config(model: ModelName) -> PretrainedConfig:
     return read_config(find_model(model).config)
 
 
-def load_wordpiece(model: ModelName) -> WordPieceTokenizer:
+def load_subword_tokenizer(model: ModelName) -> SubwordTokenizer:
     """Read the tokenizer of a checkpoint without its weights; raises as `load_pretrained`."""
     found = find_model(model)
     config = read_config(found.config)
     tokenizer = _read_tokenizer(found.folder)
-    return wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
+    return subword_tokenizer_of(tokenizer, config.vocab_size, n_segments(config))
 
 
 def load_pooling(model: ModelName) -> str:
@@ -273,7 +273,7 @@ def _read(found: FoundModel) -> Pretrained:
         weights=change.apply(weights) if change else weights,
         pooler=stored_pooler(stored, family),
         tokenizer=tokenizer,
-        wordpiece=wordpiece_of(tokenizer, config.vocab_size, n_segments(config)),
+        subword_tokenizer=subword_tokenizer_of(tokenizer, config.vocab_size, n_segments(config)),
         heads=stored_heads(stored, family),
         is_tied=is_tied(stored, family),
         pooling=read_pooling(found.folder),

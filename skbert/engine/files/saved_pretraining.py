@@ -17,7 +17,11 @@ from skbert.engine.files.config import CONFIG_FILE, config_of
 from skbert.engine.files.contents import WEIGHTS_FILE
 from skbert.engine.files.manifest import MANIFEST, damaged, read_files, read_manifest
 from skbert.engine.files.textfiles import parse_object, text_of
-from skbert.engine.files.tokenizer_files import TOKENIZER_FILES, unpack_tokenizer, wordpiece_of
+from skbert.engine.files.tokenizer_files import (
+    TOKENIZER_FILES,
+    subword_tokenizer_of,
+    unpack_tokenizer,
+)
 from skbert.engine.files.weights import (
     HeadWeights,
     build_pretraining_model,
@@ -29,7 +33,7 @@ from skbert.engine.files.weights import (
     pretraining_weights,
 )
 from skbert.engine.model.families import family_of, n_segments
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +50,7 @@ class SavedPretraining:
     heads : HeadWeights
         The weights of the heads and the pooler, and which of them are trained.
     tokenizer : transformers.PreTrainedTokenizerBase
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
         The same tokenizer as the engine uses it.
     made_with : str
         The pooling with which the encoder was made before.
@@ -57,7 +61,7 @@ class SavedPretraining:
     model: PreTrainedModel
     heads: HeadWeights
     tokenizer: PreTrainedTokenizerBase
-    wordpiece: WordPieceTokenizer
+    subword_tokenizer: SubwordTokenizer
     made_with: str
     settings: dict[str, Any]
 
@@ -98,9 +102,11 @@ def load_pretraining_model(folder: Path) -> SavedPretraining:
     model = build_pretraining_model(config, encoder_weights(stored, path, config), heads)
     check_finite(model, path)
     tokenizer = unpack_tokenizer(texts, folder, config.model_type)
-    wordpiece = wordpiece_of(tokenizer, config.vocab_size, n_segments(config))
+    subword_tokenizer = subword_tokenizer_of(tokenizer, config.vocab_size, n_segments(config))
     made_with = str(manifest.get("made_with", "cls"))
-    return SavedPretraining(model, heads, tokenizer, wordpiece, made_with, manifest["settings"])
+    return SavedPretraining(
+        model, heads, tokenizer, subword_tokenizer, made_with, manifest["settings"]
+    )
 
 
 def check_finite(model: PreTrainedModel, path: Path) -> None:

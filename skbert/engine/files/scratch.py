@@ -14,10 +14,10 @@ from torch import nn
 from skbert.engine.files.config import config_of
 from skbert.engine.files.folders import temporary_folder
 from skbert.engine.files.pretrained import Pretrained
-from skbert.engine.files.tokenizer_files import wordpiece_of
+from skbert.engine.files.tokenizer_files import subword_tokenizer_of
 from skbert.engine.files.weights import HeadWeights, head_shapes, pooler_shapes, shapes_of
 from skbert.engine.model.families import empty_encoder, family_of, n_segments
-from skbert.engine.text.wordpiece import readable
+from skbert.engine.text.subword_tokenizer import readable
 
 if TYPE_CHECKING:
     from transformers import BertConfig, PreTrainedTokenizerBase
@@ -91,8 +91,8 @@ def new_pretrained(
     config.pad_token_id = tokenizer.pad_token_id
     weights = random_weights(shapes_of(empty_encoder(config)), config.initializer_range, rng)
     weights[family_of(config).word_table][tokenizer.pad_token_id] = 0
-    wordpiece = wordpiece_of(tokenizer, type_vocab_size=n_segments(config))
-    return Pretrained(config, weights, {}, tokenizer, wordpiece)
+    subword_tokenizer = subword_tokenizer_of(tokenizer, type_vocab_size=n_segments(config))
+    return Pretrained(config, weights, {}, tokenizer, subword_tokenizer)
 
 
 def head_weights(pretrained: Pretrained, rng: np.random.Generator) -> HeadWeights:

@@ -19,7 +19,7 @@ from skbert.engine.files.textfiles import parse_object, read_text
 from skbert.engine.model.families import BERT, FAMILIES
 from skbert.engine.text.masking import Vocabulary, continues_word
 from skbert.engine.text.post_processor import read_layout
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.warn import warn_user
 
 if TYPE_CHECKING:
@@ -313,11 +313,11 @@ def _has_capitals(piece: str) -> bool:
     return any(unicodedata.category(letter) in ("Lu", "Lt") for letter in piece)
 
 
-def wordpiece_of(
+def subword_tokenizer_of(
     tokenizer: PreTrainedTokenizerBase,
     n_ids: int | None = None,
     type_vocab_size: int | None = None,
-) -> WordPieceTokenizer:
+) -> SubwordTokenizer:
     """Build the engine's tokenizer from a copy of a transformers tokenizer.
 
     Parameters
@@ -336,7 +336,7 @@ def wordpiece_of(
     """
     place = Path(tokenizer.name_or_path)
     try:
-        wordpiece = WordPieceTokenizer(
+        own = SubwordTokenizer(
             tokenizer.backend_tokenizer.to_str(),
             str(tokenizer.cls_token or tokenizer.bos_token),
             str(tokenizer.sep_token or tokenizer.eos_token),
@@ -344,20 +344,20 @@ def wordpiece_of(
             splits_special_tokens=tokenizer.backend_tokenizer.encode_special_tokens,
         )
         if type_vocab_size == 1 and "token_type_ids" not in tokenizer.model_input_names:
-            wordpiece.layout = wordpiece.layout.with_one_segment()  # as transformers' models do
+            own.layout = own.layout.with_one_segment()  # as transformers' models do
         if n_ids is not None:
-            n_special = wordpiece.layout.n_special(n_segments=1)
-            wordpiece(_PROBES, max_length=n_special + 14, truncation="head")
+            n_special = own.layout.n_special(n_segments=1)
+            own(_PROBES, max_length=n_special + 14, truncation="head")
     except ValueError:
         raise
     except BaseException as error:
         raise _unreadable(place, error) from error
-    if n_ids is not None and wordpiece.largest_id >= n_ids:
+    if n_ids is not None and own.largest_id >= n_ids:
         raise ValueError(
-            f"The tokenizer of {str(place)!r} has ids up to {wordpiece.largest_id}, but the model "
+            f"The tokenizer of {str(place)!r} has ids up to {own.largest_id}, but the model "
             f"has only {n_ids} word embeddings. Use the tokenizer files that belong to the weights."
         )
-    return wordpiece
+    return own
 
 
 def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,7 +3,7 @@
 A tokenizer of BERT turns a single text into ``[CLS] text [SEP]``, and a pair into ``[CLS] first
 [SEP] second [SEP]``; `post_processor` finds out what other tokenizers do. Only this file knows the
 positions and the number of special tokens. A row has one or two texts, which are its segments.
-numpy only; `wordpiece` converts texts to ids.
+numpy only; `subword_tokenizer` converts texts to ids.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class PackedBatch:
     Attributes
     ----------
     ids, positions, segment_ids : ndarray of shape (n_tokens,), int32
-        WordPiece id, position in its sequence (from 0), and segment of each token.
+        Token id, position in its sequence (from 0), and segment of each token.
     cu_seqlens : ndarray of shape (n_sequences + 1,), int32
         Cumulative lengths: sequence i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
     rows : ndarray of shape (n_texts,), int64

@@ -1,6 +1,6 @@
 """Characters of a text that are replaced before it is tokenised, and the way back.
 
-numpy only; `emoji_names` and `wordpiece` find what to replace.
+numpy only; `emoji_names` and `subword_tokenizer` find what to replace.
 """
 
 from __future__ import annotations

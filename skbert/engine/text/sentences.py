@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skbert.engine.text.layout import Layout
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import BareTokens, Tokens
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 #: Labels of a pair, numbered as in the published BERTs, and the label of a single text.
 IS_NEXT, NOT_NEXT, NO_PAIR = 0, 1, -1
@@ -227,11 +227,11 @@ def documents_of(texts_of_documents: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def tokenize_in_pieces(
-    wordpiece: WordPieceTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
+    subword_tokenizer: SubwordTokenizer, texts: Sequence[str], documents: np.ndarray, room: int
 ) -> Sentences:
     """Tokenise texts, and cut those with more than `room` tokens into equal pieces."""
-    bare = wordpiece.tokenize_bare(texts)
-    return Sentences.of(bare, documents, wordpiece.layout).in_pieces(room)
+    bare = subword_tokenizer.tokenize_bare(texts)
+    return Sentences.of(bare, documents, subword_tokenizer.layout).in_pieces(room)
 
 
 @dataclass(frozen=True)
@@ -250,10 +250,12 @@ class WholeTexts:
     rows: np.ndarray
 
     @classmethod
-    def of(cls, wordpiece: WordPieceTokenizer, texts: Sequence[str], max_length: int) -> WholeTexts:
+    def of(
+        cls, subword_tokenizer: SubwordTokenizer, texts: Sequence[str], max_length: int
+    ) -> WholeTexts:
         """Tokenise single texts; `max_length` includes the special tokens of a piece."""
-        room = wordpiece.layout.room(max_length, n_segments=1)
-        sentences = tokenize_in_pieces(wordpiece, texts, np.arange(len(texts)), room)
+        room = subword_tokenizer.layout.room(max_length, n_segments=1)
+        sentences = tokenize_in_pieces(subword_tokenizer, texts, np.arange(len(texts)), room)
         return cls(lay_out_singly(sentences), sentences.documents)
 
     def of_texts(self, rows: np.ndarray) -> Tokens:

@@ -1,6 +1,6 @@
 """Pieces of a text -> the characters that they come from, and the words that they form.
 
-numpy only; `wordpiece` finds the pieces.
+numpy only; `subword_tokenizer` finds the pieces.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tokens of texts, laid end to end: ids, segments and offsets.
 
-numpy only; `wordpiece` converts texts to ids, and `layout` adds special tokens.
+numpy only; `subword_tokenizer` converts texts to ids, and `layout` adds special tokens.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 from skbert.engine.text.tokens import BareTokens, Tokens, Windows, ranges
-from skbert.engine.text.wordpiece import WordPieceTokenizer
 
 #: The value of `truncation` that reads a longer text in windows.
 WINDOWS = "windows"
@@ -83,7 +83,7 @@ def plan_windows(n_tokens: np.ndarray, room: int, max_windows: int | None = None
 
 
 def tokenize_in_windows(
-    wordpiece: WordPieceTokenizer,
+    subword_tokenizer: SubwordTokenizer,
     texts: Sequence[str],
     *,
     max_length: int,
@@ -93,7 +93,7 @@ def tokenize_in_windows(
 
     Parameters
     ----------
-    wordpiece : WordPieceTokenizer
+    subword_tokenizer : SubwordTokenizer
     texts : sequence of str
     max_length : int
         Maximum number of tokens of a window, special tokens included.
@@ -103,11 +103,11 @@ def tokenize_in_windows(
     Returns
     -------
     Tokens
-        Equal to those of `wordpiece` if no text is longer than `max_length`.
+        Equal to those of `subword_tokenizer` if no text is longer than `max_length`.
     """
-    layout = wordpiece.layout
+    layout = subword_tokenizer.layout
     layout.check(n_segments=1)
-    bare = wordpiece.tokenize_bare(texts)
+    bare = subword_tokenizer.tokenize_bare(texts)
     plan = plan_windows(bare.lengths, layout.room(max_length, n_segments=1), max_windows)
     text = np.repeat(np.arange(len(bare)), plan.n_of_each)
     source = ranges(bare.offsets[text] + plan.starts, plan.lengths)

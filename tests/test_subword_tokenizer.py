@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import skbert.engine.text.wordpiece as wordpiece_module
+import skbert.engine.text.subword_tokenizer as tokenizer_module
 from skbert import BertSentimentClassifier
 from skbert.engine.files.pretrained import load_pretrained
-from skbert.engine.files.tokenizer_files import wordpiece_of
-from skbert.engine.text.wordpiece import WordPieceTokenizer
+from skbert.engine.files.tokenizer_files import subword_tokenizer_of
+from skbert.engine.text.subword_tokenizer import SubwordTokenizer
 
 LONG = 10**6  # tokens; nothing is cut
 TRICKY = [
@@ -99,26 +99,26 @@ def texts_of(found):
     return [ids.tolist() for ids in np.split(found.ids, found.offsets[1:-1])]
 
 
-def ids_of(wordpiece, *texts, max_length=LONG, truncation="head"):
-    return texts_of(wordpiece(texts, max_length=max_length, truncation=truncation))
+def ids_of(subword_tokenizer, *texts, max_length=LONG, truncation="head"):
+    return texts_of(subword_tokenizer(texts, max_length=max_length, truncation=truncation))
 
 
 @pytest.fixture
 def words(tiny_bert):
     """The tiny vocabulary, and the pieces of each text by name."""
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     vocabulary = (Path(tiny_bert) / "vocab.txt").read_text(encoding="utf-8").split("\n")
 
     def pieces(*texts, max_length=LONG, truncation="head"):
-        found = ids_of(wordpiece, *texts, max_length=max_length, truncation=truncation)
+        found = ids_of(subword_tokenizer, *texts, max_length=max_length, truncation=truncation)
         return [" ".join(vocabulary[i] for i in ids) for ids in found]
 
     return pieces
 
 
 def test_layout_by_hand(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    found = wordpiece(["a film", "", "very good film"], max_length=64, truncation="head")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    found = subword_tokenizer(["a film", "", "very good film"], max_length=64, truncation="head")
     assert found.offsets.tolist() == [0, 4, 6, 11]
     assert found.lengths.tolist() == [4, 2, 5]
     assert found.segment_ids.tolist() == [0] * 11
@@ -128,17 +128,19 @@ def test_layout_by_hand(tiny_bert):
 
 
 def test_pairs_by_hand(tiny_bert, words):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    found = wordpiece(["a film", ""], ["good", "bad film"], max_length=64, truncation="head")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    found = subword_tokenizer(
+        ["a film", ""], ["good", "bad film"], max_length=64, truncation="head"
+    )
     expected = words("a film [SEP] good", "[SEP] bad film")  # the text "[SEP]" is that token
-    assert texts_of(found) == ids_of(wordpiece, "a film [SEP] good", "[SEP] bad film")
+    assert texts_of(found) == ids_of(subword_tokenizer, "a film [SEP] good", "[SEP] bad film")
     assert expected == ["[CLS] a film [SEP] good [SEP]", "[CLS] [SEP] bad film [SEP]"]
     assert found.segment_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1]
 
 
 def test_take_by_hand(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
-    found = wordpiece(["a film", "", "very very good"], max_length=4, truncation="tail")
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
+    found = subword_tokenizer(["a film", "", "very very good"], max_length=4, truncation="tail")
     taken = found.take(np.array([2, 0, 2]))
     a_film, _, very_good = texts_of(found)
     assert texts_of(taken) == [very_good, a_film, very_good]
@@ -161,25 +163,25 @@ def test_cut_texts_by_hand(words, truncation, shortest, longer):
 
 
 def test_counts_by_hand(tiny_bert):
-    wordpiece = load_pretrained(tiny_bert).wordpiece
+    subword_tokenizer = load_pretrained(tiny_bert).subword_tokenizer
     texts = ["a film", "a good film", "a very very good film", ""]
-    found = wordpiece(texts, max_length=5, truncation="head")
+    found = subword_tokenizer(texts, max_length=5, truncation="head")
     assert (found.n_truncated, found.n_lost.tolist()) == (1, [0, 0, 2, 0])
-    found = wordpiece(texts, max_length=3, truncation="head+tail")
+    found = subword_tokenizer(texts, max_length=3, truncation="head+tail")
     assert (found.n_truncated, found.n_lost.tolist()) == (3, [1, 2, 4, 0])
 
 
 @pytest.mark.parametrize("text", TRICKY, ids=ascii)
 def test_ids_are_those_of_transformers(pretrained, reference, text):
-    assert ids_of(pretrained.wordpiece, text) == [reference(text)]
+    assert ids_of(pretrained.subword_tokenizer, text) == [reference(text)]
 
 
 def test_all_together_and_from_the_memo(pretrained, reference):
-    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
+    subword_tokenizer = subword_tokenizer_of(pretrained.tokenizer).naming_emoji(False)
     expected = [reference(text) for text in TRICKY]
-    assert ids_of(wordpiece, *TRICKY) == expected
-    assert ids_of(wordpiece, *TRICKY) == expected
-    assert ids_of(wordpiece, *reversed(TRICKY)) == expected[::-1]
+    assert ids_of(subword_tokenizer, *TRICKY) == expected
+    assert ids_of(subword_tokenizer, *TRICKY) == expected
+    assert ids_of(subword_tokenizer, *reversed(TRICKY)) == expected[::-1]
 
 
 @settings(max_examples=200, deadline=None)
@@ -191,7 +193,7 @@ def test_all_together_and_from_the_memo(pretrained, reference):
     )
 )
 def test_ids_of_any_text_are_those_of_transformers(pretrained, reference, text):
-    assert ids_of(pretrained.wordpiece, text) == [reference(text)]
+    assert ids_of(pretrained.subword_tokenizer, text) == [reference(text)]
 
 
 @pytest.mark.parametrize(
@@ -208,28 +210,28 @@ def test_ids_of_any_text_are_those_of_transformers(pretrained, reference, text):
 def test_lone_surrogates_are_read_as_the_replacement_character(
     pretrained, reference, text, read_as
 ):
-    assert ids_of(pretrained.wordpiece, text, text) == [reference(read_as)] * 2
+    assert ids_of(pretrained.subword_tokenizer, text, text) == [reference(read_as)] * 2
 
 
 def test_the_memo_is_emptied_when_it_is_full(pretrained, reference, monkeypatch):
-    monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 3)
-    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
-    assert ids_of(wordpiece, *TRICKY, *TRICKY) == [reference(text) for text in TRICKY] * 2
-    assert len(wordpiece._memo) <= 3
+    monkeypatch.setattr(tokenizer_module, "_MEMO_SIZE", 3)
+    subword_tokenizer = subword_tokenizer_of(pretrained.tokenizer).naming_emoji(False)
+    assert ids_of(subword_tokenizer, *TRICKY, *TRICKY) == [reference(text) for text in TRICKY] * 2
+    assert len(subword_tokenizer._memo) <= 3
 
 
 def test_words_that_hardly_recur_are_not_remembered(tiny_bert):
-    wordpiece = wordpiece_of(load_pretrained(tiny_bert).tokenizer)
-    ids_of(wordpiece, "a " + "b" * 64 + " " + "c" * 65)
-    assert set(wordpiece._memo) == {"a", "b" * 64}
+    subword_tokenizer = subword_tokenizer_of(load_pretrained(tiny_bert).tokenizer)
+    ids_of(subword_tokenizer, "a " + "b" * 64 + " " + "c" * 65)
+    assert set(subword_tokenizer._memo) == {"a", "b" * 64}
 
 
 def test_threads_may_share_it(pretrained, reference, monkeypatch):
-    monkeypatch.setattr(wordpiece_module, "_MEMO_SIZE", 20)
-    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
+    monkeypatch.setattr(tokenizer_module, "_MEMO_SIZE", 20)
+    subword_tokenizer = subword_tokenizer_of(pretrained.tokenizer).naming_emoji(False)
     expected = [reference(text) for text in TRICKY]
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: ids_of(wordpiece, *TRICKY), range(12)):
+        for found in pool.map(lambda _: ids_of(subword_tokenizer, *TRICKY), range(12)):
             assert found == expected
 
 
@@ -241,7 +243,9 @@ def test_the_saved_padding_and_truncation_of_all_minilm_are_not_used(real_weight
     )
     assert saved["padding"]["strategy"] == {"Fixed": 128}  # the file does contain padding
     assert saved["truncation"]["max_length"] == 128
-    found = pretrained.wordpiece(["a film", "good " * 300], max_length=LONG, truncation="head")
+    found = pretrained.subword_tokenizer(
+        ["a film", "good " * 300], max_length=LONG, truncation="head"
+    )
     assert found.lengths.tolist() == [4, 302]
     assert texts_of(found)[0] == [101, 1037, 2143, 102]
 
@@ -250,7 +254,7 @@ def test_a_backend_with_padding_and_truncation(tiny_bert):
     tokenizer = load_pretrained(tiny_bert).new_tokenizer()
     tokenizer.backend_tokenizer.enable_padding(length=16)
     tokenizer.backend_tokenizer.enable_truncation(max_length=5)
-    found = ids_of(wordpiece_of(tokenizer), "a film", "good " * 9)
+    found = ids_of(subword_tokenizer_of(tokenizer), "a film", "good " * 9)
     assert [len(ids) for ids in found] == [4, 11]
 
 
@@ -285,22 +289,22 @@ def byte_pair_tokenizer():
 
 def test_another_kind_of_tokenizer_is_given_whole_texts():
     backend = byte_pair_tokenizer()
-    wordpiece = WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]")
+    subword_tokenizer = SubwordTokenizer(backend.to_str(), "[CLS]", "[SEP]")
     for text in [text for text in TRICKY if text] + ["a good  film"]:
         expected = [2, *backend.encode(text, add_special_tokens=False).ids, 3]
-        assert ids_of(wordpiece, text, text) == [expected] * 2
+        assert ids_of(subword_tokenizer, text, text) == [expected] * 2
     # word by word, the ids would differ
     glued = [i for word in ("good", "film") for i in backend.encode(word).ids]
-    assert ids_of(wordpiece, "good film") != [[2, *glued, 3]]
+    assert ids_of(subword_tokenizer, "good film") != [[2, *glued, 3]]
 
 
 def test_a_vocabulary_with_a_token_across_a_space(tiny_bert):
     backend = tokenizers.Tokenizer.from_file(str(Path(tiny_bert) / "tokenizer.json"))
     backend.add_tokens(["good film"])
-    wordpiece = WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]")
+    subword_tokenizer = SubwordTokenizer(backend.to_str(), "[CLS]", "[SEP]")
     expected = backend.encode("a good film").ids
     assert len(expected) == 4
-    assert ids_of(wordpiece, "a good film") == [expected]
+    assert ids_of(subword_tokenizer, "a good film") == [expected]
 
 
 @pytest.mark.parametrize("missing", ["[CLS]", "[SEP]"])
@@ -313,24 +317,24 @@ def test_a_vocabulary_without_special_tokens_is_refused(missing):
         "tokens. Use the tokenizer files that belong to the model."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        WordPieceTokenizer(backend.to_str(), "[CLS]", "[SEP]")
+        SubwordTokenizer(backend.to_str(), "[CLS]", "[SEP]")
 
 
 def test_pickling_keeps_the_ids_and_not_the_memo(pretrained, reference):
-    wordpiece = wordpiece_of(pretrained.tokenizer).naming_emoji(False)
-    ids_of(wordpiece, *TRICKY)
-    copy = pickle.loads(pickle.dumps(wordpiece))
-    assert (len(wordpiece._memo) > 0, len(copy._memo)) == (True, 0)
+    subword_tokenizer = subword_tokenizer_of(pretrained.tokenizer).naming_emoji(False)
+    ids_of(subword_tokenizer, *TRICKY)
+    copy = pickle.loads(pickle.dumps(subword_tokenizer))
+    assert (len(subword_tokenizer._memo) > 0, len(copy._memo)) == (True, 0)
     assert ids_of(copy, *TRICKY) == [reference(text) for text in TRICKY]
 
 
 def test_no_texts(tiny_bert):
-    found = load_pretrained(tiny_bert).wordpiece([], max_length=9, truncation="head")
+    found = load_pretrained(tiny_bert).subword_tokenizer([], max_length=9, truncation="head")
     assert (len(found), found.ids.tolist(), found.offsets.tolist()) == (0, [], [0])
 
 
 def test_nothing_is_said_about_long_texts(tiny_bert, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ids_of(load_pretrained(tiny_bert).wordpiece, "good " * 2000, max_length=9)
+        ids_of(load_pretrained(tiny_bert).subword_tokenizer, "good " * 2000, max_length=9)
     assert capfd.readouterr() == ("", "")

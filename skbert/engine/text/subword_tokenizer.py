@@ -33,7 +33,7 @@ _LONGEST_MEMORISED_WORD = 64
 _MEMO_SIZE = 200_000
 
 
-class WordPieceTokenizer:
+class SubwordTokenizer:
     """A private copy of a fast tokenizer that never pads, and truncates by itself.
 
     The saved state of a tokenizer may contain padding and truncation (all-MiniLM pads each text to
@@ -82,7 +82,7 @@ class WordPieceTokenizer:
         self._names_emoji = True
         self._memo: dict[str, Sequence[int]] = {}
 
-    def naming_emoji(self, names_emoji: bool) -> WordPieceTokenizer:
+    def naming_emoji(self, names_emoji: bool) -> SubwordTokenizer:
         """Return a tokenizer that reads unknown emoji as their names, or one that does not."""
         if names_emoji == self._names_emoji:
             return self
