@@ -152,13 +152,19 @@ class NumberPretrainer(BertPretrainer):
 # in which `number_bert` puts each test.
 def number_classifier():
     return NumberClassifier(
-        "number-bert", max_length=64, max_epochs=10, learning_rate=3e-2, dropout=0.0
+        "number-bert", max_length=64, max_epochs=10, batch_size=16, learning_rate=3e-2, dropout=0.0
     )
 
 
 def number_regressor(loss="squared_error"):
     return NumberRegressor(
-        "number-bert", loss=loss, max_length=64, max_epochs=10, learning_rate=3e-2, dropout=0.0
+        "number-bert",
+        loss=loss,
+        max_length=64,
+        max_epochs=10,
+        batch_size=16,
+        learning_rate=3e-2,
+        dropout=0.0,
     )
 
 
