@@ -660,7 +660,7 @@ def run_part(part: str, arguments: Any, documents_model: Path) -> dict[str, Any]
         few = FewLabels(part, (200, 1000), seeds, 2000, N_TEST, rate)
     recipes = [recipe for recipe in RECIPES[part] if recipe.name in arguments.recipes]
     if smoke:
-        few = FewLabels(part, (4, 8), (0,), 4, 4, rate)
+        few = FewLabels(part, (4,), (0,), 4, 4, rate)
         recipes = [replace(recipe, n_others=min(recipe.n_others, 2)) for recipe in recipes]
     of_all_documents = partial(pretrain_on_all_documents, documents_model, arguments)
     return {recipe.name: measure_few_labels(few, recipe, of_all_documents) for recipe in recipes}

@@ -140,23 +140,24 @@ def main() -> int:
                 print(f"{name} is not installed, so it is not measured.")
 
         def prepared(
-            backend: Backend, run: Callable[[], GridSearchCV] = run
+            name: str, run: Callable[[], GridSearchCV] = run
         ) -> Callable[[], GridSearchCV]:
             def search() -> GridSearchCV:
-                with backend():
-                    return run()
+                with found[name]():
+                    result = run()
+                threads[name] = int(max(result.cv_results_["mean_test_threads"]))
+                return result
 
             return search
 
         contenders = [
             common.Contender(
-                name, lambda b=backend: prepared(b), f"{N_JOBS} jobs", accuracy, 4 * len(texts)
+                name, lambda name=name: prepared(name), f"{N_JOBS} jobs", accuracy, 4 * len(texts)
             )
-            for name, backend in found.items()
+            for name in found
         ]
-        for name, backend in found.items():  # starts the workers, and imports
-            of_fits = prepared(backend, warm_up)().cv_results_["mean_test_threads"]
-            threads[name] = int(max(of_fits))
+        for name in () if arguments.smoke else found:  # starts the workers, and imports
+            prepared(name, warm_up)()
         timings = common.run_rounds(contenders, arguments.rounds)
     rows = []
     for contender in contenders:
