@@ -101,10 +101,12 @@ wheel: $(VENV)/.installed-dev ## build sdist and wheel into dist/ and check what
 docs-quick: $(VENV)/.installed-docs ## build docs/_build/quick, examples not executed
 	$(SPHINX) -D plot_gallery=0 docs docs/_build/quick
 
+# Two at a time, of one thread each: most of the time, they import. What one prints stays together.
+bench-smoke: export OMP_NUM_THREADS := 1
 bench-smoke: $(VENV)/.installed-benchmarks ## run every benchmark on a few rows
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script --smoke"; \
-		$(BIN)/python "$$script" --smoke; done
-	$(BIN)/python benchmarks/bench_predict.py --smoke --family electra-small
+	@printf '%s\n' $(BENCHMARKS) "benchmarks/bench_predict.py --family electra-small" | \
+		xargs -P $(WORKERS) -I SCRIPT sh -c 'printed=$$($(BIN)/python SCRIPT --smoke 2>&1); \
+		status=$$?; printf "== SCRIPT --smoke\n%s\n" "$$printed"; exit $$status'
 	PYTHON=$(BIN)/python benchmarks/gpu.sh --smoke
 
 clean: ## remove what was built, but no environment
