@@ -156,8 +156,9 @@ def main() -> int:
             )
             for name in found
         ]
-        for name in () if arguments.smoke else found:  # starts the workers, and imports
-            prepared(name, warm_up)()
+        if not arguments.smoke:
+            for name in found:  # starts the workers, and imports
+                prepared(name, warm_up)()
         timings = common.run_rounds(contenders, arguments.rounds)
     rows = []
     for contender in contenders:

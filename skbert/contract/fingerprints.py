@@ -19,7 +19,12 @@ from skbert.engine.training.resume import RunSettings, fingerprint_of
 #: Parameters that have no influence on the weights, or that `RunSettings` holds otherwise. The
 #: number of epochs is compared apart from the fingerprint.
 _LEFT_OUT = (
-    *("checkpoint_dir", "device", "max_epochs", "n_threads", "precision", "random_state"),
+    "checkpoint_dir",
+    "device",
+    "max_epochs",
+    "n_threads",
+    "precision",
+    "random_state",
     "verbose",
 )
 
