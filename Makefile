@@ -20,7 +20,7 @@ export MPLBACKEND ?= Agg
 .NOTPARALLEL:
 .PHONY: help demo test test-all test-oldest test-newest check docs bench bench-pretraining \
 	bench-few-labels bench-windows bench-stars sentiment-start figures fix lint types wheel docs-quick \
-	bench-smoke clean
+	bench-smoke clean environments
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -50,7 +50,7 @@ test-newest: $(NEWEST)/bin/python ## all tests with the newest releases, in .ven
 	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
 	$(NEWEST)/bin/python $(PYTEST) $(ARGS)
 
-check: lint types test-all test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
+check: environments lint types test-all test-oldest demo wheel docs-quick bench-smoke ## everything that CI runs
 
 docs: $(VENV)/.installed-docs ## build docs/_build/html, with the examples executed
 	$(SPHINX) docs docs/_build/html
@@ -113,6 +113,11 @@ clean: ## remove what was built, but no environment
 	rm -rf dist docs/_build docs/auto_examples docs/generated
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find skbert tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Side by side, because pip computes on one core.
+environments: ## install what check needs, into .venv and .venv-oldest
+	@$(MAKE) --silent $(OLDEST)/.installed & oldest=$$!; \
+		$(MAKE) --silent $(foreach extra,dev examples docs benchmarks,$(VENV)/.installed-$(extra)) && wait $$oldest
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
