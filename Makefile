@@ -79,7 +79,7 @@ bench-stars: $(VENV)/.installed-benchmarks ## mistakes of regressors and classif
 	$(BIN)/python benchmarks/bench_stars.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
-sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; half an hour
+sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; two hours
 	$(BIN)/python benchmarks/make_sentiment_start.py $(ARGS)
 
 fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair

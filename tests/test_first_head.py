@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from skbert import BertEmbeddingTransformer, BertSentimentClassifier
-from skbert.contract import finetuning, first_head
+from skbert.contract import finetuning, first_head, steps
 from skbert.engine.files.low_rank import ClassifierHead
 from skbert.engine.files.weights import linear_of
 from skbert.engine.model.networks import TextClassifier
@@ -133,10 +133,22 @@ def test_weights_count(tiny_bert, toy_reviews):
 
 def test_many_texts_start_with_a_random_layer(tiny_bert, toy_reviews, monkeypatch):
     X, y = toy_reviews
-    monkeypatch.setattr(first_head, "MOST_TEXTS", 79)
+    monkeypatch.setattr(first_head, "most_few_texts", lambda contains_classifier: 79)
     clf = BertSentimentClassifier(tiny_bert, **STANDING_STILL).fit(X, y)
     expected = regression_on_vectors(tiny_bert, X, y, "cls")
     assert np.abs(clf.decision_function(X) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("contains_classifier", [True, False])
+def test_more_texts_are_few_for_a_model_that_contains_a_classifier(
+    known, monkeypatch, contains_classifier
+):
+    network, tokens, numbers, own = known
+    monkeypatch.setattr(steps, "FEW_TEXTS", 79)
+    network = replace(network, head=linear_of(torch.zeros(2, 32), torch.zeros(2)))
+    data = LabelledTexts(tokens, numbers, np.ones(80, np.float32))
+    first_head.start_head(network, data, own if contains_classifier else None)
+    assert network.head.weight.any().item() is contains_classifier
 
 
 def test_an_earlier_fit_keeps_its_layer(tiny_bert, toy_reviews, monkeypatch):

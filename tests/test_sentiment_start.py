@@ -186,7 +186,7 @@ def test_the_transformer_takes_it(real_weights):
 def test_the_script_makes_the_same_file_twice(prepared, tmp_path):
     """In a fresh process and in one that has imported skbert."""
     script = ROOT / "benchmarks" / "make_sentiment_start.py"
-    options = ["--n-documents", "6", "--n-jobs", "1", "--n-report", "20", "--out"]
+    options = ["--n-excerpts", "6", "--n-jobs", "1", "--n-report", "20", "--out"]
     subprocess.run(
         [sys.executable, script, *options, tmp_path / "first"], check=True, env=in_this_clone()
     )

@@ -49,7 +49,7 @@ def test_auto_gives_200_steps_or_ten_epochs():
 
 @pytest.mark.parametrize(
     ("n_texts", "contains_classifier", "expected"),
-    [(16, True, 2e-5), (512, True, 2e-5), (513, True, 5e-5), (16, False, 5e-5)],
+    [(16, True, 2e-5), (2048, True, 2e-5), (2049, True, 5e-5), (16, False, 5e-5)],
 )
 def test_few_texts_change_little_of_a_model_that_knows_classes(
     n_texts, contains_classifier, expected
@@ -76,8 +76,8 @@ def test_the_learning_rate_depends_on_the_model(real_weights, toy_reviews, tmp_p
 @pytest.mark.weights
 def test_the_learning_rate_of_partial_fit_stays_that_of_the_first_call(real_weights):
     clf = BertSentimentClassifier(max_length=16, random_state=0)
-    clf.partial_fit(["bad", "good"] * 280, ["bad", "good"] * 280, classes=["bad", "good"])
-    assert clf.learning_rate_ == 5e-5  # 560 texts
+    clf.partial_fit(["bad", "good"] * 1025, ["bad", "good"] * 1025, classes=["bad", "good"])
+    assert clf.learning_rate_ == 5e-5  # 2,050 texts
     trainer = clf._trainer
     clf.partial_fit(["bad", "good"], ["bad", "good"])
     assert (clf.learning_rate_, clf._trainer) == (5e-5, trainer)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from skbert.contract.steps import FEW_TEXTS
+from skbert.contract.steps import most_few_texts
 from skbert.engine.files.low_rank import ClassifierHead
 from skbert.engine.model.heads import Head
 from skbert.engine.model.networks import TextClassifier
@@ -40,10 +40,6 @@ from skbert.engine.training.criteria import (
     SquaredError,
 )
 from skbert.engine.training.distributed import Ranks
-
-#: The most training texts for which `fit` starts with a logistic regression. A fit of three epochs
-#: would spend about a tenth of its time on the vectors. With 1,000 tweets, it gained nothing.
-MOST_TEXTS = FEW_TEXTS
 
 # Inverse of the L2 penalty, for vectors of norm 1 on average. Of 0.3, 1, 3 and 10, 1 is best for
 # sentences of films, and 3 for tweets with three classes.
@@ -66,9 +62,10 @@ def start_head(
 ) -> None:
     """Set the head to a regression on the vectors of the encoder, in place.
 
-    The head stays as it is if there are more than `MOST_TEXTS` texts, if a class has no text, or
-    if a vector is not finite, of which training itself will warn. The thresholds of an ordinal head
-    always start where the levels have their shares of the texts.
+    The head stays as it is if the texts are more than few (see `most_few_texts`), if a class has no
+    text, or if a vector is not finite, of which training itself will warn. A fit of three epochs
+    would spend about a tenth of its time on the vectors of many texts. The thresholds of an ordinal
+    head always start where the levels have their shares of the texts.
 
     Parameters
     ----------
@@ -88,7 +85,8 @@ def start_head(
         data = replace(data, labels=is_above)
     is_class = isinstance(criterion, CrossEntropy)
     n_classes = network.head.out_features
-    if len(data.labels) > MOST_TEXTS or (is_class and len(np.unique(data.labels)) < n_classes):
+    most_texts = most_few_texts(contains_classifier=classifier is not None)
+    if len(data.labels) > most_texts or (is_class and len(np.unique(data.labels)) < n_classes):
         return
     vectors = _vectors(network, data.tokens, ranks)
     norm = float(np.linalg.norm(vectors, axis=1).mean())

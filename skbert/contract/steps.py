@@ -20,6 +20,10 @@ from skbert.engine.warn import warn_user
 #: The most training texts that are few.
 FEW_TEXTS = 512
 
+#: The same for a model that contains a classifier: so many texts learn more from what it knows than
+#: from a larger learning rate.
+_FEW_TEXTS_OF_CLASSIFIER = 2048
+
 #: Texts per optimizer step, by the most training texts for which "auto" takes it.
 _BATCH_SIZES = {FEW_TEXTS: 8, 2048: 16}
 
@@ -116,7 +120,7 @@ def resolve_learning_rate(
     Parameters
     ----------
     learning_rate : float or "auto"
-        "auto" is 5e-5, but 2e-5 for up to 512 texts if the model contains a classifier.
+        "auto" is 5e-5, but 2e-5 for up to 2,048 texts if the model contains a classifier.
     n_texts : int
         Number of training texts.
     contains_classifier : bool
@@ -124,13 +128,24 @@ def resolve_learning_rate(
 
     Examples
     --------
-    >>> [resolve_learning_rate("auto", n, contains_classifier=True) for n in (100, 1000)]
+    >>> [resolve_learning_rate("auto", n, contains_classifier=True) for n in (1000, 10000)]
     [2e-05, 5e-05]
     """
     if learning_rate != "auto":
         return float(learning_rate)
-    is_low = contains_classifier and n_texts <= FEW_TEXTS
+    is_low = contains_classifier and n_texts <= most_few_texts(contains_classifier=True)
     return _LOW_LEARNING_RATE if is_low else _LEARNING_RATE
+
+
+def most_few_texts(*, contains_classifier: bool) -> int:
+    """Look up the most training texts that are too few to change much of a model.
+
+    Parameters
+    ----------
+    contains_classifier : bool
+        Whether the model is one of those that skbert contains.
+    """
+    return _FEW_TEXTS_OF_CLASSIFIER if contains_classifier else FEW_TEXTS
 
 
 def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> None:

@@ -70,7 +70,7 @@ _CHANGES = {
     SENTIMENT_START: _Change(
         base=_MINILM,
         path=Path(__file__).parents[2] / "weights" / "minilm_sentiment.safetensors",
-        sha256="917ca70f835c9616e3423e446412c1c37835eb4df7b7825a6ce8dfaffc9b35e2",
+        sha256="1a400a2182562bf77311cd81d296abfb0f443c0e87c25c9c481a1d677efa5d20",
     )
 }
 
