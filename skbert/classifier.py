@@ -118,11 +118,11 @@ class BertSentimentClassifier(
 
     Notes
     -----
-    With up to 512 training texts, or 2,048 with the default model, `fit` starts with the logistic
-    regression on the vectors of the pretrained encoder as its linear layer [3]_; with several
-    labels, one for each label. If the model contains a classifier, as the default model does, its
-    logit and threshold are features of the regression. With more texts, and in `partial_fit`, the
-    first weights of the layer are random.
+    With up to 512 training texts, or 2,048 of two classes with the default model, `fit` starts with
+    the logistic regression on the vectors of the pretrained encoder as its linear layer [3]_; with
+    several labels, one for each label. If the model contains a classifier, as the default model
+    does, its logit and threshold are features of the regression. With more texts, and in
+    `partial_fit`, the first weights of the layer are random.
 
     References
     ----------

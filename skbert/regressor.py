@@ -102,9 +102,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
 
     Notes
     -----
-    With up to 512 training texts, or 2,048 with the default model, `fit` starts with a regression
-    on the vectors of the pretrained encoder as its head: a ridge regression, or a logistic
-    regression for each threshold.
+    With up to 512 training texts, `fit` starts with a regression on the vectors of the pretrained
+    encoder as its head: a ridge regression, or a logistic regression for each threshold.
 
     References
     ----------

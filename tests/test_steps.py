@@ -48,15 +48,24 @@ def test_auto_gives_200_steps_or_ten_epochs():
 
 
 @pytest.mark.parametrize(
-    ("n_texts", "contains_classifier", "expected"),
-    [(16, True, 2e-5), (2048, True, 2e-5), (2049, True, 5e-5), (16, False, 5e-5)],
+    ("n_texts", "n_classes", "contains_classifier", "expected"),
+    [
+        (16, 3, True, 2e-5),
+        (512, 3, True, 2e-5),
+        (513, 3, True, 5e-5),
+        (513, None, True, 5e-5),
+        (513, 2, True, 2e-5),
+        (2048, 2, True, 2e-5),
+        (2049, 2, True, 5e-5),
+        (16, 2, False, 5e-5),
+    ],
 )
 def test_few_texts_change_little_of_a_model_that_knows_classes(
-    n_texts, contains_classifier, expected
+    n_texts, n_classes, contains_classifier, expected
 ):
-    found = resolve_learning_rate("auto", n_texts, contains_classifier=contains_classifier)
-    assert found == expected
-    assert resolve_learning_rate(1e-3, n_texts, contains_classifier=contains_classifier) == 1e-3
+    task = {"contains_classifier": contains_classifier, "n_classes": n_classes}
+    assert resolve_learning_rate("auto", n_texts, **task) == expected
+    assert resolve_learning_rate(1e-3, n_texts, **task) == 1e-3
 
 
 @pytest.mark.weights

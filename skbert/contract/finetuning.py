@@ -75,7 +75,7 @@ def _pretraining_options(estimator: Any, n_texts: int) -> TrainingOptions:
         estimator.learning_rate, n_texts, contains_classifier=False
     )
     return replace(
-        training_options(estimator, n_texts),
+        training_options(estimator, n_texts, n_classes=None),
         max_epochs=estimator.pretraining_epochs,
         learning_rate=learning_rate,
         n_frozen_layers=0,
@@ -216,7 +216,8 @@ def fine_tune_one_epoch(
     labelled = LabelledTexts(tokens, checked.values, checked.weights)
     training = take_rows(labelled, np.flatnonzero(checked.weights))
     trainer = getattr(estimator, "_trainer", None)
-    options = _open_ended_options(estimator, len(training.tokens), trainer)
+    n_classes = checked.target.n_classes
+    options = _open_ended_options(estimator, len(training.tokens), n_classes, trainer)
     if trainer is None or not _fits(trainer, options, estimator, start):
         start = start if is_first else copy_state(start)
         n_texts = len(training.tokens)
@@ -257,9 +258,11 @@ def fine_tune_one_epoch(
     }
 
 
-def _open_ended_options(estimator: Any, n_texts: int, trainer: Trainer | None) -> TrainingOptions:
+def _open_ended_options(
+    estimator: Any, n_texts: int, n_classes: int | None, trainer: Trainer | None
+) -> TrainingOptions:
     """Collect the parameters of one epoch; what "auto" is stays that of the first call."""
-    options = replace(training_options(estimator, n_texts), max_epochs=1)
+    options = replace(training_options(estimator, n_texts, n_classes), max_epochs=1)
     if trainer is None:
         return options
     return replace(

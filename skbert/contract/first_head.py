@@ -85,7 +85,7 @@ def start_head(
         data = replace(data, labels=is_above)
     is_class = isinstance(criterion, CrossEntropy)
     n_classes = network.head.out_features
-    most_texts = most_few_texts(contains_classifier=classifier is not None)
+    most_texts = most_few_texts(classifier is not None, n_classes if is_class else None)
     if len(data.labels) > most_texts or (is_class and len(np.unique(data.labels)) < n_classes):
         return
     vectors = _vectors(network, data.tokens, ranks)

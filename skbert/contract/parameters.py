@@ -71,8 +71,8 @@ batch_size : int or "auto", default="auto"
     "learning_rate": """\
 learning_rate : float or "auto", default="auto"
     Highest learning rate, reached after the warm-up. It then decays linearly. "auto" is 5e-5,
-    but 2e-5 for up to 2,048 training texts with the default model, because more would undo what
-    it knows. Try 2e-5 for the base and large sizes.""",
+    but 2e-5 with the default model for up to 512 training texts, or 2,048 of two classes,
+    because more would undo what it knows. Try 2e-5 for the base and large sizes.""",
     "n_frozen_layers": """\
 n_frozen_layers : int, default=0
     Number of layers, from the first, that are not trained, and with them the embeddings. Must

@@ -277,7 +277,7 @@ def prepare_fit(estimator: Any, given: TrainingInput, ranks: Ranks | None = None
         data = tokenize_input(estimator, given, pretrained.subword_tokenizer, pretrained.config)
         start = new_state(estimator, pretrained, given.target, seeds)
     parts = split(estimator, data, given.target, seeds)
-    options = training_options(estimator, len(parts.training.tokens))
+    options = training_options(estimator, len(parts.training.tokens), given.target.n_classes)
     n_epochs = options.max_epochs
     kept = _find_kept_run(estimator, start, data, given.target, seeds, ranks, n_epochs)
     if kept and kept.saved:

@@ -20,9 +20,9 @@ from skbert.engine.warn import warn_user
 #: The most training texts that are few.
 FEW_TEXTS = 512
 
-#: The same for a model that contains a classifier: so many texts learn more from what it knows than
-#: from a larger learning rate.
-_FEW_TEXTS_OF_CLASSIFIER = 2048
+#: The same for two classes and a model that contains a classifier of two, as skbert's do: so many
+#: texts gain more from what it knows than from a larger learning rate. Three classes do not.
+_FEW_TEXTS_OF_TWO_CLASSES = 2048
 
 #: Texts per optimizer step, by the most training texts for which "auto" takes it.
 _BATCH_SIZES = {FEW_TEXTS: 8, 2048: 16}
@@ -43,7 +43,7 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 10
 TOO_FEW_STEPS = 50
 
 
-def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
+def training_options(estimator: Any, n_texts: int, n_classes: int | None) -> TrainingOptions:
     """Collect the parameters of a classifier that the training loop reads.
 
     Parameters
@@ -51,13 +51,18 @@ def training_options(estimator: Any, n_texts: int) -> TrainingOptions:
     estimator : BertSentimentClassifier or BertSentimentRegressor
     n_texts : int
         Number of training texts, from which "auto" is resolved.
+    n_classes : int or None
+        Number of classes of which each text has one; None for several labels and for numbers.
     """
     batch_size = resolve_batch_size(estimator.batch_size, n_texts)
     return TrainingOptions(
         max_epochs=resolve_max_epochs(estimator.max_epochs, n_texts, batch_size),
         batch_size=batch_size,
         learning_rate=resolve_learning_rate(
-            estimator.learning_rate, n_texts, contains_classifier=is_shipped(estimator.model)
+            estimator.learning_rate,
+            n_texts,
+            contains_classifier=is_shipped(estimator.model),
+            n_classes=n_classes,
         ),
         weight_decay=estimator.weight_decay,
         warmup_fraction=estimator.warmup_fraction,
@@ -113,39 +118,50 @@ def resolve_max_epochs(max_epochs: int | str, n_texts: int, batch_size: int) -> 
 
 
 def resolve_learning_rate(
-    learning_rate: float | str, n_texts: int, *, contains_classifier: bool
+    learning_rate: float | str,
+    n_texts: int,
+    *,
+    contains_classifier: bool,
+    n_classes: int | None = None,
 ) -> float:
     """Compute the highest learning rate.
 
     Parameters
     ----------
     learning_rate : float or "auto"
-        "auto" is 5e-5, but 2e-5 for up to 2,048 texts if the model contains a classifier.
+        "auto" is 5e-5, but 2e-5 for up to 512 texts, or 2,048 of two classes, if the model
+        contains a classifier.
     n_texts : int
         Number of training texts.
     contains_classifier : bool
         Whether the model is one of those that skbert contains.
+    n_classes : int or None
+        Number of classes of which each text has one; None for several labels and for numbers.
 
     Examples
     --------
-    >>> [resolve_learning_rate("auto", n, contains_classifier=True) for n in (1000, 10000)]
+    >>> [resolve_learning_rate("auto", n, contains_classifier=True) for n in (100, 1000)]
     [2e-05, 5e-05]
+    >>> resolve_learning_rate("auto", 1000, contains_classifier=True, n_classes=2)
+    2e-05
     """
     if learning_rate != "auto":
         return float(learning_rate)
-    is_low = contains_classifier and n_texts <= most_few_texts(contains_classifier=True)
+    is_low = contains_classifier and n_texts <= most_few_texts(True, n_classes)
     return _LOW_LEARNING_RATE if is_low else _LEARNING_RATE
 
 
-def most_few_texts(*, contains_classifier: bool) -> int:
+def most_few_texts(contains_classifier: bool, n_classes: int | None) -> int:
     """Look up the most training texts that are too few to change much of a model.
 
     Parameters
     ----------
     contains_classifier : bool
         Whether the model is one of those that skbert contains.
+    n_classes : int or None
+        Number of classes of which each text has one; None for several labels and for numbers.
     """
-    return _FEW_TEXTS_OF_CLASSIFIER if contains_classifier else FEW_TEXTS
+    return _FEW_TEXTS_OF_TWO_CLASSES if contains_classifier and n_classes == 2 else FEW_TEXTS
 
 
 def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> None:

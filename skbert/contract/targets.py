@@ -31,6 +31,7 @@ from skbert.engine.training.criteria import (
     CROSS_ENTROPY,
     BinaryCrossEntropies,
     Criterion,
+    CrossEntropy,
     CumulativeLogits,
     SquaredError,
     expected_level,
@@ -66,6 +67,12 @@ class Target:
     read: Callable[..., np.ndarray]
     new_head: Callable[[int, float, np.random.Generator], Head]
     strata: np.ndarray | None = None
+
+    @property
+    def n_classes(self) -> int | None:
+        """Number of classes of which each text has one; None for several labels and for numbers."""
+        is_class = isinstance(self.criterion, CrossEntropy)
+        return len(self.attributes["classes_"]) if is_class else None
 
 
 @dataclass(frozen=True)
