@@ -55,7 +55,7 @@ def plain_loss(network, tokens, excerpts):
 
 
 @pytest.mark.parametrize("rows", [[0], [1], [3, 1], [0, 1, 2, 3]])
-def test_the_logit_of_a_part_is_the_mean_of_its_texts(script, network, reviews, rows):
+def test_the_logit_of_an_excerpt_is_the_mean_of_its_texts(script, network, reviews, rows):
     n_in_batch = 4
     network.encoder.eval()
     loss = loss_of(script.TwoPoolings(network, reviews), np.array(rows), np.arange(n_in_batch))
@@ -73,7 +73,7 @@ def test_the_logit_of_a_part_is_the_mean_of_its_texts(script, network, reviews, 
             assert torch.allclose(gradients[name], weight.grad, atol=1e-6), name
 
 
-def test_the_length_of_a_part_is_that_of_all_its_texts(script, network, reviews):
+def test_the_length_of_an_excerpt_is_that_of_all_its_texts(script, network, reviews):
     lengths = reviews.tokens.lengths
     expected = [lengths[0], lengths[1:4].sum(), lengths[4], lengths[5]]
     assert script.TwoPoolings(network, reviews).lengths.tolist() == expected
