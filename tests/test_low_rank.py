@@ -62,6 +62,35 @@ def test_a_factor_scales_its_singular_value(weights, head):
     assert scaled == pytest.approx(values * torch.tensor([1, 0.5, 0.25]), rel=0.01)
 
 
+def test_with_a_covariance_the_error_of_the_outputs_is_the_smallest(weights, head):
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(4000, 24, generator=generator) * torch.logspace(0, -2, 24)
+    inputs = inputs @ torch.linalg.qr(torch.randn(24, 24, generator=generator))[0]
+    covariances = {"dense": inputs.T.cov(correction=0)}
+    inputs -= inputs.mean(0)
+    after = changed(weights, rank=10)
+    change = after["dense"] - weights["dense"]
+
+    def error(covariances):
+        found = low_rank_change(weights, after, [1, 1], head, covariances).apply(weights)["dense"]
+        return torch.linalg.norm(inputs @ (found - after["dense"]).T).item()
+
+    # Eckart-Young: no matrix of rank 2 is closer to the outputs than their largest two components.
+    least = torch.linalg.norm(torch.linalg.svdvals(inputs @ change.T)[2:]).item()
+    assert error(covariances) == pytest.approx(least, rel=0.01)
+    assert error(None) > 1.2 * least
+
+
+def test_inputs_that_do_not_vary_are_no_division_by_zero(weights, head):
+    covariance = torch.zeros(24, 24)
+    covariance[0, 0] = 1.0
+    after = changed(weights, rank=3)
+    change = low_rank_change(weights, after, [1], head, {"dense": covariance})
+    found = change.apply(weights)["dense"] - weights["dense"]
+    first_input = (after["dense"] - weights["dense"])[:, 0]
+    assert torch.allclose(found[:, 0], first_input, rtol=0.01, atol=1e-4)
+
+
 def test_weights_that_do_not_change_are_left_out_and_stay_the_same(weights, head):
     change = low_rank_change(weights, changed(weights, rank=3), [1, 1, 1], head)
     assert (set(change.factors), set(change.vectors)) == ({"dense"}, {"bias"})

@@ -1,4 +1,4 @@
-"""benchmarks/make_sentiment_start.py: the excerpts of reviews that it trains on, and their loss."""
+"""benchmarks/make_sentiment_start.py: the excerpts of reviews, their loss, and the cut."""
 
 import importlib
 import sys
@@ -113,3 +113,16 @@ def test_runs_with_more_weight_count_more(script):
     mean.add({"weight": torch.tensor([0.0])}, 1 / 3)
     mean.add({"weight": torch.tensor([3.0])}, 2 / 3)
     assert torch.allclose(mean.means["weight"], torch.tensor([2.0]))
+
+
+def test_the_covariances_are_those_of_all_tokens(script, network, reviews):
+    encoder = network.encoder.eval()
+    found = script.input_covariances(encoder, reviews.tokens)
+    matrices = {n for n, w in encoder.named_parameters() if w.ndim == 2 and "embedding" not in n}
+    assert found.keys() == matrices
+    ids = [torch.from_numpy(reviews.tokens.take(np.array([i])).ids)[None] for i in range(6)]
+    states = [encoder(of_text, output_hidden_states=True).hidden_states[0] for of_text in ids]
+    expected = torch.cat(states, dim=1)[0].T.cov(correction=0)
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert torch.allclose(found[name].float(), expected, atol=1e-6)
+    assert not any(module._forward_pre_hooks for module in encoder.modules())

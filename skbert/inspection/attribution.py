@@ -79,7 +79,7 @@ class TokenAttributionDisplay:
     >>> from skbert import BertSentimentClassifier
     >>> from skbert.inspection import TokenAttributionDisplay
     >>> clf = BertSentimentClassifier.from_pretrained("skbert/minilm-sentiment")
-    >>> display = TokenAttributionDisplay.from_estimator(clf, ["A dull story, but a wonderful cast."])
+    >>> display = TokenAttributionDisplay.from_estimator(clf, ["The cast is wonderful."])
     >>> display.attributions[0].target
     'positive'
     """

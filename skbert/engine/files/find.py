@@ -70,7 +70,7 @@ _CHANGES = {
     SENTIMENT_START: _Change(
         base=_MINILM,
         path=Path(__file__).parents[2] / "weights" / "minilm_sentiment.safetensors",
-        sha256="1a400a2182562bf77311cd81d296abfb0f443c0e87c25c9c481a1d677efa5d20",
+        sha256="c55f3b566c18b2cdff3352fc4f40bb359c394a87436f8ea45b0ade211416d497",
     )
 }
 

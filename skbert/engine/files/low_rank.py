@@ -4,7 +4,12 @@ The change of a weight matrix is a product of two thin matrices, as in LoRA [1]_
 vector is stored as it is. Both are float16, which is exact enough because the change is small. The
 embeddings do not change.
 
+Which part of the change of a matrix is kept can depend on the inputs of the matrix, as in the
+compression of whole weights [2]_: a direction in which they hardly vary matters little.
+
 .. [1] E. Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022, arXiv:2106.09685.
+.. [2] X. Wang, Y. Zheng, Z. Wan, M. Zhang. SVD-LLM: Truncation-aware Singular Value Decomposition
+   for Large Language Model Compression. ICLR 2025, arXiv:2403.07378.
 """
 
 from __future__ import annotations
@@ -23,6 +28,10 @@ from skbert.engine.files.weights import linear_of
 
 _HEAD, _ABOUT = "head.", "head"
 _LEFT, _RIGHT = ".left", ".right"
+
+# Inputs hardly vary in some directions. Less variance than this part of the largest counts as more,
+# so that the inverse exists.
+_LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,12 @@ def low_rank_change(
     after: Mapping[str, Tensor],
     factors: Sequence[float],
     head: ClassifierHead,
+    covariances: Mapping[str, Tensor] | None = None,
 ) -> LowRankChange:
     """Approximate the change between two sets of weights by the largest singular values.
+
+    With covariances, these are the singular values of the change times the square root of the
+    covariance.
 
     Parameters
     ----------
@@ -98,29 +111,42 @@ def low_rank_change(
         Factors of the largest singular values of each matrix, of which the largest comes first. The
         others are left out.
     head : ClassifierHead
+    covariances : dict of str to Tensor of shape (n_in, n_in), default=None
+        For each matrix that changes, the covariance of its inputs. None stands for the identity.
 
     Returns
     -------
     LowRankChange
-        If all factors are 1, it has the smallest squared error of all changes of this rank, apart
-        from rounding.
+        If all factors are 1, no change of this rank has a smaller mean squared error of the outputs
+        over inputs of this covariance and mean 0, apart from rounding. With the identity, this is
+        the squared error of the weights.
     """
-    scales = torch.tensor(factors, device="cpu", dtype=torch.float32)
+    scales = torch.tensor(factors, device="cpu", dtype=torch.float64)
     changes = {name: after[name] - weight for name, weight in before.items()}
     changes = {name: change for name, change in changes.items() if change.any()}
     return LowRankChange(
-        factors={name: _factors(c, scales) for name, c in changes.items() if c.ndim == 2},
+        factors={
+            name: _factors(c, scales, covariances[name] if covariances else torch.eye(c.shape[1]))
+            for name, c in changes.items()
+            if c.ndim == 2
+        },
         vectors={name: change.half() for name, change in changes.items() if change.ndim == 1},
         head=head,
     )
 
 
-def _factors(change: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    left, singular_values, right = torch.linalg.svd(change, full_matrices=False)
+def _factors(change: Tensor, scales: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    variances, directions = torch.linalg.eigh(covariance.double())
+    deviations = variances.clamp_min(_LEAST_VARIANCE * variances[-1]).sqrt()
+    square_root = directions * deviations @ directions.T
+    inverse = directions / deviations @ directions.T
+    left, singular_values, right = torch.linalg.svd(
+        change.double() @ square_root, full_matrices=False
+    )
     rank = len(scales)
     # The square root to each side, so that neither underflows.
     root = (scales * singular_values[:rank]).sqrt()
-    return (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
+    return (left[:, :rank] * root).half(), (root[:, None] * (right[:rank] @ inverse)).half()
 
 
 def write_change(change: LowRankChange, path: Path) -> None:
