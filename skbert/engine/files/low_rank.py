@@ -126,7 +126,7 @@ def low_rank_change(
     changes = {name: change for name, change in changes.items() if change.any()}
     return LowRankChange(
         factors={
-            name: _factors(c, scales, covariances[name] if covariances else torch.eye(c.shape[1]))
+            name: _factors(c, scales, None if covariances is None else covariances[name])
             for name, c in changes.items()
             if c.ndim == 2
         },
@@ -135,7 +135,9 @@ def low_rank_change(
     )
 
 
-def _factors(change: Tensor, scales: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+def _factors(change: Tensor, scales: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
+    if covariance is None:
+        covariance = torch.eye(change.shape[1], device="cpu")
     variances, directions = torch.linalg.eigh(covariance.double())
     deviations = variances.clamp_min(_LEAST_VARIANCE * variances[-1]).sqrt()
     square_root = directions * deviations @ directions.T
