@@ -137,7 +137,7 @@ def low_rank_change(
 
 def _factors(change: Tensor, scales: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
     if covariance is None:
-        covariance = torch.eye(change.shape[1], device="cpu")
+        covariance = torch.eye(change.shape[1], device="cpu", dtype=torch.float64)
     variances, directions = torch.linalg.eigh(covariance.double())
     deviations = variances.clamp_min(_LEAST_VARIANCE * variances[-1]).sqrt()
     square_root = directions * deviations @ directions.T
