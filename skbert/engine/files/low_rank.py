@@ -4,8 +4,8 @@ The change of a weight matrix is a product of two thin matrices, as in LoRA [1]_
 vector is stored as it is. Both are float16, which is exact enough because the change is small. The
 embeddings do not change.
 
-Which part of the change of a matrix is kept can depend on the inputs of the matrix, as in the
-compression of whole weights [2]_: a direction in which they hardly vary matters little.
+Which part of the change of a matrix is kept depends on the inputs of the matrix, as in the
+compression of whole weights [2]_: a direction in which the inputs hardly vary matters little.
 
 .. [1] E. Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022, arXiv:2106.09685.
 .. [2] X. Wang, Y. Zheng, Z. Wan, M. Zhang. SVD-LLM: Truncation-aware Singular Value Decomposition
@@ -96,12 +96,12 @@ def low_rank_change(
     after: Mapping[str, Tensor],
     factors: Sequence[float],
     head: ClassifierHead,
-    covariances: Mapping[str, Tensor] | None = None,
+    covariances: Mapping[str, Tensor],
 ) -> LowRankChange:
     """Approximate the change between two sets of weights by the largest singular values.
 
-    With covariances, these are the singular values of the change times the square root of the
-    covariance.
+    These are the singular values of the change of a matrix times the square root of the covariance
+    of its inputs.
 
     Parameters
     ----------
@@ -111,22 +111,21 @@ def low_rank_change(
         Factors of the largest singular values of each matrix, of which the largest comes first. The
         others are left out.
     head : ClassifierHead
-    covariances : dict of str to Tensor of shape (n_in, n_in), default=None
-        For each matrix that changes, the covariance of its inputs. None stands for the identity.
+    covariances : dict of str to Tensor of shape (n_in, n_in)
+        The covariance of the inputs of each matrix that changes.
 
     Returns
     -------
     LowRankChange
         If all factors are 1, no change of this rank has a smaller mean squared error of the outputs
-        over inputs of this covariance and mean 0, apart from rounding. With the identity, this is
-        the squared error of the weights.
+        over inputs of this covariance and mean 0, apart from rounding.
     """
     scales = torch.tensor(factors, device="cpu", dtype=torch.float64)
     changes = {name: after[name] - weight for name, weight in before.items()}
     changes = {name: change for name, change in changes.items() if change.any()}
     return LowRankChange(
         factors={
-            name: _factors(c, scales, None if covariances is None else covariances[name])
+            name: _factors(c, scales, covariances[name])
             for name, c in changes.items()
             if c.ndim == 2
         },
@@ -135,9 +134,7 @@ def low_rank_change(
     )
 
 
-def _factors(change: Tensor, scales: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
-    if covariance is None:
-        covariance = torch.eye(change.shape[1], device="cpu", dtype=torch.float64)
+def _factors(change: Tensor, scales: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     variances, directions = torch.linalg.eigh(covariance.double())
     deviations = variances.clamp_min(_LEAST_VARIANCE * variances[-1]).sqrt()
     square_root = directions * deviations @ directions.T
