@@ -79,8 +79,8 @@ bench-stars: $(VENV)/.installed-benchmarks ## mistakes of regressors and classif
 	$(BIN)/python benchmarks/bench_stars.py $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
-sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment; two hours
-	$(BIN)/python benchmarks/make_sentiment_start.py $(ARGS)
+sentiment-start: $(VENV)/.installed-examples ## make the weights of skbert/minilm-sentiment, in build/
+	$(BIN)/python benchmarks/make_sentiment_start.py --out build/minilm_sentiment.safetensors $(ARGS)
 
 fix: $(VENV)/.installed-dev ## format the code and repair what ruff can repair
 	$(BIN)/ruff format .

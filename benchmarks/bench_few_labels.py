@@ -14,6 +14,9 @@ with at most 64 labels, where it takes minutes on two cores.
 
 `--device cuda` fits BERT on a GPU. skbert then computes in float32, as on a CPU. The results keep
 the name of the device, and the tables mark them.
+
+The results are of several runs: each one replaces the cells that it measures, and stores its commit
+with them. With `--beside-other-work`, it stores no seconds.
 """
 
 from __future__ import annotations
@@ -163,6 +166,7 @@ def without_labels(test: pd.DataFrame, device: str) -> dict[str, Any]:
         "accuracy": float(is_right.mean()),
         "calibration_error": calibration_error(probabilities.max(axis=1), is_right),
         "seconds": seconds,
+        **common.commit(),
         **described(device),
     }
 
@@ -194,8 +198,9 @@ def measure(
     return float((predicted == texts.test["sentiment"].to_numpy()).mean()), seconds
 
 
-# Results: set -> contender -> number of labels -> {"accuracies": [...], "seconds": [...]}, with
-# "device" if it was not a CPU.
+# Results: set -> contender -> number of labels -> {"accuracies": [...], "seconds": [...], "commit":
+# ..., "dirty": ...}, without "seconds" if something ran beside, and with "device" if it was not a
+# CPU. Older cells have no "commit".
 Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
@@ -218,7 +223,8 @@ def run(arguments: Any, results: Results) -> None:
                     "seeds": arguments.seeds,
                     "n_test": len(texts.test),
                     "accuracies": accuracies,
-                    "seconds": seconds,
+                    **common.commit(),
+                    **({} if arguments.beside_other_work else {"seconds": seconds}),
                     **({} if name == TFIDF else described(arguments.device)),
                 }
                 print(
@@ -303,6 +309,9 @@ def parse_arguments() -> Any:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
     parser.add_argument("--setfit-most", type=int, default=64, help="labels; default: %(default)s")
     parser.add_argument("--device", default="cpu", help="for BERT; default: %(default)s")
+    parser.add_argument(
+        "--beside-other-work", action="store_true", help="store no seconds, which would be too long"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few texts, no results")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound fails")
     arguments = parser.parse_args()

@@ -14,16 +14,20 @@ The mean of all tokens and [CLS] are trained at once, each with a head. The embe
 are.
 
 The runs train on different excerpts and orders. Their weights are averaged [2]_, and so are those
-of the last half of the steps of each run [3]_. The change of each matrix is cut to a low rank, so
-that the outputs for inputs of film reviews change least [4]_. Only the largest singular values are
-kept, and most of those are halved. The others are about films: with more of them, product reviews
-and tweets are predicted worse.
+of the last half of the steps of each run [3]_. The change of each matrix is cut to a low rank,
+which keeps what changes the outputs for film reviews most [4]_. Only the largest singular values
+are kept, and most of those are halved. The others are about films: with more of them, tweets are
+predicted worse.
 
-    python benchmarks/make_sentiment_start.py
+    python benchmarks/make_sentiment_start.py --out build/minilm_sentiment.safetensors
 
 takes an hour and three quarters on two cores, and prints the accuracy on sentences of Rotten
 Tomatoes, which the start has not seen. Another processor sums in another order, so the weights
 differ. The accuracy should stay within 0.015 of 0.795 (docs/sentiment_start.md says why).
+
+skbert refuses a start with another SHA-256 than the published one. To publish a new start, copy the
+file to skbert/weights, and write the SHA-256 that the script prints into
+skbert/engine/files/find.py.
 
 .. [1] D. Kotzias, M. Denil, N. de Freitas, P. Smyth. From Group to Individual Labels using Deep
    Features. KDD 2015, doi:10.1145/2783258.2783380.
@@ -53,7 +57,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skbert.datasets import load_movie_reviews
-from skbert.engine.files.find import SENTIMENT_START, find_model
 from skbert.engine.files.low_rank import ClassifierHead, low_rank_change, read_change, write_change
 from skbert.engine.files.pretrained import load_pretrained
 from skbert.engine.files.weights import build_encoder
@@ -84,9 +87,8 @@ OPTIONS = TrainingOptions(
     warmup_fraction=0.1,
     dropout=0.1,
 )
-AVERAGED_STEPS = 10  # every tenth step is averaged
-# Chosen on 1,000 sentences of Rotten Tomatoes, and on two sets that are not part of skbert:
-# sentences of product and restaurant reviews, and tweets.
+STEPS_BETWEEN_AVERAGED = 10
+# docs/sentiment_start.md says on which texts these were chosen.
 FACTORS = [1.0] * 4 + [0.5] * 12  # of the singular values of the change of each matrix
 N_COVARIANCE_EXCERPTS = 1_200  # of which each gives one text, or up to six
 
@@ -243,8 +245,9 @@ def main() -> None:
     parser.add_argument("--n-jobs", type=int, default=2, help="runs at once, with one thread each")
     parser.add_argument("--n-report", type=int, help="sentences to report on; default: all")
     parser.add_argument("--keep", type=Path, help="folder to keep runs in, and find them again")
-    parser.add_argument("--out", type=Path, default=find_model(SENTIMENT_START).change)
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the file must not depend on the number of cores
     runs = [replace(run, n_excerpts=arguments.n_excerpts or run.n_excerpts) for run in RUNS]
     trained = joblib.Parallel(arguments.n_jobs)(
@@ -258,9 +261,13 @@ def main() -> None:
 
 
 def train_or_find(seed: int, run: Run, folder: Path | None) -> dict[str, Tensor]:
-    """Train one run, or find it in the folder; return its weights and those of its heads."""
+    """Train one run, or find it in the folder; return its weights and those of its heads.
+
+    The name of the file depends on all settings, so that a run with others is not found.
+    """
     torch.set_num_threads(1)
-    kept = folder and folder / f"run_{seed}.safetensors"
+    settings = repr((seed, run.kinds, run.n_excerpts, OPTIONS)).encode()
+    kept = folder and folder / f"run_{hashlib.sha256(settings).hexdigest()[:16]}.safetensors"
     if kept and kept.exists():
         return load_file(kept)
     weights = train(new_network(), draw_reviews(seed, run), seed)
@@ -358,7 +365,8 @@ def train(network: TwoHeads, reviews: Reviews, seed: int) -> dict[str, Tensor]:
     def averaged(n_steps_of_epoch: int, mean_loss: Callable[[], float]) -> None:
         """Add the weights after some of the steps; the trainer calls this after each one."""
         is_last = trainer.n_steps == n_steps
-        if is_last or (trainer.n_steps >= n_steps / 2 and trainer.n_steps % AVERAGED_STEPS == 0):
+        is_in_last_half = trainer.n_steps >= n_steps / 2
+        if is_last or (is_in_last_half and trainer.n_steps % STEPS_BETWEEN_AVERAGED == 0):
             mean.add(network.weights())
         if is_last or trainer.n_steps % 50 == 0:
             seconds = time.perf_counter() - start

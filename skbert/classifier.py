@@ -272,8 +272,8 @@ class BertSentimentClassifier(
             If more than 3% of the tokens are not in the vocabulary of the model.
         ConvergenceWarning
             If the loss or a gradient is no longer finite. Training then ends with the weights
-            before that step. Also if `max_epochs` and `batch_size` are numbers that allow fewer
-            than 50 optimizer steps, and fewer than "auto" does.
+            before that step. Also if `max_epochs` or `batch_size` is a number, and they allow
+            fewer than 50 optimizer steps, and fewer than "auto" does.
         UserWarning
             If `checkpoint_dir` contains other runs only, if an epoch cannot be saved there, if
             `early_stopping` cannot validate on each class, or if labels look like a mistake.

@@ -133,7 +133,7 @@ def test_weights_count(tiny_bert, toy_reviews):
 
 def test_many_texts_start_with_a_random_layer(tiny_bert, toy_reviews, monkeypatch):
     X, y = toy_reviews
-    monkeypatch.setattr(first_head, "most_few_texts", lambda contains_classifier, n_classes: 79)
+    monkeypatch.setattr(first_head, "few_texts_limit", lambda contains_classifier, n_classes: 79)
     clf = BertSentimentClassifier(tiny_bert, **STANDING_STILL).fit(X, y)
     expected = regression_on_vectors(tiny_bert, X, y, "cls")
     assert np.abs(clf.decision_function(X) - expected).max() > 0.1

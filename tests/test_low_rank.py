@@ -134,5 +134,8 @@ def test_a_new_head_does_not_share_the_weights_of_the_file(head):
     assert head.weight.any()
 
 
-def test_the_head_of_an_empty_change_is_kept(head):
-    assert LowRankChange({}, {}, head).apply({"a": torch.ones(2)})["a"].tolist() == [1.0, 1.0]
+def test_an_empty_change_changes_nothing(head, tmp_path):
+    write_change(LowRankChange({}, {}, head), tmp_path / "change")
+    change = read_change(tmp_path / "change")
+    assert change.apply({"a": torch.ones(2)})["a"].tolist() == [1.0, 1.0]
+    assert torch.equal(change.head.weight, head.weight)

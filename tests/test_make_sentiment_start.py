@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,30 @@ def test_runs_with_more_weight_count_more(script):
     mean.add({"weight": torch.tensor([0.0])}, 1 / 3)
     mean.add({"weight": torch.tensor([3.0])}, 2 / 3)
     assert torch.allclose(mean.means["weight"], torch.tensor([2.0]))
+
+
+def test_a_kept_run_is_found_only_with_the_same_settings(script, monkeypatch, tmp_path):
+    trained = []
+
+    def train(network, reviews, seed):
+        trained.append(seed)
+        return {"weight": torch.tensor([float(len(trained))])}
+
+    monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(script, "new_network", lambda: None)
+    monkeypatch.setattr(script, "draw_reviews", lambda seed, run: None)
+    run = script.Run({"whole": 1.0}, 6, weight=0.5)
+    others = [
+        (1, run),
+        (0, replace(run, n_excerpts=12)),
+        (0, replace(run, kinds={"passage": 1.0})),
+    ]
+    first = script.train_or_find(0, run, tmp_path)
+    assert script.train_or_find(0, replace(run, weight=1.0), tmp_path) == first
+    assert trained == [0]
+    for seed, other in others:
+        assert script.train_or_find(seed, other, tmp_path) != first
+    assert trained == [0, 1, 0, 0]
 
 
 def test_the_covariances_are_those_of_all_tokens(script, network, reviews):

@@ -356,7 +356,7 @@ def test_many_texts_start_the_thresholds_where_the_levels_are(tiny_bert, rated, 
 
     X, _ = rated
     y = np.repeat([1, 2, 5], [8, 48, 24])
-    monkeypatch.setattr(first_head, "most_few_texts", lambda contains_classifier, n_classes: 10)
+    monkeypatch.setattr(first_head, "few_texts_limit", lambda contains_classifier, n_classes: 10)
     settings = SETTINGS | {"max_epochs": 1, "learning_rate": 1e-12}
     reg = BertSentimentRegressor(tiny_bert, loss="ordinal", **settings).fit(X, y)
     share_above = 1 / (1 + np.exp(reg.head_.thresholds.detach().numpy()))

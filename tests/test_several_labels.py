@@ -278,7 +278,9 @@ def test_positive_weights_count_with_the_default_learning_rate(
     from skbert.contract import first_head
 
     if many:
-        monkeypatch.setattr(first_head, "most_few_texts", lambda contains_classifier, n_classes: 10)
+        monkeypatch.setattr(
+            first_head, "few_texts_limit", lambda contains_classifier, n_classes: 10
+        )
     X, Y = tagged
     Y = Y.copy()
     Y[::2, 1] = 0

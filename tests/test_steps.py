@@ -120,12 +120,21 @@ def test_too_few_steps_are_warned_of(tiny_bert, toy_reviews):
     clf = classifier(tiny_bert, max_epochs=2, batch_size=16)
     message = (
         r"^max_epochs=2 and batch_size=16 give 10 optimizer steps for 80 texts, with which BERT "
-        r"usually learns too little\. Increase max_epochs, or set both to 'auto', which gives 100 "
-        r"steps\.$"
+        r"usually learns too little\. Increase max_epochs, decrease batch_size, or set both to "
+        r"'auto', which gives 100 steps\.$"
     )
     with pytest.warns(ConvergenceWarning, match=message):
         clf.fit(*toy_reviews)
     assert clf.n_epochs_ == 2
+
+
+def test_one_number_that_allows_too_few_steps_is_warned_of(tiny_bert, toy_reviews):
+    message = r"^max_epochs='auto' and batch_size=40 give 20 optimizer steps for 80 texts"
+    with pytest.warns(ConvergenceWarning, match=message):
+        classifier(tiny_bert, batch_size=40).fit(*toy_reviews)
+    message = r"^max_epochs=3 and batch_size='auto' give 30 optimizer steps for 80 texts"
+    with pytest.warns(ConvergenceWarning, match=message):
+        classifier(tiny_bert, max_epochs=3).fit(*toy_reviews)
 
 
 def test_enough_steps_are_not_warned_of(tiny_bert, toy_reviews, recwarn):

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from skbert.contract.steps import most_few_texts
+from skbert.contract.steps import few_texts_limit
 from skbert.engine.files.low_rank import ClassifierHead
 from skbert.engine.model.heads import Head
 from skbert.engine.model.networks import TextClassifier
@@ -62,8 +62,8 @@ def start_head(
 ) -> None:
     """Set the head to a regression on the vectors of the encoder, in place.
 
-    The head stays as it is if the texts are more than few (see `most_few_texts`), if a class has no
-    text, or if a vector is not finite, of which training itself will warn. A fit of three epochs
+    The head stays as it is if the texts exceed `few_texts_limit`, if a class has no text, or if a
+    vector is not finite, of which training itself will warn. A fit of three epochs
     would spend about a tenth of its time on the vectors of many texts. The thresholds of an ordinal
     head always start where the levels have their shares of the texts.
 
@@ -85,7 +85,7 @@ def start_head(
         data = replace(data, labels=is_above)
     is_class = isinstance(criterion, CrossEntropy)
     n_classes = network.head.out_features
-    most_texts = most_few_texts(classifier is not None, n_classes if is_class else None)
+    most_texts = few_texts_limit(classifier is not None, n_classes if is_class else None)
     if len(data.labels) > most_texts or (is_class and len(np.unique(data.labels)) < n_classes):
         return
     vectors = _vectors(network, data.tokens, ranks)

@@ -46,7 +46,8 @@ model : str or path, default="skbert/minilm-sentiment"
 pooling : {"auto", "cls", "mean"}, default="auto"
     How the last hidden states of a text become one vector: "cls" takes that of the [CLS]
     token, "mean" the mean over all tokens. "auto" takes what the model was made with: the
-    pooling that a model of sentence-transformers names, and "cls" for all others.""",
+    pooling that a model of sentence-transformers or a folder of skbert names, and "cls" for
+    all others.""",
     "truncation": """\
 truncation : {"head", "tail", "head+tail", "windows"}, default="head+tail"
     The part of a longer text that is kept: its first tokens, its last tokens, or a quarter of
@@ -100,7 +101,9 @@ pretraining_epochs : int, default=0
     training texts and `X_unlabelled`. BERT predicts 15% of the word pieces, which are hidden.
     Single texts longer than `max_length` are not truncated but split. All layers are trained,
     including those that `n_frozen_layers` freezes afterwards, with `batch_size`,
-    `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. Only the training fold
+    `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. If these are "auto", the
+    batch size follows from the number of texts that pre-training reads, and its learning rate
+    is 5e-5. Only the training fold
     (plus `X_unlabelled`) is used, so this parameter is safe to tune with cross-validation.
     Ignored when `warm_start` continues an earlier fit.""",
     "checkpoint_dir": """\

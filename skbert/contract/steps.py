@@ -20,8 +20,9 @@ from skbert.engine.warn import warn_user
 #: The most training texts that are few.
 FEW_TEXTS = 512
 
-#: The same for two classes and a model that contains a classifier of two, as skbert's do: so many
-#: texts gain more from what it knows than from a larger learning rate. Three classes do not.
+#: The same for two classes and a model that contains a classifier of two, as skbert's do. Up to
+#: this number, accuracy gains more from what the model knows than from a larger learning rate. This
+#: does not hold for three classes.
 _FEW_TEXTS_OF_TWO_CLASSES = 2048
 
 #: Texts per optimizer step, by the most training texts for which "auto" takes it.
@@ -147,12 +148,14 @@ def resolve_learning_rate(
     """
     if learning_rate != "auto":
         return float(learning_rate)
-    is_low = contains_classifier and n_texts <= most_few_texts(True, n_classes)
+    is_low = contains_classifier and n_texts <= few_texts_limit(True, n_classes)
     return _LOW_LEARNING_RATE if is_low else _LEARNING_RATE
 
 
-def most_few_texts(contains_classifier: bool, n_classes: int | None) -> int:
-    """Look up the most training texts that are too few to change much of a model.
+def few_texts_limit(contains_classifier: bool, n_classes: int | None) -> int:
+    """Look up the most training texts for which `fit` starts the head with a regression.
+
+    Up to this number, a model that contains a classifier also gets the low learning rate.
 
     Parameters
     ----------
@@ -174,8 +177,8 @@ def warn_few_steps(estimator: Any, n_texts: int, options: TrainingOptions) -> No
     warn_user(
         f"max_epochs={estimator.max_epochs!r} and batch_size={estimator.batch_size!r} give "
         f"{n_steps} optimizer step{'s' * (n_steps > 1)} for {n_texts} texts, with which BERT "
-        f"usually learns too little. Increase max_epochs, or set both to 'auto', which gives "
-        f"{of_auto} steps.",
+        f"usually learns too little. Increase max_epochs, decrease batch_size, or set both to "
+        f"'auto', which gives {of_auto} steps.",
         ConvergenceWarning,
     )
 

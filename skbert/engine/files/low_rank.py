@@ -118,7 +118,8 @@ def low_rank_change(
     -------
     LowRankChange
         If all factors are 1, no change of this rank has a smaller mean squared error of the outputs
-        over inputs of this covariance and mean 0, apart from rounding.
+        over inputs of this covariance and mean 0, apart from rounding. With another mean, this
+        holds for the variance of the error: its mean is not corrected.
     """
     scales = torch.tensor(factors, device="cpu", dtype=torch.float64)
     changes = {name: after[name] - weight for name, weight in before.items()}
