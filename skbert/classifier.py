@@ -54,8 +54,9 @@ class BertSentimentClassifier(
     {n_frozen_layers}
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss, as a dict from label to weight. "balanced" takes weights
-        inversely proportional to the class frequencies in `y`. With several labels, how much more
-        the presence of a label counts than its absence; "balanced" makes both count the same.
+        inversely proportional to the class frequencies in `y`, in which each text counts with its
+        `sample_weight`. With several labels, how much more the presence of a label counts than its
+        absence; "balanced" makes both count the same.
     label_smoothing : float, default=0.0
         Share of the target probability that is spread evenly over all classes, in [0, 1). With
         several labels, over the presence and the absence of each.
@@ -121,8 +122,8 @@ class BertSentimentClassifier(
     With up to 512 training texts, or 2,048 of two classes with the default model, `fit` starts with
     the logistic regression on the vectors of the pretrained encoder as its linear layer [3]_; with
     several labels, one for each label. If the model contains a classifier, as the default model
-    does, its logit and threshold are features of the regression. With more texts, and in
-    `partial_fit`, the first weights of the layer are random.
+    does, its logit and threshold are features of the regression. With more texts, in `partial_fit`,
+    and if a class has no text of positive weight, the first weights of the layer are random.
 
     References
     ----------

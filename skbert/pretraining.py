@@ -409,7 +409,8 @@ class BertPretrainer(
 
     def _check_top_k(self, top_k: Any) -> None:
         n_pieces = len(self.tokenizer_.get_vocab())
-        if not isinstance(top_k, Integral) or not 1 <= top_k <= n_pieces:
+        is_integer = isinstance(top_k, Integral) and not isinstance(top_k, bool)
+        if not is_integer or not 1 <= top_k <= n_pieces:
             raise ValueError(
                 f"top_k={top_k!r}; allowed are integers from 1 to {n_pieces}, the number of word "
                 "pieces. Use for example top_k=5."

@@ -68,7 +68,8 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
     y_min_, y_max_ : float
         The range of y in `fit`. Predictions are in it.
     levels_ : ndarray of shape (n_levels,), float64, or None
-        The different numbers of y, sorted, for "ordinal"; otherwise None.
+        The different numbers of y, sorted, for "ordinal", those of texts of weight 0 included;
+        otherwise None.
     {model_}
     head_ : torch.nn.Module
         For "squared_error", a torch.nn.Linear, d_model -> 1, whose output is standardised: minus
@@ -319,7 +320,7 @@ class BertSentimentRegressor(R2Mixin, LoadRegressorMixin, FineTunedEstimator):
     def _task(self) -> Task:
         if self.levels_ is None:
             return Task("regression", ["number"])
-        names = [f"above {level:g}" for level in self.levels_[:-1].tolist()]
+        names = [f"above {level:.15g}" for level in self.levels_[:-1].tolist()]
         return Task("multi_label_classification", names)
 
     def _network_to_save(self) -> TextClassifier:

@@ -13,7 +13,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skbert import BertSentimentClassifier, TruncationWarning
+from skbert import BertPretrainer, BertSentimentClassifier, TruncationWarning
 
 STRANGE = {
     "empty": "",
@@ -351,3 +351,34 @@ def test_a_text_of_100_kilobytes(fitted, text):
             found = fitted.predict_proba([neighbours[0], text, neighbours[1]])
     np.testing.assert_allclose(found[[0, 2]], expected, rtol=0, atol=1e-6)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("truncation", "head_tail"), ("max_windows", 1), ("emoji_names", "no")]
+)
+def test_parameters_that_changed_after_fit_are_checked(fitted, tmp_path, name, value):
+    clf = copy.deepcopy(fitted).set_params(**{name: value})
+    uses = [
+        lambda: clf.predict(["good"]),
+        lambda: clf.explain(["good"]),
+        lambda: clf.to_onnx(tmp_path / "model.onnx"),
+        lambda: clf.save_pretrained(tmp_path / "folder"),
+    ]
+    for use in uses:
+        with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of Bert"):
+            use()
+    assert not any(tmp_path.iterdir())
+
+
+def test_parameters_of_a_pretrainer_that_changed_after_fit_are_checked(tiny_bert, tmp_path):
+    pretrainer = BertPretrainer(tiny_bert, next_sentence=False, max_epochs=1, max_length=32)
+    pretrainer.fit(["good film", "bad film"]).set_params(max_length="32")
+    uses = [
+        lambda: pretrainer.fill_mask("[MASK]"),
+        lambda: pretrainer.transform(["good"]),
+        lambda: pretrainer.save_pretrained(tmp_path),
+    ]
+    for use in uses:
+        with pytest.raises(InvalidParameterError, match="The 'max_length' parameter of Bert"):
+            use()
+    assert not any(tmp_path.iterdir())

@@ -355,7 +355,7 @@ def test_a_mask_must_be_there_and_be_read(fitted, text, message):
         fitted.fill_mask(["[MASK]", text])
 
 
-@pytest.mark.parametrize("top_k", [0, 10**6, 2.5])
+@pytest.mark.parametrize("top_k", [0, 10**6, 2.5, True])
 def test_top_k_must_be_possible(fitted, top_k):
     with pytest.raises(ValueError, match=re.escape(f"top_k={top_k!r}; allowed are integers")):
         fitted.fill_mask("[MASK]", top_k=top_k)

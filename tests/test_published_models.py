@@ -114,6 +114,11 @@ def test_the_parameters_make_it_compute_as_published(folder):
     assert clf.pooling_ == "cls" and clf.device_ == "cpu"
 
 
+def test_another_pooling_is_refused(folder):
+    with pytest.raises(ValueError, match=r"^pooling='mean', but the head was trained with"):
+        BertSentimentClassifier.from_pretrained(folder, pooling="mean")
+
+
 def test_saved_again_it_is_the_same_for_skbert_and_for_transformers(folder, tmp_path):
     clf = BertSentimentClassifier.from_pretrained(folder)
     clf.save_pretrained(tmp_path / "again")

@@ -1,5 +1,6 @@
 """BertSentimentRegressor: numbers and levels, their losses, and what it owes scikit-learn."""
 
+import json
 import pickle
 import re
 
@@ -317,6 +318,16 @@ def test_partial_fit_and_warm_start(tiny_bert, rated, loss):
     else:
         reg.partial_fit(X[:2], [0, 9])
         assert (reg.y_min_, reg.y_max_) == (0, 9)
+
+
+def test_levels_keep_all_digits_in_a_saved_folder(tiny_bert, rated, tmp_path):
+    X, y = rated
+    reg = BertSentimentRegressor(tiny_bert, loss="ordinal", **SETTINGS | {"max_epochs": 2})
+    reg.fit(X, 1_000_000 + y).save_pretrained(tmp_path)
+    labels = json.loads((tmp_path / "config.json").read_text())["id2label"].values()
+    assert [*labels] == [f"above {1_000_000 + level}" for level in (1, 2, 4)]
+    with pytest.raises(ValueError, match=r"^y\[0\] is 1000003, which is not one of the levels"):
+        reg.partial_fit(X[:2], [1_000_003, 1_000_001])
 
 
 def test_levels_are_few_and_more_than_one(tiny_bert):

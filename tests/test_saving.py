@@ -646,3 +646,19 @@ def test_a_killed_writer_leaves_a_whole_folder(prepared, clf, folder, tmp_path, 
             os.kill(writer.pid, signal.SIGKILL)
             assert writer.wait() == -signal.SIGKILL
         assert logits_of(BertSentimentClassifier.from_pretrained(folder), X) == logits_of(clf, X)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "cls"])
+def test_the_pooling_of_the_head_may_be_given(clf, folder, toy_reviews, pooling):
+    loaded = BertSentimentClassifier.from_pretrained(folder, pooling=pooling)
+    assert logits_of(loaded, toy_reviews[0]) == logits_of(clf, toy_reviews[0])
+
+
+def test_another_pooling_than_that_of_the_head_is_refused(folder):
+    message = (
+        r"^pooling='mean', but the head was trained with pooling='cls'\. Leave pooling out; to "
+        r"train with another, call set_params\(pooling='mean', warm_start=True\) afterwards, and "
+        r"then fit\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        BertSentimentClassifier.from_pretrained(folder, pooling="mean")

@@ -76,6 +76,27 @@ def test_balanced_is_the_dict_of_inverse_frequencies(tiny_bert, toy_reviews):
     assert balanced[:, 0].mean() > plain[:, 0].mean()  # "bad" is first
 
 
+def test_balanced_counts_each_text_with_its_weight(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    balanced = {"class_weight": "balanced"}
+    weights = np.where(y == "good", 1.0, 0.25)
+    found = probabilities(tiny_bert, X, y, sample_weight=weights, parameters=balanced)
+    by_hand = {"class_weight": {"good": 1, "bad": 4}}
+    expected = probabilities(tiny_bert, X, y, sample_weight=weights, parameters=by_hand)
+    assert found.tolist() == expected.tolist()
+
+
+def test_balanced_does_not_count_texts_of_weight_0(tiny_bert, toy_reviews):
+    X, y = toy_reviews
+    balanced = {"class_weight": "balanced"}
+    rows = np.r_[np.flatnonzero(y == "good"), np.flatnonzero(y == "bad")[:10]]
+    alone = probabilities(tiny_bert, [X[i] for i in rows], y[rows], parameters=balanced)
+    more = [X[i] for i in rows] + ["fun"] * 30
+    labels, weights = np.r_[y[rows], ["good"] * 30], np.r_[np.ones(50), np.zeros(30)]
+    found = probabilities(tiny_bert, more, labels, sample_weight=weights, parameters=balanced)
+    np.testing.assert_allclose(found[:50], alone, atol=1e-6)
+
+
 def test_balanced_weights_are_those_of_the_fold(tiny_bert, toy_reviews):
     X, y = toy_reviews
     rows = np.r_[0:40, 40:80:2]  # 40 good and 20 bad; there are 40 of each in all

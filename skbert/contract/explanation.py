@@ -181,6 +181,7 @@ class ExplainMixin:
         ('positive', 'wonderful')
         """
         check_is_fitted(self)
+        self._validate_params()
         _check_arguments(method, n_steps)
         column = None if target is None else _column_of(self.classes_, target)
         found: list[TextAttribution] = []

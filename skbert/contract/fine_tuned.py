@@ -185,7 +185,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
         FileExistsError
             If the folder contains anything else, or its README.md was edited.
         TypeError, ValueError
-            If a score is not a finite number.
+            If a score is not a finite number, or a parameter is not allowed.
         OSError
             If the files cannot be written, for example because the disk is full.
         NotFittedError
@@ -204,6 +204,7 @@ class FineTunedEstimator(CallbackSupportMixin, TextInputMixin, PushToHubMixin, B
         from_pretrained : Load the folder.
         """
         check_is_fitted(self)
+        self._validate_params()  # `from_pretrained` would refuse the folder
         self._save(Path(folder), model_card(self, scores))
 
     def _save(self, folder: Path, card: str) -> None:

@@ -69,7 +69,8 @@ class LoadClassifierMixin:
             If the folder or one of its files is missing.
         ValueError
             If a file was changed or damaged, leads out of the folder, or was written by a newer
-            skbert; or if a published model is no classifier that gives one label to each text.
+            skbert; if a published model is no classifier that gives one label to each text; or
+            if a parameter is not allowed, such as another `pooling` than that of the head.
         TypeError
             If a parameter does not exist.
 
@@ -92,6 +93,7 @@ def _load_shipped(cls: type, name: ModelName, parameters: dict[str, Any]) -> Any
     pretrained = load_pretrained(name)
     assert pretrained.classifier is not None
     head = pretrained.classifier
+    _check_pooling(parameters, head.pooling)
     clf._n_columns = 1  # it has learned from single texts; published ones may be for pairs
     return _untrained(clf, pretrained, head.new_module(), head.pooling, head.labels)
 
@@ -102,6 +104,7 @@ def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
         cls, saved.settings, saved.network.head.out_features, parameters
     )
     network = saved.network
+    _check_pooling(parameters, network.pooling)
     if "levels_" in about_y:
         network = replace(network, head=head_of_numbers(network.head, saved.settings))
     is_changed = "device" in parameters
@@ -114,6 +117,17 @@ def _load_saved(cls: type, folder: Path, parameters: dict[str, Any]) -> Any:
     )
     vars(estimator).update(state.fitted_attributes(state.history) | about_y)
     return estimator
+
+
+def _check_pooling(parameters: dict[str, Any], pooling: str) -> None:
+    """Raise an error if the user asks for another pooling than that of the head."""
+    asked = parameters.get("pooling", "auto")
+    if asked not in ("auto", pooling):
+        raise ValueError(
+            f"pooling={asked!r}, but the head was trained with pooling={pooling!r}. Leave pooling "
+            f"out; to train with another, call set_params(pooling={asked!r}, warm_start=True) "
+            "afterwards, and then fit."
+        )
 
 
 class LoadRegressorMixin:
@@ -144,7 +158,8 @@ class LoadRegressorMixin:
             If the folder or one of its files is missing.
         ValueError
             If a file was changed or damaged, leads out of the folder, or was written by a newer
-            skbert; or if the folder contains no regressor of skbert.
+            skbert; if the folder contains no regressor of skbert; or if a parameter is not
+            allowed, such as another `pooling` than that of the head.
         TypeError
             If a parameter does not exist.
 
@@ -177,6 +192,7 @@ def _load_published(cls: type, name: ModelName, parameters: dict[str, Any]) -> A
     most = int(min(longest_text(pretrained.config), pretrained.tokenizer.model_max_length))
     clf = cls(**({"model": name, "max_length": most} | _AS_PUBLISHED | parameters))
     clf._validate_params()
+    _check_pooling(parameters, "cls")
     clf = _untrained(clf, pretrained, published.head, "cls", published.labels)
     check_finite(TextClassifier(clf.model_, clf.head_, "cls"), found.weights)
     return clf

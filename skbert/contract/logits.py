@@ -35,6 +35,7 @@ def logits_of(estimator: Any, X: Any) -> np.ndarray:
         If more than 3% of the tokens are not in the vocabulary, with the same exception.
     """
     check_is_fitted(estimator)
+    estimator._validate_params()  # set_params may have changed them since fit
     state = state_of(estimator, estimator.precision_)
     config = estimator.model_.config
     given = texts_in_parts(estimator, X)

@@ -134,6 +134,7 @@ class ExportClassifierMixin:
         ['model.onnx', 'tokenizer.json']
         """
         check_is_fitted(self)
+        self._validate_params()
         given = _Export(
             self.model_,
             self.tokenizer_,

@@ -157,10 +157,11 @@ learning_rate_ : float
     The number that `learning_rate` resolved to.""",
     "n_truncated_": """\
 n_truncated_ : int
-    Number of truncated training texts.""",
+    Number of truncated texts in the X of the last `fit` or `partial_fit`, those set aside for
+    validation and those of weight 0 included.""",
     "n_unknown_tokens_": """\
 n_unknown_tokens_ : int
-    Number of tokens of the training texts that the vocabulary does not contain.""",
+    Number of tokens of the same texts that the vocabulary does not contain.""",
     "max_length": """\
 max_length : int, default=128
     Maximum number of tokens of a text, [CLS] and [SEP] included. At least 3, and at most the

@@ -154,6 +154,7 @@ class PreparedPretraining:
 def current_state(estimator: Any) -> PretrainerState:
     """Collect what a fitted pretrainer has learned."""
     check_is_fitted(estimator)
+    estimator._validate_params()  # set_params may have changed them since fit
     return PretrainerState(
         estimator.model_,
         estimator.tokenizer_,

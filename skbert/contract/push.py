@@ -89,6 +89,7 @@ class PushToHubMixin:
         from_pretrained : Load them.
         """
         check_is_fitted(self)
+        self._validate_params()
         check_repo_id(repo_id)
         card = model_card(self, scores, repo_id if revision is None else f"{repo_id}@{revision}")
         with temporary_folder() as place:

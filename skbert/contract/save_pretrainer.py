@@ -65,6 +65,7 @@ class SavePretrainerMixin(PushToHubMixin):
         push_to_hub : Upload the folder to the Hugging Face Hub.
         """
         check_is_fitted(self)
+        self._validate_params()  # `from_pretrained` would refuse the folder
         self._save(Path(folder), model_card(self, scores))
 
     def _save(self, folder: Path, card: str) -> None:

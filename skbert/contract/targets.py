@@ -214,9 +214,9 @@ class Levels:
         unknown = np.flatnonzero(~np.isin(numbers, self.levels))
         if len(unknown):
             raise ValueError(
-                f"{name}[{unknown[0]}] is {numbers[unknown[0]]:g}, which is not one of the levels "
-                f"{shorten(self.levels.tolist())} of loss='ordinal'. Remove such rows, fit with "
-                "all levels, or use loss='squared_error'."
+                f"{name}[{unknown[0]}] is {numbers[unknown[0]]:.15g}, which is not one of the "
+                f"levels {shorten(self.levels.tolist())} of loss='ordinal'. Remove such rows, fit "
+                "with all levels, or use loss='squared_error'."
             )
         return np.searchsorted(self.levels, numbers)
 

@@ -70,7 +70,7 @@ def _limited(method: Callable[..., Any]) -> Callable[..., Any]:
         if n_threads is None:
             return method(self, *args, **kwargs)
         if not isinstance(n_threads, Integral) or n_threads < 1:
-            self._validate_params()  # raises an error; `predict` would not call it
+            self._validate_params()  # raises an error
         with limited_threads(int(n_threads)):
             return method(self, *args, **kwargs)
 

@@ -22,7 +22,8 @@ def check_weights(
     ----------
     sample_weight : array-like of shape (n_texts,) or None
     class_weight : dict, "balanced" or None
-        "balanced" gives each class the same total weight.
+        "balanced" gives each class the same total weight, counting each text with its sample
+        weight.
     classes : ndarray of shape (n_classes,)
     numbers : ndarray of shape (n_texts,)
         The class number of each text.
@@ -37,7 +38,7 @@ def check_weights(
     if sample_weight is not None:
         weights = _over_largest(_check_sample_weight(sample_weight, numbers.shape))
     if class_weight is not None:
-        weights = weights * _weight_of_classes(class_weight, classes, numbers)[numbers]
+        weights = weights * _weight_of_classes(class_weight, classes, numbers, weights)[numbers]
     if not weights.any():
         raise ValueError(
             "All weights are zero, so no text counts; at least one must be larger than 0. Check "
@@ -91,12 +92,18 @@ def positive_weights(class_weight: Any, labels: np.ndarray, values: np.ndarray) 
     return _weights_by_label(class_weight, labels)
 
 
-def _weight_of_classes(class_weight: Any, classes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _weight_of_classes(
+    class_weight: Any, classes: np.ndarray, numbers: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Compute the weight of each class; shape (n_classes,)."""
     if isinstance(class_weight, str):  # the only one is "balanced"
         of_class = np.ones(len(classes))
+        numbers, weights = numbers[weights > 0], weights[weights > 0]
         present = np.unique(numbers)
-        of_class[present] = compute_class_weight(class_weight, classes=present, y=numbers)
+        if len(present):
+            of_class[present] = compute_class_weight(
+                class_weight, classes=present, y=numbers, sample_weight=weights
+            )
         return of_class
     return _weights_by_label(class_weight, classes)
 

@@ -133,7 +133,13 @@ class RunFile:
     def __init__(
         self, folder: Path, fingerprint: str, max_epochs: int, keeps_finished: bool
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"Could not create checkpoint_dir={str(folder)!r} ({error}); a folder in which fit "
+                "can write is expected. Choose another."
+            ) from error
         self._folder, self._fingerprint = folder, fingerprint
         self._max_epochs, self._keeps_finished = max_epochs, keeps_finished
         self._path = folder / f"{fingerprint}-{max_epochs}{_SUFFIX}"
