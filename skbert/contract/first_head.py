@@ -63,9 +63,9 @@ def start_head(
     """Set the head to a regression on the vectors of the encoder, in place.
 
     The head stays as it is if the texts exceed `few_texts_limit`, if a class has no text, or if a
-    vector is not finite, of which training itself will warn. A fit of three epochs
-    would spend about a tenth of its time on the vectors of many texts. The thresholds of an ordinal
-    head always start where the levels have their shares of the texts.
+    vector is not finite, of which training itself will warn. A fit of three epochs would spend
+    about a tenth of its time on the vectors of many texts. The thresholds of an ordinal head always
+    start where the levels have their shares of the texts.
 
     Parameters
     ----------

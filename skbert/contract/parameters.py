@@ -103,9 +103,8 @@ pretraining_epochs : int, default=0
     including those that `n_frozen_layers` freezes afterwards, with `batch_size`,
     `learning_rate`, `weight_decay`, `warmup_fraction` and `dropout`. If these are "auto", the
     batch size follows from the number of texts that pre-training reads, and its learning rate
-    is 5e-5. Only the training fold
-    (plus `X_unlabelled`) is used, so this parameter is safe to tune with cross-validation.
-    Ignored when `warm_start` continues an earlier fit.""",
+    is 5e-5. Only the training fold (plus `X_unlabelled`) is used, so this parameter is safe to
+    tune with cross-validation. Ignored when `warm_start` continues an earlier fit.""",
     "checkpoint_dir": """\
 checkpoint_dir : str, path or None, default=None
     Folder in which `fit` saves its last completed epoch, which takes three times the size of
